@@ -1,0 +1,14 @@
+// Owns: the two times of the product. Wall time is only data; waits and ages are monotonic (4-faults §4.2.8).
+// Tests pass a step clock with the same shape; nothing else reads Date or performance.
+
+export interface Clock {
+  /** Milliseconds since 1970, UTC: what is printed and sealed. May jump. */
+  wallMs(): number;
+  /** Milliseconds that only ever go forward: what waits, ages and back-off are measured in. */
+  monotonicMs(): number;
+}
+
+export const systemClock: Clock = {
+  wallMs: () => Date.now(),
+  monotonicMs: () => performance.now(),
+};

@@ -1,0 +1,115 @@
+// Owns: the interface between front and holder. The holder owns one token: KEY, FLASH, mirror and data key; the front never sees a key.
+// Implementations: joined.ts (token and store in this process; the child runs it, tests use it directly) and parent.ts (a child process with deadlines).
+// Invariants: batches become durable in the order of `commit` calls; `durable` of a batch resolves only when it and all before it are on FLASH
+// (and on the mirror where one is set); after unknown-outcome the holder refuses everything until it has been opened again (login).
+// Errors are UkeyError: no-token, locked, pin-*, token-failed (nothing was written), store-full (nothing was written), unknown-outcome, halted.
+import type { Algorithm } from '#ipc-schema/cose.ts';
+import type { TokenFacts } from '#token/token.ts';
+
+/** What the holder is, as the front sees it. */
+export type HolderState =
+  | { readonly kind: 'starting' }
+  /** No token, or its FLASH is missing; the holder looks again by itself. */
+  | { readonly kind: 'absent'; readonly reason: string }
+  /** A token without keys: provision first. */
+  | { readonly kind: 'blank'; readonly facts: TokenFacts }
+  | { readonly kind: 'locked'; readonly facts: TokenFacts }
+  | { readonly kind: 'open'; readonly facts: TokenFacts; readonly mount: Mount }
+  /** Stopped to protect the ledger; a person must act. */
+  | { readonly kind: 'halted'; readonly reason: string };
+
+/** What login found: who the token is, and where its ledger stands. */
+export interface Mount {
+  readonly tokenId: Uint8Array;
+  readonly algorithm: Algorithm;
+  /** Public key of the seals (SPKI, DER). */
+  readonly publicKey: Uint8Array;
+  /** Enrolment certificate (DER): its hash stands before the first seal. */
+  readonly certificate: Uint8Array;
+  /** Trust root of charters and templates (DER). */
+  readonly authorityCertificate: Uint8Array;
+  /** The front's own checkpoint, as given with a commit, or null for an empty ledger. It is the state before batch `checkpointBatch`. */
+  readonly checkpoint: Uint8Array | null;
+  readonly checkpointBatch: number;
+  readonly nextBatch: number;
+  readonly nextSequence: number;
+  /** SHA-256 of the newest seal (of the enrolment certificate when there is none). */
+  readonly headSealHash: Uint8Array;
+  /** Bytes of a torn tail that mounting cut; 0 if none. */
+  readonly tornBytes: number;
+  readonly keyWrapping: string;
+}
+
+/** One batch on its way: numbered and hashed by the front, sealed by the holder. */
+export interface BatchDraft {
+  readonly batchIndex: number;
+  readonly firstSequence: number;
+  readonly count: number;
+  readonly root: Uint8Array;
+  readonly sealedAtMs: number;
+  /** joinEntries() of the encoded entries. */
+  readonly joinedEntries: Uint8Array;
+  /** The front's state before this batch; the store keeps it where a new run begins. */
+  readonly checkpoint: Uint8Array;
+}
+
+export interface Commit {
+  /** The seal's bytes, signed and verified: from here on the signer is free for the next batch. Rejects: nothing was written. */
+  readonly sealed: Promise<Uint8Array>;
+  /** Resolves when durable. Rejects with the same error as `sealed`, or with unknown-outcome. */
+  readonly durable: Promise<void>;
+}
+
+export interface StoredBatch {
+  readonly batchIndex: number;
+  /** batch.ts bytes. */
+  readonly bytes: Uint8Array;
+}
+
+export interface HolderStatus {
+  readonly signatures: number;
+  /** Over the last signatures; null before the first. */
+  readonly meanSignMs: number | null;
+  readonly storePath: string;
+  readonly sizeBytes: number;
+  readonly usedBytes: number;
+  readonly mirror: 'off' | 'async' | 'sync';
+}
+
+export interface ProvisionOptions {
+  readonly label: string;
+  readonly pin: Uint8Array;
+  readonly soPin: Uint8Array;
+  /** One-time code of the enrolment ticket: goes into the signed request. */
+  readonly code: string;
+}
+
+export interface FormatRequest {
+  readonly certificate: Uint8Array;
+  readonly authorityCertificate: Uint8Array;
+  /** HPKE public key of the authority's recovery, or null. */
+  readonly recoveryKey: Uint8Array | null;
+  readonly erase: boolean;
+}
+
+/** Plain callbacks that an upper room hands down. */
+export interface HolderEvents {
+  /** Called at every change of state, in order. */
+  onState(state: HolderState): void;
+}
+
+export interface Holder {
+  state(): HolderState;
+  login(pin: Uint8Array, useLastTry: boolean): Promise<Mount>;
+  logout(): Promise<void>;
+  /** Step 1 on a blank token: PIN and keys; answers the signed enrolment request (upstream.ts). A token that has keys but no formatted FLASH may repeat it with its PIN. */
+  provision(options: ProvisionOptions): Promise<Uint8Array>;
+  /** Step 2: the FLASH is formatted with the certificates; the token is open afterwards. */
+  format(request: FormatRequest): Promise<Mount>;
+  commit(batch: BatchDraft): Commit;
+  /** Encoded batches from `fromBatch` on, in order, at least one if there is one, about maxBytes at most. */
+  read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]>;
+  status(): Promise<HolderStatus>;
+  /** Waits for what is under way (bounded), logs out, wipes, ends the process. */
+  close(): Promise<void>;
+}

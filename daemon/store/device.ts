@@ -1,0 +1,16 @@
+// Owns: what the store asks of a FLASH: bytes at positions, and a sync. Implementations: device-file.ts (raw device or
+// preallocated image, synchronous calls in a worker thread) and test/support/memory-device.ts (with faults).
+// Invariants: positions and lengths are multiples of sectorBytes; a resolved `writeAndSync` means that the device said
+// "durable"; after any rejected write or sync the device must be closed and opened again (no retry of a sync).
+
+export interface Device {
+  readonly path: string;
+  readonly sizeBytes: number;
+  /** Smallest unit that a torn write can destroy: 512 or 4096. */
+  readonly sectorBytes: number;
+  readonly readOnly: boolean;
+  read(positionBytes: number, lengthBytes: number): Promise<Uint8Array>;
+  /** Writes all of `bytes` at the position, then syncs: one hop to the device's thread. */
+  writeAndSync(positionBytes: number, bytes: Uint8Array): Promise<void>;
+  close(): Promise<void>;
+}

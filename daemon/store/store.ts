@@ -1,0 +1,79 @@
+// Owns: the interface of the block store: an append-only log of sealed frames on a Device, readable only with the data key.
+// FORMAT.md is the byte layout. The store knows neither tokens nor invoices: payloads, checkpoints and identity are opaque bytes.
+// Invariants: frame indexes run 1, 2, 3 ... without a hole; a resolved append is durable and all before it are; opening never formats.
+// Errors are UkeyError: halted (damage, foreign or newer format), store-full (refused before any write),
+// unknown-outcome (a write or sync failed: this log refuses everything until it is opened again).
+
+export interface KeySlot {
+  /** How the data key is wrapped: the token's WrapMethod, or `hpke-recovery`. */
+  readonly method: string;
+  readonly blob: Uint8Array;
+}
+
+/** What can be read without the data key. */
+export interface StoreHeader {
+  readonly storeId: Uint8Array; // 16 bytes
+  /** Key id of the token that the store belongs to (SHA-256 of its SPKI, first 16 bytes). */
+  readonly tokenKeyId: Uint8Array;
+  readonly formatVersion: number;
+  readonly mountEpoch: number;
+  readonly sizeBytes: number;
+  readonly segmentBytes: number;
+  readonly slots: readonly KeySlot[];
+}
+
+export interface FormatOptions {
+  readonly storeId: Uint8Array;
+  readonly tokenKeyId: Uint8Array;
+  readonly dataKey: Uint8Array; // 32 bytes
+  readonly slots: readonly KeySlot[];
+  /** Kept encrypted and authenticated beside the superblock; at most identityMaxBytes. */
+  readonly identity: Uint8Array;
+  /** Must be true to format over a device that is not blank. */
+  readonly erase: boolean;
+}
+
+export interface Frame {
+  readonly index: number;
+  readonly payload: Uint8Array;
+}
+
+/** What mounting found. */
+export interface Mounted {
+  readonly identity: Uint8Array;
+  /** State before frame `checkpointIndex`; null only when the log is empty and never had a checkpoint. */
+  readonly checkpoint: Uint8Array | null;
+  /** First frame that the checkpoint does not cover. */
+  readonly checkpointIndex: number;
+  /** Index that the next append gets. */
+  readonly nextIndex: number;
+  /** Bytes of a torn tail that were cut, 0 if none. */
+  readonly tornBytes: number;
+  readonly mountEpoch: number;
+}
+
+export interface StoreUsage {
+  readonly sizeBytes: number;
+  readonly usedBytes: number;
+  /** Written by this process since opening. */
+  readonly bytesWritten: number;
+  readonly segments: number;
+  readonly freeSegments: number;
+}
+
+export interface StoreLog {
+  readonly header: StoreHeader;
+  readonly mounted: Mounted;
+  /**
+   * Appends one frame; resolves when it is durable. Calls may overlap: frames are written one after the other, each with its own sync, in call order.
+   * `checkpoint` is the state before this frame; the store keeps it only where a new run begins.
+   */
+  append(payload: Uint8Array, checkpoint: Uint8Array): Promise<number>;
+  /** Frames from `fromIndex` on, decrypted, in order, at least one if there is one, at most about `maxBytes` of payload. Sees only durable frames. */
+  read(fromIndex: number, maxBytes: number): Promise<Frame[]>;
+  /** Whether a frame with a payload of this size is sure to fit. */
+  hasRoomFor(payloadBytes: number): boolean;
+  usage(): StoreUsage;
+  /** Waits for what is under way, wipes the data key, closes the device. */
+  close(): Promise<void>;
+}

@@ -1,0 +1,84 @@
+// Owns: evidence of one entry as bytes and as QR text. Evidence: CBOR [leaf, index, count, path, seal] (3-formats §3.1).
+// QR text: `<verifyUrl>#<base32>` or `UKEY1:<base32>`; base32 is RFC 4648 §6 without padding: upper case, so that QR uses its alphanumeric mode.
+import { decodeCbor, encodeCbor, FieldReader, malformed } from './cbor.ts';
+import { hashBytes, pathMaxLength } from './merkle.ts';
+
+export interface Evidence {
+  readonly leaf: Uint8Array;
+  /** Place of the leaf in its batch, from 0. */
+  readonly index: number;
+  readonly count: number;
+  readonly path: readonly Uint8Array[];
+  readonly sealBytes: Uint8Array;
+}
+
+const evidenceMaxBytes = 4_096;
+const base32Alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567';
+
+export function encodeEvidence(evidence: Evidence): Uint8Array {
+  return encodeCbor([evidence.leaf, evidence.index, evidence.count, evidence.path, evidence.sealBytes]);
+}
+
+/** Throws invalid-request unless the bytes are evidence in its only spelling. Verifies nothing: `verify.ts` does. */
+export function decodeEvidence(bytes: Uint8Array): Evidence {
+  if (bytes.length > evidenceMaxBytes) throw malformed('evidence', 'is too long');
+  const fields = new FieldReader('evidence', decodeCbor(bytes, 'evidence'));
+  const leaf = fields.bytes('leaf');
+  const index = fields.count('index');
+  const count = fields.count('count');
+  const path = fields.list('path').map((step) => {
+    if (!(step instanceof Uint8Array) || step.length !== hashBytes) throw malformed('evidence', 'has a path that is not of hashes');
+    return step;
+  });
+  const sealBytes = fields.bytes('seal');
+  fields.end();
+  if (path.length > pathMaxLength) throw malformed('evidence', 'has a path too long');
+  return { leaf, index, count, path, sealBytes };
+}
+
+export function qrText(evidenceBytes: Uint8Array, verifyUrl: string | null): string {
+  return (verifyUrl === null ? 'UKEY1:' : `${verifyUrl}#`) + encodeBase32(evidenceBytes);
+}
+
+/** Evidence bytes from a QR text of either form. Throws invalid-request. */
+export function evidenceFromQr(text: string): Uint8Array {
+  const at = text.startsWith('UKEY1:') ? 6 : text.indexOf('#') + 1;
+  if (at === 0) throw malformed('QR text', 'holds no evidence');
+  return decodeBase32(text.slice(at));
+}
+
+export function encodeBase32(bytes: Uint8Array): string {
+  let out = '';
+  let held = 0;
+  let heldBits = 0;
+  for (const byte of bytes) {
+    held = (held << 8) | byte;
+    heldBits += 8;
+    while (heldBits >= 5) {
+      heldBits -= 5;
+      out += base32Alphabet[(held >>> heldBits) & 31];
+    }
+    held &= (1 << heldBits) - 1;
+  }
+  return heldBits === 0 ? out : out + base32Alphabet[(held << (5 - heldBits)) & 31];
+}
+
+/** Strict: no padding, no lower case, no stray bits. Throws invalid-request. */
+export function decodeBase32(text: string): Uint8Array {
+  const out: number[] = [];
+  let held = 0;
+  let heldBits = 0;
+  for (const char of text) {
+    const value = base32Alphabet.indexOf(char);
+    if (value < 0) throw malformed('base32', 'has a character outside its alphabet');
+    held = (held << 5) | value;
+    heldBits += 5;
+    if (heldBits >= 8) {
+      heldBits -= 8;
+      out.push((held >>> heldBits) & 255);
+      held &= (1 << heldBits) - 1;
+    }
+  }
+  if (heldBits >= 5 || held !== 0) throw malformed('base32', 'has stray bits at its end');
+  return Uint8Array.from(out);
+}

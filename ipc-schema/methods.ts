@@ -1,0 +1,314 @@
+// Owns: the table of the local API's methods (3-formats §3.3): parameters, result, roles and errors of each. JSON Schema and openrpc.json are generated from it.
+// Invariants: what is not in the table does not exist; fixed shapes keep their field names for ever; unknown fields are refused.
+import type { ErrorCode } from './errors.ts';
+import { invoiceKinds, invoiceRequestSchema, keyText } from './invoice.ts';
+import { base64Text, decimalText, instantText, nameText, text, z } from './schema.ts';
+import { enrolmentTicketSchema } from './upstream.ts';
+
+export const roles = ['till', 'erp', 'operator', 'admin', 'auditor'] as const;
+export type Role = (typeof roles)[number];
+/** Roles that a terminal may be enrolled with; operator and admin come through the admin door. */
+export const terminalRoles = ['till', 'erp', 'auditor'] as const;
+
+export const standings = [
+  'issuing-online',
+  'issuing-offline',
+  'locked',
+  'no-token',
+  'limit-reached',
+  'store-full',
+  'clock-untrusted',
+  'halted',
+] as const;
+export type Standing = (typeof standings)[number];
+
+export const links = ['unknown', 'up', 'down'] as const;
+export type Link = (typeof links)[number];
+
+export const protocolVersion = 1;
+
+const standing = z.enum(standings);
+const count = z.int().min(0);
+const none = z.strictObject({});
+
+/** What is left of the offline limits; null where the charter sets none. */
+export const budgetSchema = z.strictObject({
+  hoursLeft: z.number().nullable(),
+  countLeft: count.nullable(),
+  amountLeft: decimalText.nullable(),
+  /** Largest single total allowed. */
+  single: decimalText.nullable(),
+  /** The limit that is used most, in percent, rounded down. */
+  usedPercent: z.number().min(0),
+});
+export type Budget = z.infer<typeof budgetSchema>;
+
+export const deliveries = ['pending', 'acknowledged'] as const;
+
+export const issuedSchema = z.strictObject({
+  number: z.string(),
+  sequence: z.int().min(1),
+  issuedAt: instantText,
+  currency: z.string(),
+  total: decimalText,
+  taxTotal: decimalText,
+  /** The body, exact bytes as a string; left out when brief. */
+  document: z.string().optional(),
+  evidence: base64Text.optional(),
+  qr: z.string().optional(),
+  delivery: z.enum(deliveries),
+  /** true: an earlier request with this key issued it. */
+  repeated: z.boolean(),
+  budget: budgetSchema,
+});
+export type Issued = z.infer<typeof issuedSchema>;
+
+const previewSchema = z.strictObject({
+  currency: z.string(),
+  total: decimalText,
+  taxTotal: decimalText,
+  document: z.string(),
+  budget: budgetSchema,
+});
+
+export const tokenStatusSchema = z.strictObject({
+  module: z.string(),
+  label: z.string(),
+  serial: z.string(),
+  model: z.string(),
+  tokenId: z.string().nullable(),
+  triesLeft: count.nullable(),
+  pinState: z.enum(['ok', 'low', 'last', 'locked']),
+  signatures: count,
+  meanSignMs: z.number().min(0).nullable(),
+});
+export type TokenStatus = z.infer<typeof tokenStatusSchema>;
+
+export const storeStatusSchema = z.strictObject({
+  path: z.string(),
+  sizeBytes: count,
+  usedBytes: count,
+  usedPercent: z.number().min(0),
+  batches: count,
+  entries: count,
+  tornBytes: count,
+  mirror: z.enum(['off', 'async', 'sync']),
+});
+
+export const backlogStatusSchema = z.strictObject({
+  pending: count,
+  oldest: instantText.nullable(),
+  amount: decimalText,
+  link: z.enum(links),
+  lastAttempt: instantText.nullable(),
+  lastError: z.string().nullable(),
+  parked: z.array(z.int().min(1)),
+  nextProbe: instantText.nullable(),
+});
+export type BacklogStatus = z.infer<typeof backlogStatusSchema>;
+
+export const serviceStatusSchema = z.strictObject({
+  standing,
+  reason: z.string(),
+  /** Who must do what, in one sentence; empty when nothing is to be done. */
+  action: z.string(),
+  token: tokenStatusSchema.nullable(),
+  store: storeStatusSchema.nullable(),
+  templates: z.array(z.strictObject({ id: z.string(), version: z.int().min(1), currency: z.string() })),
+  issuer: z.strictObject({ taxId: z.string(), name: z.string() }).nullable(),
+  mode: z.enum(['online', 'hybrid', 'offline']).nullable(),
+  budget: budgetSchema.nullable(),
+  backlog: backlogStatusSchema.nullable(),
+  clock: z.strictObject({ now: instantText, trusted: z.boolean(), floor: instantText.nullable() }),
+  version: z.string(),
+});
+export type ServiceStatus = z.infer<typeof serviceStatusSchema>;
+
+export const eventNames = ['standing', 'issued', 'acknowledged', 'link', 'limit'] as const;
+export type EventName = (typeof eventNames)[number];
+
+export interface Method {
+  readonly summary: string;
+  readonly roles: readonly Role[];
+  readonly params: z.ZodType;
+  readonly result: z.ZodType;
+  /** Codes that this method adds to those that any method may answer (commonErrors). */
+  readonly errors: readonly ErrorCode[];
+}
+
+export const commonErrors = [
+  'invalid-request',
+  'unknown-method',
+  'unauthenticated',
+  'forbidden',
+  'busy',
+  'too-large',
+  'internal',
+] as const satisfies readonly ErrorCode[];
+
+const everyone = roles;
+const issuers = ['till', 'erp'] as const;
+const staff = ['operator', 'admin'] as const;
+const readers = ['till', 'erp', 'operator', 'admin', 'auditor'] as const;
+const holding = ['locked', 'no-token', 'token-failed', 'halted'] as const satisfies readonly ErrorCode[];
+const issuing = [
+  ...holding,
+  'invalid-invoice',
+  'template-unknown',
+  'template-expired',
+  'key-reused',
+  'not-found',
+  'limit-hours',
+  'limit-count',
+  'limit-amount',
+  'limit-single',
+  'limit-deadline',
+  'range-exhausted',
+  'credit-exceeds',
+  'offline',
+  'store-full',
+  'clock-untrusted',
+  'unknown-outcome',
+] as const satisfies readonly ErrorCode[];
+
+const which = z
+  .union([z.strictObject({ key: keyText }), z.strictObject({ number: text(1, 64) }), z.strictObject({ sequence: z.int().min(1) })])
+  .meta({ description: 'exactly one of key (of the asking terminal), number, sequence' });
+
+export const methods = {
+  hello: {
+    summary: 'Opens the conversation: versions, and the challenge that authenticate answers.',
+    roles: everyone,
+    params: z.strictObject({ version: z.literal(protocolVersion), client: text(1, 100) }),
+    result: z.strictObject({ version: z.literal(protocolVersion), server: z.string(), challenge: z.string(), standing }),
+    errors: [],
+  },
+  authenticate: {
+    summary: "Proves the terminal's secret, and the service's in return.",
+    roles: everyone,
+    params: z.strictObject({ terminal: nameText, nonce: z.string().regex(/^[0-9a-f]{32,64}$/), mac: z.string().regex(/^[0-9a-f]{64}$/) }),
+    result: z.strictObject({ role: z.enum(roles), mac: z.string() }),
+    errors: [],
+  },
+  'invoice.issue': {
+    summary: 'Issues an invoice or credit note, once per key; the answer comes when it is durable (or acknowledged, as `wait` says).',
+    roles: issuers,
+    params: invoiceRequestSchema,
+    result: issuedSchema,
+    errors: issuing,
+  },
+  'invoice.preview': {
+    summary: 'The same checks and totals; nothing is committed.',
+    roles: issuers,
+    params: invoiceRequestSchema,
+    result: previewSchema,
+    errors: issuing,
+  },
+  'invoice.get': {
+    summary: 'One issued document with its evidence.',
+    roles: readers,
+    params: which,
+    result: issuedSchema,
+    errors: [...holding, 'not-found'],
+  },
+  'invoice.last': {
+    summary: 'The newest document of the asking terminal (of the token, for staff and auditors).',
+    roles: readers,
+    params: none,
+    result: issuedSchema,
+    errors: [...holding, 'not-found'],
+  },
+  'session.login': {
+    summary: 'Unlocks the token with its PIN. The last try is spent only with useLastTry.',
+    roles: staff,
+    params: z.strictObject({ pin: z.string().min(1).max(64), useLastTry: z.boolean().optional() }),
+    result: z.strictObject({ standing, triesLeft: count.nullable() }),
+    errors: ['pin-incorrect', 'pin-last-try', 'pin-locked', 'no-token', 'token-failed', 'halted'],
+  },
+  'session.logout': {
+    summary: 'Locks the token and wipes the data key.',
+    roles: staff,
+    params: none,
+    result: z.strictObject({ standing }),
+    errors: ['no-token', 'token-failed'],
+  },
+  'backlog.status': {
+    summary: 'What waits for the ticket server, and why.',
+    roles: readers,
+    params: none,
+    result: backlogStatusSchema,
+    errors: [...holding],
+  },
+  'backlog.flush': {
+    summary: 'Probes and uploads now instead of at the next time of the timetable.',
+    roles: ['erp', 'operator', 'admin'],
+    params: none,
+    result: backlogStatusSchema,
+    errors: [...holding, 'offline'],
+  },
+  'service.status': {
+    summary: 'Standing, reason, who must act, and the figures behind it.',
+    roles: readers,
+    params: none,
+    result: serviceStatusSchema,
+    errors: [],
+  },
+  'service.identity': {
+    summary: "The token's certificates: what a verifier needs.",
+    roles: readers,
+    params: none,
+    result: z.strictObject({ tokenId: z.string(), certificate: base64Text, authorityCertificate: base64Text }),
+    errors: [...holding],
+  },
+  'events.subscribe': {
+    summary: 'From now on events are sent on this connection as notifications.',
+    roles: readers,
+    params: z.strictObject({ events: z.array(z.enum(eventNames)).max(eventNames.length).optional() }),
+    result: z.strictObject({ events: z.array(z.enum(eventNames)) }),
+    errors: [],
+  },
+  'token.provision': {
+    summary: 'Makes a blank token ready: PIN, keys, enrolment at the ticket server, FLASH formatted, charter and templates committed.',
+    roles: ['admin'],
+    params: z.strictObject({
+      label: text(1, 32),
+      pin: z.string().min(4).max(64),
+      soPin: z.string().min(4).max(64),
+      ticket: enrolmentTicketSchema,
+      erase: z.boolean().optional(),
+    }),
+    result: z.strictObject({ standing, tokenId: z.string(), keyWrapping: z.string() }),
+    errors: ['no-token', 'token-failed', 'halted', 'offline'],
+  },
+  'terminal.enrol': {
+    summary: 'Enrols a terminal and answers its secret, once.',
+    roles: ['admin'],
+    params: z.strictObject({ terminal: nameText, role: z.enum(terminalRoles) }),
+    result: z.strictObject({ terminal: z.string(), role: z.enum(terminalRoles), secret: z.string() }),
+    errors: [],
+  },
+  'terminal.list': {
+    summary: 'Enrolled terminals, without their secrets.',
+    roles: staff,
+    params: none,
+    result: z.strictObject({ terminals: z.array(z.strictObject({ terminal: z.string(), role: z.enum(terminalRoles) })) }),
+    errors: [],
+  },
+  'terminal.remove': {
+    summary: 'Forgets a terminal; its open connections lose their standing at the next request.',
+    roles: ['admin'],
+    params: z.strictObject({ terminal: nameText }),
+    result: z.strictObject({ terminal: z.string() }),
+    errors: ['not-found'],
+  },
+} as const satisfies Record<string, Method>;
+
+export type Methods = typeof methods;
+export type MethodName = keyof Methods;
+export type Params<M extends MethodName> = z.infer<Methods[M]['params']>;
+export type Result<M extends MethodName> = z.infer<Methods[M]['result']>;
+export const documentKinds = invoiceKinds;
+
+export function isMethodName(name: string): name is MethodName {
+  return Object.hasOwn(methods, name);
+}

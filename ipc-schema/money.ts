@@ -1,0 +1,42 @@
+// Owns: the only door to decimal arithmetic. Amounts cross borders as decimal strings (`-?digits[.digits]`, no exponent, no leading zeros)
+// and are computed with decimal.js at a precision no invoice can exhaust; never a float.
+// Must not: know templates or invoices.
+import { Decimal } from 'decimal.js';
+
+/** EN 16931 and most tax rules round half up, away from zero; some ask for half even. */
+export type RoundingMode = 'half-up' | 'half-even' | 'down';
+
+const exact = Decimal.clone({ precision: 60, toExpNeg: -60, toExpPos: 60, rounding: Decimal.ROUND_HALF_UP });
+const roundings: Readonly<Record<RoundingMode, Decimal.Rounding>> = {
+  'half-up': Decimal.ROUND_HALF_UP,
+  'half-even': Decimal.ROUND_HALF_EVEN,
+  down: Decimal.ROUND_DOWN,
+};
+
+/** Spelling of a decimal on the wire: at most 15 digits before and 6 after the point. */
+export const decimalPattern = /^-?(?:0|[1-9]\d{0,14})(?:\.\d{1,6})?$/;
+
+export type Money = Decimal;
+
+/** Throws RangeError when the text is not a decimal of the wire's spelling; schemas check first. */
+export function money(text: string): Money {
+  if (!decimalPattern.test(text)) throw new RangeError('not a decimal string');
+  return new exact(text);
+}
+
+export const zero: Money = new exact(0);
+
+export function round(value: Money, decimals: number, mode: RoundingMode): Money {
+  return value.toDecimalPlaces(decimals, roundings[mode]);
+}
+
+/** Fixed number of decimals, as printed and signed. The value must already be rounded. */
+export function moneyText(value: Money, decimals: number): string {
+  return (value.isZero() ? zero : value).toFixed(decimals);
+}
+
+/** Digits after the point that the text carries. */
+export function decimalsOf(text: string): number {
+  const point = text.indexOf('.');
+  return point < 0 ? 0 : text.length - point - 1;
+}
