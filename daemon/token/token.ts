@@ -1,7 +1,8 @@
 // Owns: what the KEY of a token can do for the holder. Two implementations: pkcs11.ts (any vendor's module) and soft-token.ts.
 // Invariants: every call is synchronous and runs only inside the holder's process; a signature is returned only after it
 // was verified with the token's public key; no private key or PIN ever leaves an implementation.
-// Errors are UkeyError: no-token, locked, pin-incorrect, pin-last-try, pin-locked, token-failed.
+// Errors are UkeyError: no-token, locked, pin-incorrect, pin-last-try, pin-locked, token-failed; and invalid-request with the field
+// for what no token could take (an empty PIN, a control character in it, a label or object that is too long), before any try is spent.
 import type { KeyObject } from 'node:crypto';
 
 /** COSE algorithm names (RFC 9053 §2.1, RFC 8812 §2) that a token may sign seals with; best first. */
@@ -42,21 +43,28 @@ export interface Token {
    */
   login(pin: Uint8Array): void;
   logout(): void;
-  /** Creates user PIN and key pair on a blank token. Throws token-failed when it is not blank. */
+  /** Creates user PIN and key pair on a blank token; nobody is logged in afterwards. Throws token-failed when it is not blank. */
   provision(options: { readonly label: string; readonly pin: Uint8Array; readonly soPin: Uint8Array }): void;
   /** Public key of the seal key pair. Throws `locked` before login where the module needs one. */
   publicKey(): KeyObject;
   algorithm(): SignatureAlgorithm;
   /** Signs `message` (hashed inside with SHA-256), verifies, returns the COSE form: raw r||s for ES256. One retry on a fresh session if the first is wrong. */
   sign(message: Uint8Array): Uint8Array;
-  /** Wraps 32 random bytes with the best method that was proven by a real operation. */
-  wrapDataKey(dataKey: Uint8Array): WrappedKey;
+  /** Wraps 32 random bytes with the best method that was proven by a real operation; `only` asks for one method (probing). */
+  wrapDataKey(dataKey: Uint8Array, only?: WrapMethod): WrappedKey;
   /** The caller wipes the result. Throws token-failed when it cannot be unwrapped. */
   unwrapDataKey(wrapped: WrappedKey): Uint8Array;
   /** Private data object by name, or null. Null always where the module has no data objects. */
   readObject(name: string): Uint8Array | null;
   /** Replaces the object (create new, then destroy old). Returns false where the module has no data objects. */
   writeObject(name: string, value: Uint8Array): boolean;
+  /**
+   * One try with the old PIN, as login is; ask login.ts first. The login state stays as it is.
+   * Throws invalid-request (`newPin`) when the token does not take the new one.
+   */
+  changePin(oldPin: Uint8Array, newPin: Uint8Array): void;
+  /** One try with the SO PIN (never its last one: pin-last-try), then a new user PIN with all its tries. Nobody is logged in afterwards. */
+  unblockPin(soPin: Uint8Array, newPin: Uint8Array): void;
   /** Logs out and closes the session; the module stays loaded until the process ends. */
   close(): void;
 }
