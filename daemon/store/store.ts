@@ -31,6 +31,8 @@ export interface FormatOptions {
   readonly identity: Uint8Array;
   /** Must be true to format over a device that is not blank. */
   readonly erase: boolean;
+  /** Whole pages of 4 KiB; the largest payload is a little less. Chosen by the size of the device when absent. */
+  readonly segmentBytes?: number;
 }
 
 export interface Frame {

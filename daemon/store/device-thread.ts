@@ -1,0 +1,202 @@
+// Owns: the thread in which a device's system calls block: open, lock, read, write + fdatasync, close. Started by device-file.ts only.
+// Invariants: one request after the other; a write counts as done only when all bytes were taken and fdatasync said yes; after
+// the first failed write or sync every further one is refused (a second fdatasync would say yes without having written).
+// Requests come as messages and are fetched synchronously: sleeping in Atomics.wait wakes sooner than an event loop.
+import { spawnSync } from 'node:child_process';
+import { closeSync, constants, fdatasyncSync, fstatSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
+import { type MessagePort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+
+export interface ThreadStart {
+  readonly port: MessagePort;
+  readonly bell: SharedArrayBuffer;
+  readonly path: string;
+  readonly readOnly: boolean;
+  readonly lockWaitMs: number;
+}
+
+export type ThreadRequest =
+  | { readonly kind: 'read'; readonly positionBytes: number; readonly lengthBytes: number }
+  | { readonly kind: 'write'; readonly positionBytes: number; readonly bytes: Uint8Array }
+  | { readonly kind: 'close' };
+
+export type OpenFailure = 'absent' | 'in-use' | 'mounted' | 'unfit' | 'failed';
+
+export type ThreadAnswer =
+  | { readonly kind: 'open'; readonly sizeBytes: number; readonly sectorBytes: number }
+  | { readonly kind: 'not-open'; readonly reason: OpenFailure; readonly text: string }
+  | { readonly kind: 'done' }
+  | { readonly kind: 'bytes'; readonly bytes: Uint8Array }
+  | { readonly kind: 'failed'; readonly text: string };
+
+/** Sector of an image: files are written in sectors of at least this size on every disk. */
+const imageSectorBytes = 512;
+const lockRetryMs = 50;
+
+class OpenError extends Error {
+  readonly reason: OpenFailure;
+  constructor(reason: OpenFailure, text: string) {
+    super(text);
+    this.reason = reason;
+  }
+}
+
+const textOf = (thrown: unknown): string => (thrown instanceof Error ? thrown.message : String(thrown));
+const codeOf = (thrown: unknown): string => (thrown instanceof Error && 'code' in thrown ? String(thrown.code) : '');
+
+const pause = (waitMs: number): void => {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, waitMs);
+};
+
+/** Major and minor number as Linux packs them into st_rdev (makedev(3)). */
+function numberOf(rdev: number): string {
+  const wide = BigInt(rdev);
+  const major = ((wide >> 8n) & 0xfffn) | ((wide >> 32n) & ~0xfffn);
+  const minor = (wide & 0xffn) | ((wide >> 12n) & ~0xffn);
+  return `${major}:${minor}`;
+}
+
+function isMounted(number: string): boolean {
+  const lines = readFileSync('/proc/self/mountinfo', 'utf8').split('\n');
+  return lines.some((line) => line.split(' ')[2] === number);
+}
+
+function sysNumber(path: string): number | null {
+  try {
+    return Number(readFileSync(path, 'utf8').trim());
+  } catch (thrown) {
+    if (codeOf(thrown) === 'ENOENT') return null;
+    throw thrown;
+  }
+}
+
+/** flock(1) locks the open file description that it inherits; the kernel frees it when this process dies, however it dies. */
+function tryLock(fd: number): boolean {
+  const done = spawnSync('flock', ['-n', '-x', '3'], { stdio: ['ignore', 'ignore', 'ignore', fd] });
+  if (done.error !== undefined) throw new OpenError('failed', `flock(1) is needed to lock an image: ${done.error.message}`);
+  if (done.status !== 0 && done.status !== 1) throw new OpenError('failed', `flock(1) ended with ${done.status ?? done.signal}`);
+  return done.status === 0;
+}
+
+interface Opened {
+  readonly fd: number;
+  readonly sizeBytes: number;
+  readonly sectorBytes: number;
+}
+
+function openOnce(path: string, readOnly: boolean): Opened | 'in-use' {
+  const access = readOnly ? constants.O_RDONLY : constants.O_RDWR;
+  let fd = openSync(path, access | constants.O_NONBLOCK);
+  const stat = fstatSync(fd);
+  if (stat.isFile()) {
+    if (readOnly || tryLock(fd)) return { fd, sizeBytes: stat.size - (stat.size % imageSectorBytes), sectorBytes: imageSectorBytes };
+    closeSync(fd);
+    return 'in-use';
+  }
+  closeSync(fd);
+  if (!stat.isBlockDevice()) throw new OpenError('unfit', `${path} is neither a block device nor a file`);
+  const number = numberOf(stat.rdev);
+  if (!readOnly && isMounted(number)) throw new OpenError('mounted', `${path} is mounted as a file system`);
+  const folder = `/sys/dev/block/${number}`;
+  const sectors = sysNumber(`${folder}/size`);
+  // A partition has no queue of its own: it is its disk's.
+  const sectorBytes = sysNumber(`${folder}/queue/logical_block_size`) ?? sysNumber(`${folder}/../queue/logical_block_size`);
+  if (sectors === null || sectorBytes === null) throw new OpenError('unfit', `${path}: the kernel does not tell its size`);
+  if (sectors === 0) throw new OpenError('absent', `${path} has no medium`);
+  try {
+    fd = openSync(path, readOnly ? access : access | constants.O_EXCL);
+  } catch (thrown) {
+    if (codeOf(thrown) === 'EBUSY') return 'in-use';
+    throw thrown;
+  }
+  // Sizes in /sys are in units of 512 bytes whatever the sector.
+  const sizeBytes = sectors * 512;
+  return { fd, sizeBytes: sizeBytes - (sizeBytes % sectorBytes), sectorBytes };
+}
+
+/** A killed predecessor needs a moment to die: waits for it, but not for ever. */
+function open(start: ThreadStart): Opened {
+  const giveUpAtMs = performance.now() + start.lockWaitMs;
+  for (;;) {
+    const opened = openOnce(start.path, start.readOnly);
+    if (opened !== 'in-use') return opened;
+    if (performance.now() >= giveUpAtMs) throw new OpenError('in-use', `${start.path} is in use by another process`);
+    pause(lockRetryMs);
+  }
+}
+
+function readAll(fd: number, positionBytes: number, lengthBytes: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(lengthBytes);
+  for (let done = 0; done < lengthBytes; ) {
+    const count = readSync(fd, bytes, done, lengthBytes - done, positionBytes + done);
+    if (count === 0) throw new Error(`the device ends at byte ${positionBytes + done}`);
+    done += count;
+  }
+  return bytes;
+}
+
+function writeAll(fd: number, positionBytes: number, bytes: Uint8Array): void {
+  for (let done = 0; done < bytes.length; ) {
+    const count = writeSync(fd, bytes, done, bytes.length - done, positionBytes + done);
+    if (count === 0) throw new Error(`the device takes nothing at byte ${positionBytes + done}`);
+    done += count;
+  }
+}
+
+function answer(fd: number, request: ThreadRequest): ThreadAnswer {
+  switch (request.kind) {
+    case 'read':
+      return { kind: 'bytes', bytes: readAll(fd, request.positionBytes, request.lengthBytes) };
+    case 'write':
+      writeAll(fd, request.positionBytes, request.bytes);
+      // Not durable before this line has returned.
+      fdatasyncSync(fd);
+      return { kind: 'done' };
+    case 'close':
+      closeSync(fd);
+      return { kind: 'done' };
+  }
+}
+
+function serve(start: ThreadStart, fd: number): void {
+  const bell = new Int32Array(start.bell);
+  let writesFail = false;
+  for (let closed = false; !closed; ) {
+    const rung = Atomics.load(bell, 0);
+    const message = receiveMessageOnPort(start.port);
+    if (message === undefined) {
+      Atomics.wait(bell, 0, rung);
+      continue;
+    }
+    const request = message.message as ThreadRequest;
+    closed = request.kind === 'close';
+    let reply: ThreadAnswer;
+    try {
+      if (request.kind === 'write' && writesFail) throw new Error('an earlier write failed');
+      reply = answer(fd, request);
+    } catch (thrown) {
+      if (request.kind === 'write') writesFail = true;
+      reply = { kind: 'failed', text: textOf(thrown) };
+    }
+    start.port.postMessage(reply, reply.kind === 'bytes' ? [reply.bytes.buffer as ArrayBuffer] : []);
+  }
+}
+
+function run(start: ThreadStart): void {
+  let opened: Opened;
+  try {
+    opened = open(start);
+  } catch (thrown) {
+    const absent = ['ENOENT', 'ENXIO', 'ENODEV', 'ENOMEDIUM'].includes(codeOf(thrown));
+    const reason = thrown instanceof OpenError ? thrown.reason : absent ? 'absent' : 'failed';
+    start.port.postMessage({ kind: 'not-open', reason, text: textOf(thrown) } satisfies ThreadAnswer);
+    return;
+  }
+  const { fd, sizeBytes, sectorBytes } = opened;
+  start.port.postMessage({ kind: 'open', sizeBytes, sectorBytes } satisfies ThreadAnswer);
+  serve(start, fd);
+}
+
+const start = workerData as ThreadStart;
+run(start);
+// The near end ends this thread: ending by itself could overtake the last answer.
+for (const bell = new Int32Array(start.bell); ; ) Atomics.wait(bell, 0, Atomics.load(bell, 0));

@@ -1,0 +1,143 @@
+// Owns: what may be concluded from what was read: which superblock copy rules, which segment is the newest, where the log ends.
+// Invariants: pure functions of facts, each a table tested over all its inputs. A torn tail is cut only when nothing that
+// was ever durable can stand behind it: one unsynced write is under way at most, so anything valid behind a broken place,
+// or anything that promises more frames than were read, means damage and is never taken for a torn tail.
+// Must not: read a device, or repair.
+import type { CopyState, Superblock } from './superblock.ts';
+import type { Gap, LostRun } from './walk.ts';
+
+export type CopyChoice =
+  | { readonly kind: 'empty' }
+  | { readonly kind: 'foreign' }
+  | { readonly kind: 'newer-format'; readonly version: number }
+  /** Ours, but no copy is whole, or copies of different stores are mixed. */
+  | { readonly kind: 'damage' }
+  /** `stale`: numbers of the copies that have to be written again. */
+  | { readonly kind: 'chosen'; readonly superblock: Superblock; readonly stale: readonly number[] };
+
+/**
+ * Two equal whole copies of the highest counter rule; a single one of the highest counter rules too. That is safe: a
+ * single newest copy exists only while an update is under way (or its twins rotted), nothing is done on the strength of an
+ * update before all four copies are durable, so taking it completes the update and not having it would undo it; both are true states.
+ */
+export function chooseCopy(copies: readonly CopyState[]): CopyChoice {
+  for (const copy of copies) if (copy.kind === 'newer-format') return { kind: 'newer-format', version: copy.version };
+  let best: (CopyState & { kind: 'valid' }) | null = null;
+  let bestEqual = 0;
+  for (const copy of copies) {
+    if (copy.kind !== 'valid') continue;
+    if (best !== null && !copy.bytes.subarray(40, 56).equals(best.bytes.subarray(40, 56))) return { kind: 'damage' };
+    const equal = copies.filter((other) => other.kind === 'valid' && other.bytes.equals(copy.bytes)).length;
+    const newer = copy.superblock.updateCounter - (best?.superblock.updateCounter ?? -1);
+    if (newer > 0 || (newer === 0 && equal > bestEqual)) {
+      best = copy;
+      bestEqual = equal;
+    }
+  }
+  if (best !== null) {
+    const chosen = best;
+    const stale = copies.flatMap((copy, number) => (copy.kind === 'valid' && copy.bytes.equals(chosen.bytes) ? [] : [number]));
+    return { kind: 'chosen', superblock: chosen.superblock, stale };
+  }
+  if (copies.some((copy) => copy.kind === 'damaged')) return { kind: 'damage' };
+  return copies.every((copy) => copy.kind === 'blank') ? { kind: 'empty' } : { kind: 'foreign' };
+}
+
+/** First run header of a segment, as read; segments without a valid one are not listed. */
+export interface Head {
+  readonly segment: number;
+  readonly runIndex: number;
+  readonly firstIndex: number;
+  readonly oldestIndex: number;
+}
+
+export interface HeadOrder {
+  /** In the order of the log, oldest first. */
+  readonly heads: readonly Head[];
+  /** Places in `heads` before which segments are missing: their heads must have been damaged. */
+  readonly holesBefore: readonly number[];
+}
+
+/** Run indexes only go up, and segments follow each other round the ring. */
+export function orderHeads(seen: readonly Head[], segmentCount: number): HeadOrder {
+  const heads = [...seen].sort((a, b) => a.runIndex - b.runIndex);
+  const newest = heads.at(-1);
+  if (newest === undefined) return { heads, holesBefore: [] };
+  const holesBefore = heads.flatMap((head, place) => {
+    const before = heads[place - 1];
+    if (before === undefined) return head.firstIndex > newest.oldestIndex ? [place] : [];
+    const follows = head.segment === (before.segment + 1) % segmentCount && head.firstIndex >= before.firstIndex;
+    return follows ? [] : [place];
+  });
+  return { heads, holesBefore };
+}
+
+/** What was read around the end of the log. */
+export interface TailFound {
+  /** Frames that are missing although something newer counts on them. */
+  readonly gaps: readonly Gap[];
+  /** Last frame that was read whole with all before it in its segment, 0 for none. */
+  readonly lastIndex: number;
+  /** Any run header of this store was read. */
+  readonly started: boolean;
+  /** Frames of a newer run without its header. */
+  readonly lostRun: LostRun | null;
+  /** Last frame that the superblock knows of. */
+  readonly promisedIndex: number;
+  /** Bytes behind the last frame that look like a write that was cut. */
+  readonly tornBytes: number;
+}
+
+export type TailDecision =
+  | { readonly kind: 'empty'; readonly tornBytes: number }
+  | { readonly kind: 'tail'; readonly lastIndex: number; readonly tornBytes: number }
+  | { readonly kind: 'damage'; readonly missing: readonly Gap[] };
+
+interface TailRow {
+  readonly name: string;
+  readonly when: (found: TailFound) => boolean;
+  readonly decision: (found: TailFound) => TailDecision;
+}
+
+const missingUpTo = (found: TailFound, to: number): TailDecision => ({
+  kind: 'damage',
+  missing: [...found.gaps, { from: found.lastIndex + 1, to: Math.max(to, found.lastIndex + 1) }],
+});
+
+/** FORMAT.md §8, row by row; the first that fits decides. */
+export const tailRows: readonly TailRow[] = [
+  {
+    name: 'superblock promises more frames than were read',
+    when: (found) => found.promisedIndex > found.lastIndex,
+    decision: (found) => missingUpTo(found, Math.max(found.promisedIndex, found.lostRun?.index ?? 0)),
+  },
+  {
+    name: 'second or later frame of a newer run whose header is gone',
+    when: (found) => found.lostRun !== null && found.lostRun.ordinal > 1,
+    decision: (found) => missingUpTo(found, found.lostRun?.index ?? 0),
+  },
+  {
+    name: 'frames missing between valid ones',
+    when: (found) => found.gaps.length > 0,
+    decision: (found) => ({ kind: 'damage', missing: found.gaps }),
+  },
+  {
+    name: 'nothing was ever made durable',
+    when: (found) => !found.started,
+    decision: (found) => ({ kind: 'empty', tornBytes: found.tornBytes }),
+  },
+  {
+    name: 'end of the log; what stands behind it is one write that was cut',
+    when: () => true,
+    decision: (found) => ({ kind: 'tail', lastIndex: found.lastIndex, tornBytes: found.tornBytes }),
+  },
+];
+
+export function decideTail(found: TailFound): TailDecision {
+  const row = tailRows.find((candidate) => candidate.when(found));
+  return row === undefined ? { kind: 'damage', missing: found.gaps } : row.decision(found);
+}
+
+/** For a person: `7, 9-12`. */
+export const nameFrames = (missing: readonly Gap[]): string =>
+  missing.map((gap) => (gap.from === gap.to ? `${gap.from}` : `${gap.from}-${gap.to}`)).join(', ');

@@ -1,0 +1,147 @@
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { createImage, openFileDevice } from '#store/device-file.ts';
+import { deviceSuite } from '#test/suites/device-suite.ts';
+
+const mebibyte = 1024 * 1024;
+let folder = '';
+let made = 0;
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'ukeyd-device-'));
+});
+afterAll(async () => {
+  await rm(folder, { recursive: true, force: true });
+});
+
+const newImage = async (sizeBytes = mebibyte): Promise<string> => {
+  made += 1;
+  const path = join(folder, `${made}.img`);
+  await createImage(path, sizeBytes);
+  return path;
+};
+
+deviceSuite('an image', async () => {
+  const path = await newImage();
+  return { device: await openFileDevice(path), reopen: (readOnly) => openFileDevice(path, { readOnly }), clean: () => rm(path) };
+});
+
+describe('an image', () => {
+  it('is created with all its blocks, for its owner only', async () => {
+    const path = await newImage(3 * mebibyte);
+    const { size, blocks, mode } = await stat(path);
+    expect(size).toBe(3 * mebibyte);
+    expect(blocks * 512).toBeGreaterThanOrEqual(3 * mebibyte);
+    expect(mode & 0o777).toBe(0o600);
+  });
+
+  it('is never created over something', async () => {
+    const path = await newImage();
+    await expect(createImage(path, mebibyte)).rejects.toMatchObject({ code: 'halted' });
+    expect((await stat(path)).size).toBe(mebibyte);
+  });
+
+  it('is not a token when it is absent, and a directory is none either', async () => {
+    await expect(openFileDevice(join(folder, 'absent.img'))).rejects.toMatchObject({ code: 'no-token' });
+    await expect(openFileDevice(folder, { readOnly: true })).rejects.toMatchObject({ code: 'halted' });
+  });
+
+  it('is refused to a second writer of the same process, not to a reader', async () => {
+    const path = await newImage();
+    const first = await openFileDevice(path);
+    await expect(openFileDevice(path, { lockWaitMs: 60 })).rejects.toMatchObject({ code: 'halted' });
+    const reader = await openFileDevice(path, { readOnly: true });
+    await reader.close();
+    await first.close();
+    await (await openFileDevice(path, { lockWaitMs: 0 })).close();
+  });
+
+  it('is refused while another process has it, and free as soon as that one is killed', { timeout: 20_000 }, async () => {
+    const path = await newImage();
+    const holderScript = `
+      const { openFileDevice } = await import(${JSON.stringify(new URL('../../daemon/store/device-file.ts', import.meta.url).href)});
+      await openFileDevice(${JSON.stringify(path)});
+      console.log('open');
+      setInterval(() => {}, 1000);`;
+    const holder = spawn(process.execPath, ['--input-type=module', '-e', holderScript], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const ended = once(holder, 'exit');
+    try {
+      await once(holder.stdout, 'data');
+      await expect(openFileDevice(path, { lockWaitMs: 100 })).rejects.toMatchObject({ code: 'halted' });
+      const waiting = openFileDevice(path);
+      holder.kill('SIGKILL');
+      await (await waiting).close();
+    } finally {
+      holder.kill('SIGKILL');
+      await ended;
+    }
+  });
+
+  it('lets a process end that has it open', { timeout: 20_000 }, async () => {
+    const path = await newImage();
+    const script = `
+      const { openFileDevice } = await import(${JSON.stringify(new URL('../../daemon/store/device-file.ts', import.meta.url).href)});
+      const device = await openFileDevice(${JSON.stringify(path)});
+      await device.writeAndSync(0, Buffer.alloc(512, 5));
+      console.log((await device.read(0, 512))[0]);`;
+    const done = spawnSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8', timeout: 15_000 });
+    expect(done.stderr).toBe('');
+    expect(done.status).toBe(0);
+    expect(done.stdout.trim()).toBe('5');
+  });
+});
+
+/** A loop device needs root and a free number: on a user's machine that is not given. */
+function attachLoop(path: string): string | null {
+  const done = spawnSync('losetup', ['--find', '--show', path], { encoding: 'utf8' });
+  return done.status === 0 ? done.stdout.trim() : null;
+}
+
+function probeLoop(): boolean {
+  const done = spawnSync('losetup', ['--find'], { encoding: 'utf8' });
+  const usable = done.status === 0 && process.getuid?.() === 0;
+  if (!usable && process.env['CI'] === undefined) console.warn('SKIPPED: block devices are not tested here (losetup as root is needed)');
+  return usable || process.env['CI'] !== undefined;
+}
+
+describe.skipIf(!probeLoop())('a block device', () => {
+  const attach = async (sizeBytes = 8 * mebibyte): Promise<{ path: string; detach: () => void }> => {
+    const path = attachLoop(await newImage(sizeBytes));
+    if (path === null) throw new Error('losetup could not attach an image');
+    return { path, detach: () => spawnSync('losetup', ['--detach', path]) };
+  };
+
+  deviceSuite('a block device', async () => {
+    const { path, detach } = await attach(mebibyte);
+    return { device: await openFileDevice(path), reopen: (readOnly) => openFileDevice(path, { readOnly }), clean: async () => detach() };
+  });
+
+  it('has the size that the kernel tells and one writer only', async () => {
+    const { path, detach } = await attach();
+    try {
+      const device = await openFileDevice(path);
+      expect(device.sizeBytes).toBe(8 * mebibyte);
+      await expect(openFileDevice(path, { lockWaitMs: 60 })).rejects.toMatchObject({ code: 'halted' });
+      await device.close();
+    } finally {
+      detach();
+    }
+  });
+
+  it('is refused while it is mounted', async ({ skip }) => {
+    const { path, detach } = await attach();
+    const mountPoint = await mkdtemp(join(folder, 'mount-'));
+    const made = spawnSync('mkfs.ext4', ['-q', path]).status === 0 && spawnSync('mount', [path, mountPoint]).status === 0;
+    try {
+      if (!made) skip('no file system can be made and mounted here');
+      await expect(openFileDevice(path, { lockWaitMs: 60 })).rejects.toMatchObject({ code: 'halted' });
+    } finally {
+      if (made) spawnSync('umount', [mountPoint]);
+      detach();
+    }
+  });
+});

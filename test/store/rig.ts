@@ -1,0 +1,83 @@
+// Owns: a small store in memory for the tests of this room: fixed ids, payloads that tell their index, and reading everything back.
+// Invariants: deterministic; a payload can be recomputed from its index, so a wrong one is always seen.
+import { createHash } from 'node:crypto';
+import { formatStore, openLog } from '#store/log.ts';
+import type { Frame, StoreLog } from '#store/store.ts';
+import { type Medium, MemoryDevice } from '#test/support/memory-device.ts';
+
+export const segmentBytes = 64 * 1024;
+export const storeId = Uint8Array.from({ length: 16 }, (_, at) => at + 1);
+export const tokenKeyId = Uint8Array.from({ length: 16 }, (_, at) => 0xa0 + at);
+export const dataKey = Uint8Array.from({ length: 32 }, (_, at) => 0x40 + at);
+export const identity = Buffer.from('certificate and charter of a branch');
+export const slots = [{ method: 'soft-scrypt', blob: Uint8Array.of(1, 2, 3) }];
+export const formatOptions = { storeId, tokenKeyId, dataKey, slots, identity, erase: false, segmentBytes };
+
+export const sizeFor = (segments: number): number => 4 * 1024 * 1024 + segments * segmentBytes;
+
+/** Small generator with a seed (mulberry32): numbers from 0 to 1. */
+export function seeded(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+export function randomSource(seed: number): (size: number) => Uint8Array {
+  const next = seeded(seed);
+  return (size) => Uint8Array.from({ length: size }, () => Math.floor(next() * 256));
+}
+
+/** Incompressible bytes that depend on index, length and label. */
+export function payloadOf(index: number, bytes: number, label = ''): Buffer {
+  const parts: Buffer[] = [];
+  for (let block = 0; block * 32 < bytes; block += 1) parts.push(createHash('sha256').update(`${label}/${index}/${block}`).digest());
+  return Buffer.concat(parts).subarray(0, bytes);
+}
+
+export const checkpointBefore = (index: number): Buffer => Buffer.from(`state before ${index}`);
+
+export async function newStore(segments: number, sectorBytes = 512): Promise<MemoryDevice> {
+  const device = new MemoryDevice({ sizeBytes: sizeFor(segments), sectorBytes });
+  await formatStore(device, formatOptions, randomSource(1));
+  return device;
+}
+
+export const deviceOn = (
+  medium: Medium,
+  segments: number,
+  more: { readOnly?: boolean; lies?: boolean; sectorBytes?: number } = {},
+): MemoryDevice => new MemoryDevice({ sizeBytes: sizeFor(segments), medium, ...more });
+
+export async function appendAll(log: StoreLog, fromIndex: number, sizes: readonly number[], label = ''): Promise<void> {
+  for (const [place, bytes] of sizes.entries()) {
+    const index = fromIndex + place;
+    await log.append(payloadOf(index, bytes, label), checkpointBefore(index));
+  }
+}
+
+export async function readAll(log: StoreLog, maxBytes = 8192): Promise<Frame[]> {
+  const all: Frame[] = [];
+  for (let next = 1; ; ) {
+    const frames = await log.read(next, maxBytes);
+    if (frames.length === 0) return all;
+    all.push(...frames);
+    next = (all.at(-1)?.index ?? 0) + 1;
+  }
+}
+
+export const open = (device: MemoryDevice, seed = 2): Promise<StoreLog> => openLog(device, dataKey, randomSource(seed));
+
+/** The error's code and text, or null when there was none. */
+export async function failureOf(promise: Promise<unknown>): Promise<{ code: string; message: string } | null> {
+  try {
+    await promise;
+    return null;
+  } catch (thrown) {
+    const { code, message } = thrown as { code?: string; message: string };
+    return { code: code ?? 'no code', message };
+  }
+}

@@ -1,0 +1,155 @@
+// Rot: bytes that were durable change. Nothing wrong is ever handed out, and nothing that was there is silently missing.
+import { describe, expect, it } from 'vitest';
+import { flipBit, type Medium, patchMedium, readMedium } from '#test/support/memory-device.ts';
+import { appendAll, deviceOn, failureOf, newStore, open, payloadOf, readAll, seeded, segmentBytes } from './rig.ts';
+
+const mebibyte = 1024 * 1024;
+const segments = 4;
+const sizes = [300, 1500, 40, 4000, 700, 30_000, 29_000, 600, 90, 2500, 1000];
+const seed = Number(process.env['SEED'] ?? 7);
+
+/** Three lives over two segments; the last one closed cleanly, so the superblock vouches for the last frame. */
+async function history(clean: boolean): Promise<Medium> {
+  let medium = (await newStore(segments)).snapshot();
+  let next = 1;
+  for (const [life, count] of [4, 3, 4].entries()) {
+    const device = deviceOn(medium, segments);
+    const log = await open(device, 30 + life);
+    await appendAll(log, next, sizes.slice(next - 1, next - 1 + count));
+    next += count;
+    if (clean) await log.close();
+    medium = device.snapshot();
+  }
+  return medium;
+}
+
+type Verdict = { readonly kind: 'halted'; readonly message: string } | { readonly kind: 'served'; readonly frames: number };
+
+/** Opens and reads all. Throws when a wrong payload is handed out. */
+async function verdictOn(medium: Medium): Promise<Verdict> {
+  try {
+    const log = await open(deviceOn(medium, segments), 60);
+    const frames = await readAll(log);
+    for (const frame of frames) expect(Buffer.from(frame.payload)).toEqual(payloadOf(frame.index, sizes[frame.index - 1] ?? 0));
+    return { kind: 'served', frames: frames.length };
+  } catch (thrown) {
+    const { code, message } = thrown as { code?: string; message: string };
+    if (code !== 'halted') throw thrown;
+    return { kind: 'halted', message };
+  }
+}
+
+/** Byte positions that hold anything. */
+function occupied(medium: Medium): number[] {
+  const positions: number[] = [];
+  for (const [page, bytes] of medium) for (const [at, byte] of bytes.entries()) if (byte !== 0) positions.push(page * 4096 + at);
+  return positions;
+}
+
+const sectorsOf = (medium: Medium, from: number, to: number): number[] => {
+  const all: number[] = [];
+  for (let at = from; at < to; at += 512) if (readMedium(medium, at, 512).some((byte) => byte !== 0)) all.push(at);
+  return all;
+};
+const logEnd = 4 * mebibyte + segments * segmentBytes;
+
+describe('after a clean close', () => {
+  it('every flipped bit is found or harmless', { timeout: 120_000 }, async () => {
+    const random = seeded(seed);
+    const medium = await history(true);
+    const places = occupied(medium);
+    const tally = { served: 0, halted: 0 };
+    for (let flip = 0; flip < 800; flip += 1) {
+      const position = places[Math.floor(random() * places.length)] ?? 0;
+      const verdict = await verdictOn(flipBit(medium, position, Math.floor(random() * 8)));
+      tally[verdict.kind] += 1;
+      if (verdict.kind === 'served') expect(verdict.frames, `seed ${seed} position ${position}`).toBe(sizes.length);
+    }
+    console.log(`seed=${seed} flips=800 halted=${tally.halted} harmless=${tally.served} served_wrong=0 undetected=0`);
+    expect(tally.halted).toBeGreaterThan(600);
+  });
+
+  it('every lost, foreign or misplaced sector is found', { timeout: 120_000 }, async () => {
+    const medium = await history(true);
+    const sectors = sectorsOf(medium, 4 * mebibyte, logEnd);
+    expect(sectors.length).toBeGreaterThan(100);
+    for (const [place, position] of sectors.entries()) {
+      const other = sectors[(place + 1) % sectors.length] ?? 0;
+      for (const bytes of [new Uint8Array(512), new Uint8Array(512).fill(0xff), readMedium(medium, other, 512)]) {
+        const verdict = await verdictOn(patchMedium(medium, position, bytes));
+        // A sector may hold nothing but padding's neighbours; what counts is that nothing is missing unnoticed.
+        if (verdict.kind === 'served') expect(verdict.frames, `sector at ${position}`).toBe(sizes.length);
+      }
+    }
+  });
+
+  it('a lost erase block is found wherever it lies', async () => {
+    const medium = await history(true);
+    for (const blockBytes of [4096, 16_384, 65_536]) {
+      for (let at = 4 * mebibyte; at < logEnd; at += blockBytes) {
+        const held = readMedium(medium, at, blockBytes).some((byte) => byte !== 0);
+        const verdict = await verdictOn(patchMedium(medium, at, new Uint8Array(blockBytes)));
+        expect(verdict.kind, `${blockBytes} at ${at}`).toBe(held ? 'halted' : 'served');
+      }
+    }
+  });
+});
+
+describe('after a kill', () => {
+  it('only the last write can pass as torn; all that lies before it is found', { timeout: 120_000 }, async () => {
+    const medium = await history(false);
+    for (const position of sectorsOf(medium, 4 * mebibyte, logEnd)) {
+      const verdict = await verdictOn(patchMedium(medium, position, new Uint8Array(512)));
+      if (verdict.kind === 'served') expect(verdict.frames, `sector at ${position}`).toBeGreaterThanOrEqual(sizes.length - 1);
+    }
+  });
+});
+
+describe('damage', () => {
+  it('is named by the frames that are gone', async () => {
+    const device = await newStore(segments);
+    await appendAll(await open(device), 1, [1000, 1000, 1000, 1000, 1000]);
+    const medium = device.snapshot();
+    // Frames of 1000 bytes take three sectors each behind the first page of the segment.
+    const frameAt = (index: number): number => 4 * mebibyte + 4096 + (index - 1) * 1536;
+    const third = await failureOf(open(deviceOn(flipBit(medium, frameAt(3) + 200, 1), segments)));
+    expect(third).toMatchObject({ code: 'halted' });
+    expect(third?.message).toMatch(/frames 3 were/);
+    const two = await failureOf(open(deviceOn(flipBit(flipBit(medium, frameAt(2) + 5, 1), frameAt(3) + 1000, 1), segments)));
+    expect(two?.message).toMatch(/frames 2-3 were/);
+    const header = await failureOf(open(deviceOn(flipBit(medium, 4 * mebibyte + 100, 1), segments)));
+    expect(header?.message).toMatch(/frames 1-5 were/);
+  });
+
+  it('in an older segment stops the reading of that frame and of no other', async () => {
+    const device = await newStore(segments);
+    const log = await open(device);
+    await appendAll(
+      log,
+      1,
+      Array.from({ length: 60 }, () => 3000),
+    );
+    await log.close();
+    const damaged = deviceOn(flipBit(device.snapshot(), 4 * mebibyte + 4096 + 4 * 3584 + 500, 3), segments);
+    const after = await open(damaged);
+    expect((await after.read(1, 1_000_000)).map((frame) => frame.index)).toEqual([1, 2, 3, 4]);
+    expect((await failureOf(after.read(5, 1)))?.code).toBe('halted');
+    expect((await after.read(4, 1))[0]?.index).toBe(4);
+    expect((await after.read(6, 1))[0]?.index).toBe(6);
+  });
+
+  it('of the head of a segment names the frames of that segment', async () => {
+    const device = await newStore(segments);
+    const log = await open(device);
+    await appendAll(
+      log,
+      1,
+      Array.from({ length: 60 }, () => 3000),
+    );
+    await log.close();
+    const medium = device.snapshot();
+    const head = await failureOf(open(deviceOn(flipBit(medium, 4 * mebibyte + segmentBytes + 30, 3), segments)));
+    expect(head?.code).toBe('halted');
+    expect(head?.message).toMatch(/frames 18-34 were/);
+  });
+});
