@@ -1,0 +1,193 @@
+// Owns: the index from key, number and sequence to a place in the log. The only door to sqlite3.
+// Invariants: a cache: whatever it holds can be deleted and is rebuilt from the log; it names the batch and seal that it reaches, in the same transaction
+// as the rows, so that it can be behind but never silently lack a row; no amounts, no documents, no plain keys (a key is stored as a hash).
+// WAL with synchronous=NORMAL: a power cut may lose the newest transactions, never tear one. One serial queue; integers stay below 2^53; no BigInt.
+import { rmSync } from 'node:fs';
+import sqlite3 from 'sqlite3';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import { sha256 } from '#ipc-schema/merkle.ts';
+
+/** One entry as the index knows it. */
+export interface IndexRow {
+  readonly sequence: number;
+  readonly batch: number;
+  /** Place in the batch, from 0. */
+  readonly place: number;
+  /** entryKinds number. */
+  readonly kind: number;
+  readonly number: string | null;
+  readonly terminal: string | null;
+  readonly keyHash: string | null;
+  /** Digest of the request's content, as the document carries it. */
+  readonly digest: string | null;
+  /** Sequence of the document that this credit note takes back from. */
+  readonly corrects: number | null;
+}
+
+export interface IndexHead {
+  readonly tokenId: string;
+  readonly batch: number;
+  readonly sealHash: string;
+}
+
+const schemaVersion = 1;
+const busyWaitMs = 5_000;
+
+const tables = `
+  PRAGMA journal_mode = WAL;
+  PRAGMA synchronous = NORMAL;
+  CREATE TABLE IF NOT EXISTS head (id INTEGER PRIMARY KEY CHECK (id = 1), token_id TEXT NOT NULL, batch INTEGER NOT NULL, seal_hash TEXT NOT NULL);
+  CREATE TABLE IF NOT EXISTS entry (
+    sequence INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, kind INTEGER NOT NULL,
+    number TEXT, terminal TEXT, key_hash TEXT, digest TEXT, corrects INTEGER);
+  CREATE UNIQUE INDEX IF NOT EXISTS entry_key ON entry (key_hash) WHERE key_hash IS NOT NULL;
+  CREATE UNIQUE INDEX IF NOT EXISTS entry_number ON entry (number) WHERE number IS NOT NULL;
+  CREATE INDEX IF NOT EXISTS entry_terminal ON entry (terminal, sequence) WHERE terminal IS NOT NULL;
+  CREATE INDEX IF NOT EXISTS entry_corrects ON entry (corrects) WHERE corrects IS NOT NULL;
+  PRAGMA user_version = ${schemaVersion};
+`;
+
+const columns = 'sequence, batch, place, kind, number, terminal, key_hash AS keyHash, digest, corrects';
+const insertRows = `
+  INSERT OR REPLACE INTO entry (sequence, batch, place, kind, number, terminal, key_hash, digest, corrects)
+  SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8 FROM json_each(?)`;
+const setHead = 'INSERT OR REPLACE INTO head (id, token_id, batch, seal_hash) VALUES (1, ?, ?, ?)';
+
+export function keyHashOf(terminal: string, key: string): string {
+  return Buffer.from(sha256(Buffer.from(`${terminal}\n${key}`)).subarray(0, 20)).toString('base64url');
+}
+
+type Parameter = string | number;
+
+export class Lookup {
+  readonly #database: sqlite3.Database;
+  #queue: Promise<unknown> = Promise.resolve();
+
+  private constructor(database: sqlite3.Database) {
+    this.#database = database;
+  }
+
+  /** Opens or creates the index. One that cannot be read is deleted and begun anew: it is a cache. */
+  static async open(path: string): Promise<Lookup> {
+    try {
+      return await Lookup.#openOnce(path);
+    } catch (cause) {
+      Lookup.remove(path);
+      return await Lookup.#openOnce(path).catch(() => {
+        throw new UkeyError('internal', 'the index can be neither opened nor made', { cause });
+      });
+    }
+  }
+
+  static remove(path: string): void {
+    for (const suffix of ['', '-wal', '-shm', '-journal']) rmSync(path + suffix, { force: true });
+  }
+
+  static async #openOnce(path: string): Promise<Lookup> {
+    const database = await new Promise<sqlite3.Database>((resolve, reject) => {
+      const opened = new sqlite3.Database(path, (error) => (error === null ? resolve(opened) : reject(error)));
+    });
+    // sqlite3 kills the process by an error that nobody takes; every statement has its own callback, this is for the rest.
+    database.on('error', () => undefined);
+    database.configure('busyTimeout', busyWaitMs);
+    const lookup = new Lookup(database);
+    try {
+      const [version] = await lookup.#all<{ user_version: number }>('PRAGMA user_version', []);
+      if (version !== undefined && version.user_version !== 0 && version.user_version !== schemaVersion)
+        throw new UkeyError('internal', 'the index is of another version');
+      await lookup.#exec(tables);
+      await lookup.#all('SELECT sequence FROM entry LIMIT 1', []);
+      return lookup;
+    } catch (error) {
+      await lookup.close();
+      throw error;
+    }
+  }
+
+  /** What the index reaches, or null when it is empty. */
+  async head(): Promise<IndexHead | null> {
+    const [row] = await this.#all<IndexHead>('SELECT token_id AS tokenId, batch, seal_hash AS sealHash FROM head', []);
+    return row ?? null;
+  }
+
+  /** Rows and the head that they lead to, in one transaction. */
+  write(rows: readonly IndexRow[], head: IndexHead): Promise<void> {
+    const packed = JSON.stringify(
+      rows.map((row) => [row.sequence, row.batch, row.place, row.kind, row.number, row.terminal, row.keyHash, row.digest, row.corrects]),
+    );
+    return this.#serial(async () => {
+      await this.#exec('BEGIN IMMEDIATE');
+      try {
+        await this.#run(insertRows, [packed]);
+        await this.#run(setHead, [head.tokenId, head.batch, head.sealHash]);
+        await this.#exec('COMMIT');
+      } catch (error) {
+        await this.#exec('ROLLBACK').catch(() => undefined); // the first error is the one to tell
+        throw error;
+      }
+    });
+  }
+
+  clear(): Promise<void> {
+    return this.#serial(() => this.#exec('DELETE FROM entry; DELETE FROM head;'));
+  }
+
+  byKey(keyHash: string): Promise<IndexRow | null> {
+    return this.#one(`SELECT ${columns} FROM entry WHERE key_hash = ?`, [keyHash]);
+  }
+
+  byNumber(number: string): Promise<IndexRow | null> {
+    return this.#one(`SELECT ${columns} FROM entry WHERE number = ?`, [number]);
+  }
+
+  bySequence(sequence: number): Promise<IndexRow | null> {
+    return this.#one(`SELECT ${columns} FROM entry WHERE sequence = ?`, [sequence]);
+  }
+
+  /** Newest document of one terminal, or of all when null. */
+  newest(terminal: string | null): Promise<IndexRow | null> {
+    return terminal === null
+      ? this.#one(`SELECT ${columns} FROM entry WHERE number IS NOT NULL ORDER BY sequence DESC LIMIT 1`, [])
+      : this.#one(`SELECT ${columns} FROM entry WHERE terminal = ? ORDER BY sequence DESC LIMIT 1`, [terminal]);
+  }
+
+  /** Credit notes that take back from this document. */
+  correctionsOf(sequence: number): Promise<IndexRow[]> {
+    return this.#serial(() => this.#all<IndexRow>(`SELECT ${columns} FROM entry WHERE corrects = ? ORDER BY sequence`, [sequence]));
+  }
+
+  async close(): Promise<void> {
+    await this.#queue.catch(() => undefined); // each caller has had its own error
+    await new Promise<void>((resolve) => this.#database.close(() => resolve()));
+  }
+
+  async #one(sql: string, parameters: readonly Parameter[]): Promise<IndexRow | null> {
+    const rows = await this.#serial(() => this.#all<IndexRow>(sql, parameters));
+    return rows[0] ?? null;
+  }
+
+  /** sqlite3 mixes transactions of one handle: everything goes one after the other. */
+  #serial<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#queue.then(work, work);
+    this.#queue = result.catch(() => undefined);
+    return result;
+  }
+
+  #all<T>(sql: string, parameters: readonly Parameter[]): Promise<T[]> {
+    return new Promise((resolve, reject) => {
+      this.#database.all<T>(sql, parameters, (error, rows) => (error === null ? resolve(rows) : reject(error)));
+    });
+  }
+
+  #run(sql: string, parameters: readonly Parameter[]): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#database.run(sql, parameters, (error: Error | null) => (error === null ? resolve() : reject(error)));
+    });
+  }
+
+  #exec(sql: string): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#database.exec(sql, (error) => (error === null ? resolve() : reject(error)));
+    });
+  }
+}

@@ -1,0 +1,64 @@
+// Owns: the one word for what the service can do now, with the reason and who must act. Pure: facts in, standing out.
+import { type ErrorCode, errorTable, unreachable } from '#ipc-schema/errors.ts';
+import type { Link, Standing } from '#ipc-schema/methods.ts';
+import type { Verdict } from './limits.ts';
+
+export type HoldingFact =
+  | { readonly kind: 'starting' }
+  | { readonly kind: 'absent'; readonly reason: string }
+  | { readonly kind: 'blank' }
+  | { readonly kind: 'locked'; readonly pinLocked: boolean }
+  | { readonly kind: 'mounting' }
+  | { readonly kind: 'open'; readonly verdict: Verdict; readonly roomLeft: boolean; readonly link: Link }
+  | { readonly kind: 'halted'; readonly reason: string };
+
+export interface StandingReport {
+  readonly standing: Standing;
+  readonly reason: string;
+  /** Empty when nobody needs to act. */
+  readonly action: string;
+}
+
+const report = (standing: Standing, reason: string, action = ''): StandingReport => ({ standing, reason, action });
+
+export function standingOf(fact: HoldingFact): StandingReport {
+  switch (fact.kind) {
+    case 'starting':
+      return report('no-token', 'the token is being opened', 'Wait a moment.');
+    case 'absent':
+      return report('no-token', fact.reason, errorTable['no-token'].action);
+    case 'blank':
+      return report('no-token', 'the token is blank', 'Provision it (ukeyctl provision).');
+    case 'locked':
+      return fact.pinLocked
+        ? report('locked', 'the PIN is locked after too many wrong tries', errorTable['pin-locked'].action)
+        : report('locked', 'the token waits for its PIN', errorTable.locked.action);
+    case 'mounting':
+      return report('locked', 'the ledger is being read', 'Wait a moment.');
+    case 'halted':
+      return report('halted', fact.reason, errorTable.halted.action);
+    case 'open':
+      return openStanding(fact);
+    default:
+      return unreachable(fact);
+  }
+}
+
+function openStanding(fact: Extract<HoldingFact, { kind: 'open' }>): StandingReport {
+  if (!fact.roomLeft) return report('store-full', 'the FLASH has no room for another batch', errorTable['store-full'].action);
+  if (fact.verdict.kind === 'refuse') return report(standingFor(fact.verdict.code), fact.verdict.why, errorTable[fact.verdict.code].action);
+  switch (fact.link) {
+    case 'up':
+      return report('issuing-online', 'the ticket server answers');
+    case 'down':
+      return report('issuing-offline', 'the ticket server does not answer; invoices wait on the token');
+    case 'unknown':
+      return report('issuing-offline', 'the ticket server has not been reached yet; invoices wait on the token');
+    default:
+      return unreachable(fact.link);
+  }
+}
+
+function standingFor(code: ErrorCode): Standing {
+  return code === 'clock-untrusted' ? 'clock-untrusted' : 'limit-reached';
+}
