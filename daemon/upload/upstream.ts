@@ -1,0 +1,122 @@
+// Owns: talking HTTPS to the ticket server: probe, upload, enrolment. The only place that opens a network connection.
+// Invariants: every call has one deadline over all of it (Node has none of its own); answers are bounded; redirects are never followed; nothing is
+// believed for coming over TLS alone: probe answers and acknowledgements carry the server's signature.
+// Errors: UnreachableError-like failures are UkeyError `offline`; refusals of the server come back as values.
+import https from 'node:https';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import { decodeJson } from '#ipc-schema/json.ts';
+import { check } from '#ipc-schema/schema.ts';
+import { type Enrolment, enrolmentSchema, mediaTypes, paths, type Refusal, refusalSchema } from '#ipc-schema/upstream.ts';
+
+export const probeTimeoutMs = 3_000;
+export const uploadTimeoutMs = 30_000;
+const answerMaxBytes = 256 * 1024;
+
+export interface ServerAddress {
+  readonly url: string;
+  /** DER, base64; null: the system's roots. */
+  readonly tlsCertificate: string | null;
+}
+
+export type UploadAnswer =
+  | { readonly kind: 'acknowledged'; readonly signed: Uint8Array }
+  | { readonly kind: 'refused'; readonly status: number; readonly refusal: Refusal | null; readonly retryAfterMs: number | null };
+
+interface HttpAnswer {
+  readonly status: number;
+  readonly body: Uint8Array;
+  readonly retryAfterMs: number | null;
+}
+
+export class Upstream {
+  readonly #base: URL;
+  readonly #agent: https.Agent;
+
+  constructor(address: ServerAddress) {
+    this.#base = new URL(address.url);
+    const ca = address.tlsCertificate === null ? {} : { ca: pemOf(address.tlsCertificate) };
+    this.#agent = new https.Agent({ keepAlive: true, maxSockets: 4, minVersion: 'TLSv1.2', ...ca });
+  }
+
+  /** The signed answer's bytes. Throws offline. */
+  async probe(nonce: Uint8Array): Promise<Uint8Array> {
+    const answer = await this.#call('GET', `${paths.probe}?nonce=${Buffer.from(nonce).toString('hex')}`, null, probeTimeoutMs);
+    if (answer.status !== 200) throw new UkeyError('offline', `the probe was answered with status ${answer.status}`);
+    return answer.body;
+  }
+
+  /** Throws offline when no answer came. */
+  async upload(sealed: Uint8Array): Promise<UploadAnswer> {
+    const answer = await this.#call('POST', paths.batches, { type: mediaTypes.upload, bytes: sealed }, uploadTimeoutMs);
+    if (answer.status === 200) return { kind: 'acknowledged', signed: answer.body };
+    return { kind: 'refused', status: answer.status, refusal: refusalOf(answer.body), retryAfterMs: answer.retryAfterMs };
+  }
+
+  /** Throws offline when no answer came, forbidden when the server refuses the code or the request. */
+  async enrol(request: Uint8Array): Promise<Enrolment> {
+    const answer = await this.#call('POST', paths.enrol, { type: mediaTypes.cose, bytes: request }, uploadTimeoutMs);
+    if (answer.status !== 200) {
+      const refusal = refusalOf(answer.body);
+      throw new UkeyError('forbidden', `the ticket server refuses the enrolment: ${refusal?.message ?? `status ${answer.status}`}`, {
+        action: 'Ask headquarters for a new enrolment ticket.',
+      });
+    }
+    return check(enrolmentSchema, decodeJson(answer.body));
+  }
+
+  close(): void {
+    this.#agent.destroy();
+  }
+
+  #call(
+    method: 'GET' | 'POST',
+    path: string,
+    body: { readonly type: string; readonly bytes: Uint8Array } | null,
+    timeoutMs: number,
+  ): Promise<HttpAnswer> {
+    const headers = body === null ? {} : { 'content-type': body.type, 'content-length': String(body.bytes.length) };
+    return new Promise((resolve, reject) => {
+      const fail = (cause: unknown): void => {
+        const why = cause instanceof Error ? cause.message : String(cause);
+        reject(new UkeyError('offline', `the ticket server cannot be reached: ${why}`, { cause }));
+      };
+      const options = { agent: this.#agent, method, headers, signal: AbortSignal.timeout(timeoutMs) };
+      const request = https.request(new URL(path, this.#base), options, (response) => {
+        const parts: Buffer[] = [];
+        let length = 0;
+        response.on('data', (part: Buffer) => {
+          length += part.length;
+          if (length > answerMaxBytes) request.destroy(new Error('the answer is too long'));
+          else parts.push(part);
+        });
+        response.on('error', fail);
+        response.on('end', () =>
+          resolve({
+            status: response.statusCode ?? 0,
+            body: Buffer.concat(parts),
+            retryAfterMs: retryAfterOf(response.headers['retry-after']),
+          }),
+        );
+      });
+      request.on('error', fail);
+      request.end(body?.bytes);
+    });
+  }
+}
+
+function pemOf(derBase64: string): string {
+  return `-----BEGIN CERTIFICATE-----\n${derBase64.replace(/(.{64})(?=.)/g, '$1\n')}\n-----END CERTIFICATE-----\n`;
+}
+
+/** Seconds form only (RFC 9110 §10.2.3); a date is left out: back-off is monotonic. */
+function retryAfterOf(header: string | undefined): number | null {
+  return header !== undefined && /^\d{1,6}$/.test(header) ? Number(header) * 1000 : null;
+}
+
+function refusalOf(body: Uint8Array): Refusal | null {
+  try {
+    return check(refusalSchema, decodeJson(body));
+  } catch {
+    return null; // whoever answered, it was not our server: the status alone counts
+  }
+}
