@@ -4,6 +4,7 @@ import type { KeyObject } from 'node:crypto';
 import { decodeCbor, encodeCbor, FieldReader, malformed } from './cbor.ts';
 import { decodeSign1, keyIdOfSpki, openSign1, publicKeyFromSpki, toBeSigned, verifySignature } from './cose.ts';
 import { hashBytes } from './merkle.ts';
+import { sumPattern } from './money.ts';
 import { base64Text, check, instantText, nameText, text, z } from './schema.ts';
 
 export const paths = {
@@ -11,9 +12,16 @@ export const paths = {
   enrol: '/v1/enrol',
   batches: '/v1/batches',
   tokens: '/v1/tokens',
+  authority: '/v1/authority',
 } as const;
 
-export const mediaTypes = { upload: 'application/ukey-upload+hpke', cose: 'application/cose', json: 'application/json' } as const;
+export const mediaTypes = {
+  upload: 'application/ukey-upload+hpke',
+  cose: 'application/cose',
+  json: 'application/json',
+  cbor: 'application/cbor',
+  certificate: 'application/pkix-cert',
+} as const;
 
 /** Batches in one upload, and bytes of its body before compression. */
 export const uploadMaxBatches = 256;
@@ -23,7 +31,7 @@ export const nonceBytes = 16;
 export const uploadInfo = 'ukey upload 1';
 export const recoveryInfo = 'ukey recovery 1';
 
-// ---- Probe: GET /v1/probe?nonce=<hex> -> COSE_Sign1 of [1, nonce, serverTimeMs] by the server's ack key.
+// ---- Probe: GET /v1/probe?nonce=<hex> -> COSE_Sign1 of [1, "probe", nonce, serverTimeMs] by the server's ack key.
 
 export interface ProbeAnswer {
   readonly nonce: Uint8Array;
@@ -39,13 +47,14 @@ export function openProbe(bytes: Uint8Array, ackKey: KeyObject, nonce: Uint8Arra
   const fields = new FieldReader('probe', decodeCbor(openSign1(bytes, ackKey, 'probe').payload, 'probe'));
   fields.version(1);
   if (fields.text('purpose') !== 'probe') throw malformed('probe', 'is signed for something else');
-  const answer = { nonce: fields.bytes('nonce', nonceBytes), serverTimeMs: fields.count('serverTimeMs') };
+  const answer = { nonce: fields.bytes('nonce', nonceBytes), serverTimeMs: fields.instantMs('serverTimeMs') };
   fields.end();
   if (Buffer.compare(answer.nonce, nonce) !== 0) throw malformed('probe', 'answers another nonce');
   return answer;
 }
 
 // ---- Upload: POST /v1/batches, body = HPKE-sealed zstd of [1, tokenId, [batch bytes, ...]].
+// Sealed: RFC 9180 base mode, DHKEM(P-256, HKDF-SHA256), HKDF-SHA256, AES-256-GCM; info = uploadInfo, aad empty; bytes = enc (65) || ciphertext.
 
 export interface Upload {
   readonly tokenId: Uint8Array;
@@ -57,7 +66,9 @@ export function encodeUpload(upload: Upload): Uint8Array {
   return encodeCbor([1, upload.tokenId, upload.batches]);
 }
 
+/** Throws invalid-request unless the bytes are one upload; the batches inside are not looked at. */
 export function decodeUpload(bytes: Uint8Array): Upload {
+  if (bytes.length > uploadMaxBytes) throw malformed('upload', 'is too long');
   const fields = new FieldReader('upload', decodeCbor(bytes, 'upload'));
   fields.version(1);
   const tokenId = fields.bytes('tokenId', 16);
@@ -86,7 +97,7 @@ export interface Acknowledgement {
   readonly upToBatch: number;
   readonly headSealHash: Uint8Array;
   readonly serverTimeMs: number;
-  /** Sequences that are stored but could not be accepted and wait for a person. */
+  /** Sequences that are stored but could not be accepted and wait for a person; ascending. */
   readonly parked: readonly number[];
 }
 
@@ -96,14 +107,23 @@ export function acknowledgementPayload(ack: Acknowledgement): Uint8Array {
 
 /** Throws invalid-request unless the server signed it. Whether it is for this token and head is the ledger's to decide. */
 export function openAcknowledgement(bytes: Uint8Array, ackKey: KeyObject): Acknowledgement {
-  const fields = new FieldReader('acknowledgement', decodeCbor(openSign1(bytes, ackKey, 'acknowledgement').payload, 'acknowledgement'));
+  return decodeAcknowledgement(openSign1(bytes, ackKey, 'acknowledgement').payload);
+}
+
+/** For one that our own seal already covers: it was verified before it became an entry. */
+export function openAcknowledgementUnverified(bytes: Uint8Array): Acknowledgement {
+  return decodeAcknowledgement(decodeSign1(bytes, 'acknowledgement').payload);
+}
+
+function decodeAcknowledgement(payload: Uint8Array): Acknowledgement {
+  const fields = new FieldReader('acknowledgement', decodeCbor(payload, 'acknowledgement'));
   fields.version(1);
   if (fields.text('purpose') !== 'ack') throw malformed('acknowledgement', 'is signed for something else');
   const ack = {
     tokenId: fields.bytes('tokenId', 16),
     upToBatch: fields.count('upToBatch'),
     headSealHash: fields.bytes('headSealHash', hashBytes),
-    serverTimeMs: fields.count('serverTimeMs'),
+    serverTimeMs: fields.instantMs('serverTimeMs'),
     parked: fields.list('parked').map((sequence) => {
       if (typeof sequence !== 'number' || !Number.isSafeInteger(sequence) || sequence < 1)
         throw malformed('acknowledgement', 'parks no sequence');
@@ -111,6 +131,8 @@ export function openAcknowledgement(bytes: Uint8Array, ackKey: KeyObject): Ackno
     }),
   };
   fields.end();
+  if (ack.parked.some((sequence, at) => at > 0 && sequence <= (ack.parked[at - 1] ?? 0)))
+    throw malformed('acknowledgement', 'parks sequences out of order');
   return ack;
 }
 
@@ -137,6 +159,7 @@ export function decodeAcknowledgementBody(bytes: Uint8Array): AcknowledgementBod
     nextOldestMs: fields.countOrNull('nextOldestMs'),
   };
   fields.end();
+  if (!sumPattern.test(body.releasedAmount)) throw malformed('acknowledgement entry', 'releases an amount that is not a decimal');
   return body;
 }
 
@@ -153,7 +176,7 @@ export function enrolmentPayload(request: EnrolmentRequest): Uint8Array {
   return encodeCbor([1, 'enrol', request.spki, request.serial, request.code]);
 }
 
-/** Verifies that the sender holds the private key of the public key inside (proof of possession). */
+/** Verifies that the sender holds the private key of the public key inside (proof of possession). Throws invalid-request otherwise. */
 export function openEnrolment(bytes: Uint8Array): EnrolmentRequest {
   const sign1 = decodeSign1(bytes, 'enrolment');
   const fields = new FieldReader('enrolment', decodeCbor(sign1.payload, 'enrolment'));
@@ -161,12 +184,19 @@ export function openEnrolment(bytes: Uint8Array): EnrolmentRequest {
   if (fields.text('purpose') !== 'enrol') throw malformed('enrolment', 'is signed for something else');
   const request = { spki: fields.bytes('spki'), serial: fields.text('serial'), code: fields.text('code') };
   fields.end();
+  if (!isSerial(request.serial) || !nameText.safeParse(request.code).success)
+    throw malformed('enrolment', 'has a serial or code out of form');
   const key = publicKeyFromSpki(request.spki);
   if (Buffer.compare(keyIdOfSpki(request.spki), sign1.keyId) !== 0) throw malformed('enrolment', 'names another key');
   if (!verifySignature(sign1.algorithm, key, toBeSigned(sign1.protectedBytes, sign1.payload), sign1.signature)) {
     throw malformed('enrolment', 'has a signature that does not hold');
   }
   return request;
+}
+
+/** A token's serial as its maker wrote it: 1 to 64 characters. */
+function isSerial(serial: string): boolean {
+  return text(1, 64).safeParse(serial).success;
 }
 
 /** What the authority answers: certificates as DER, signed documents as COSE_Sign1, all base64. */
@@ -189,7 +219,9 @@ export const enrolmentTicketSchema = z.strictObject({
 });
 export type EnrolmentTicket = z.infer<typeof enrolmentTicketSchema>;
 
-// ---- What the server shows: GET /v1/tokens, /v1/tokens/<id>, /v1/tokens/<id>/entries?number=|sequence=|from=&limit=
+// ---- What the server shows: GET /v1/tokens?after=&limit= -> tokenListSchema; /v1/tokens/<id> -> tokenViewSchema;
+// /v1/tokens/<id>/entries?number=|sequence=|from=&limit= -> entryListSchema; /v1/tokens/<id>/batches?from=&limit= -> stored batches as an
+// Upload in CBOR (404 past the last); /v1/tokens/<id>/certificate and /v1/authority -> certificates, DER.
 
 export const tokenViewSchema = z.strictObject({
   tokenId: z.string(),
@@ -219,6 +251,10 @@ export const entryViewSchema = z.strictObject({
   evidence: base64Text,
 });
 export type EntryView = z.infer<typeof entryViewSchema>;
+
+export const tokenListSchema = z.strictObject({ tokens: z.array(tokenViewSchema) });
+/** Fewer than asked for when the next entry would make the answer too large: go on after the last. */
+export const entryListSchema = z.strictObject({ entries: z.array(entryViewSchema) });
 
 export function parseTicket(value: unknown): EnrolmentTicket {
   return check(enrolmentTicketSchema, value);

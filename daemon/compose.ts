@@ -1,0 +1,245 @@
+// Owns: from configuration to a running service: parts opened in order, closed in reverse. The only file that knows all rooms.
+// Order: state folder and its lock -> holder -> custody (ledger) -> uploader and timetable -> desk -> doors. The doors open last: who can connect is served.
+import { randomBytes } from 'node:crypto';
+import { mkdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import * as backlog from '#desk/backlog.ts';
+import { Deliveries } from '#desk/deliveries.ts';
+import * as find from '#desk/find.ts';
+import * as issuing from '#desk/issue.ts';
+import * as provisioning from '#desk/provision.ts';
+import * as session from '#desk/session.ts';
+import * as status from '#desk/status.ts';
+import { Terminals } from '#desk/terminals.ts';
+import { type Clock, systemClock } from '#ground/clock.ts';
+import type { Config } from '#ground/config.ts';
+import { takeLock } from '#ground/lock.ts';
+import { type Log, whyOf } from '#ground/log.ts';
+import { machineFacts } from '#ground/machine.ts';
+import type { HolderConfig } from '#holder/configuration.ts';
+import type { Holder, HolderEvents, HolderState } from '#holder/holder.ts';
+import { startHolder } from '#holder/parent.ts';
+import { type Handlers, type Service, serve } from '#ipc/serve.ts';
+import { isFiscal } from '#ipc-schema/entry.ts';
+import type { EventName } from '#ipc-schema/methods.ts';
+import { type Methods, methods } from '#ipc-schema/methods.ts';
+import { Custody } from '#ledger/custody.ts';
+import { openTimetable, type Timetable } from '#upload/timetable.ts';
+import { Uploader } from '#upload/uploader.ts';
+
+/** What tests replace; everything else is as in production. */
+export interface Overrides {
+  readonly clock?: Clock;
+  startHolder?(config: HolderConfig, events: HolderEvents, log: Log): Holder;
+}
+
+export interface RunningService {
+  readonly custody: Custody;
+  readonly service: Service;
+  close(): Promise<void>;
+}
+
+const standingWatchMs = 1_000;
+const limitSteps = [50, 75, 90, 100] as const;
+
+export async function compose(config: Config, log: Log, overrides: Overrides = {}): Promise<RunningService> {
+  const clock = overrides.clock ?? systemClock;
+  const closing: (() => Promise<void> | void)[] = [];
+  const close = async (): Promise<void> => {
+    for (const step of closing.splice(0).reverse()) await step();
+  };
+  try {
+    mkdirSync(config.state, { recursive: true, mode: 0o700 });
+    const lock = takeLock(path.join(config.state, 'ukeyd.lock'));
+    closing.push(() => lock.release());
+    const parts = openParts(config, log, clock, overrides, closing);
+    const service = await openDoors(config, log, clock, parts);
+    closing.push(() => service.close());
+    parts.announce(service);
+    machineFacts().then(
+      (facts) => log.info('machine', { ...facts }),
+      (error: unknown) => log.debug('the machine tells nothing about itself', { why: whyOf(error) }),
+    );
+    return { custody: parts.custody, service, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+interface Parts {
+  readonly holder: Holder;
+  readonly custody: Custody;
+  readonly uploader: Uploader;
+  readonly timetable: Timetable;
+  readonly deliveries: Deliveries;
+  readonly terminals: Terminals;
+  readonly provision: provisioning.ProvisionParts;
+  /** From now on events reach subscribers. */
+  announce(service: Service): void;
+}
+
+function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides, closing: (() => Promise<void> | void)[]): Parts {
+  const terminals = new Terminals(config.state);
+  const deliveries = new Deliveries();
+  const herald = new Herald(clock);
+  // The holder calls back before the parts above it stand; its first states wait here.
+  let follow: (state: HolderState) => void = () => undefined;
+  const events: HolderEvents = { onState: (state) => follow(state) };
+  const holder = (overrides.startHolder ?? startChild)(holderConfig(config), events, log);
+  closing.push(() => holder.close());
+  const custody: Custody = new Custody({
+    holder,
+    clock,
+    log,
+    stateDirectory: config.state,
+    link: () => uploader.link,
+    onCommitted: (entries) => {
+      uploader.committed();
+      for (const { leaf } of entries)
+        if (isFiscal(leaf.kind)) herald.tell('issued', { sequence: leaf.sequence, number: leaf.number, total: leaf.total });
+      herald.limit(custody);
+    },
+    onChange: () => herald.standing(custody),
+    onOpened: (ledger) => provisioning.finish(provision, ledger),
+  });
+  const provision = { holder, custody, stateDirectory: config.state, log };
+  const uploader = new Uploader({
+    custody,
+    holder,
+    clock,
+    log,
+    random: Math.random,
+    onLink: (link) => {
+      if (link === 'down') deliveries.giveUp();
+      log.info('link', { link });
+      herald.tell('link', { link });
+      herald.standing(custody);
+    },
+    onAcknowledged: (upToBatch) => {
+      deliveries.acknowledged(upToBatch);
+      herald.tell('acknowledged', { upToBatch });
+      herald.standing(custody);
+    },
+  });
+  const unattended =
+    config.token.pin_file === undefined
+      ? null
+      : new session.UnattendedLogin({ pinFile: config.token.pin_file, stateDirectory: config.state, holder, log });
+  follow = (state) => {
+    log.info('token', { state: state.kind, reason: 'reason' in state ? state.reason : undefined });
+    custody.follow(state);
+    if (state.kind === 'locked')
+      unattended?.attempt(state).catch((error: unknown) => log.error('unattended login failed', { why: whyOf(error) }));
+  };
+  follow(holder.state());
+  const timetable = openTimetable(config.upload.probe, clock, () => uploader.probe());
+  const watch = setInterval(() => herald.standing(custody), standingWatchMs);
+  closing.push(async () => {
+    clearInterval(watch);
+    timetable.close();
+    deliveries.giveUp();
+    await uploader.close();
+    await custody.drained();
+    await custody.close();
+  });
+  return { holder, custody, uploader, timetable, deliveries, terminals, provision, announce: (service) => herald.attach(service) };
+}
+
+function startChild(config: HolderConfig, events: HolderEvents, log: Log): Holder {
+  return startHolder({ config, events, onChatter: (line) => log.info('holder', { line }) });
+}
+
+function holderConfig(config: Config): HolderConfig {
+  const { token } = config;
+  return {
+    module: token.module ?? null,
+    ...(token.label === undefined ? {} : { tokenLabel: token.label }),
+    ...(token.soft_token === undefined ? {} : { softTokenPath: token.soft_token }),
+    flashPath: token.flash,
+    imageBytes: token.flash_mib * 1024 * 1024,
+    presencePaths: token.presence,
+  };
+}
+
+async function openDoors(config: Config, log: Log, clock: Clock, parts: Parts): Promise<Service> {
+  const version = serverVersion();
+  return serve({
+    methods,
+    handlers: handlersOf(parts, clock, version),
+    tillSocketPath: config.socket,
+    adminSocketPath: config.admin_socket,
+    group: config.socket_group,
+    findTerminal: (id) => parts.terminals.find(id),
+    standing: () => parts.custody.standing().standing,
+    serverName: `ukeyd/${version}`,
+    clock,
+    randomBytes,
+    report: (level, what, facts) => log[level](what, facts),
+  });
+}
+
+function handlersOf(parts: Parts, clock: Clock, version: string): Handlers<Methods> {
+  const { custody, holder, uploader, timetable, deliveries, terminals, provision } = parts;
+  const link = () => uploader.link;
+  const issue = { custody, clock, deliveries, link };
+  const waiting = { custody, link, report: () => uploader.report, nextProbe: () => timetable.nextRun(), probe: () => uploader.probe() };
+  const standing = { custody, holder, clock, backlog: waiting, version };
+  return {
+    'invoice.issue': (caller, params) => issuing.issue(issue, caller.terminal, params),
+    'invoice.preview': (caller, params) => issuing.preview(issue, caller.terminal, params),
+    'invoice.get': (caller, params) => find.get(custody, caller.terminal, params),
+    'invoice.last': (caller) => find.last(custody, caller.roles.includes('auditor') ? null : caller.terminal),
+    'session.login': (_caller, params) => session.login({ holder, custody }, params),
+    'session.logout': () => session.logout({ holder, custody }),
+    'backlog.status': () => backlog.status(waiting),
+    'backlog.flush': () => backlog.flush(waiting),
+    'service.status': () => status.serviceStatus(standing),
+    'service.identity': () => status.identity(custody),
+    'token.provision': (_caller, params) => provisioning.provision(provision, params),
+    'terminal.enrol': async (_caller, params) => terminals.enrol(params.terminal, params.role),
+    'terminal.list': async () => ({ terminals: terminals.list() }),
+    'terminal.remove': async (_caller, params) => terminals.remove(params.terminal),
+  };
+}
+
+function serverVersion(): string {
+  const content = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
+  return content.version;
+}
+
+/** Tells subscribers what has happened, each change once. */
+class Herald {
+  readonly #clock: Clock;
+  #service: Service | null = null;
+  #standing = '';
+  #limitStep = 0;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  attach(service: Service): void {
+    this.#service = service;
+  }
+
+  tell(event: EventName, facts: Readonly<Record<string, unknown>>): void {
+    this.#service?.publish({ event, at: new Date(this.#clock.wallMs()).toISOString(), ...facts });
+  }
+
+  standing(custody: Custody): void {
+    const report = custody.standing();
+    if (report.standing === this.#standing) return;
+    this.#standing = report.standing;
+    this.tell('standing', { ...report });
+    this.limit(custody);
+  }
+
+  /** At 50, 75, 90 and 100 %, once on the way up; an acknowledgement sets the steps back. */
+  limit(custody: Custody): void {
+    const usedPercent = custody.budget()?.usedPercent ?? 0;
+    const step = limitSteps.findLast((at) => usedPercent >= at) ?? 0;
+    if (step > this.#limitStep) this.tell('limit', { usedPercent, step });
+    this.#limitStep = step;
+  }
+}

@@ -1,0 +1,34 @@
+// Owns: requests that wait for the server's acknowledgement of their batch.
+// Invariants: a wait is bounded (ackWaitMs) and never holds up anybody else; its end says what is true: acknowledged or not yet.
+
+export const ackWaitMs = 20_000;
+
+export class Deliveries {
+  readonly #waiting = new Set<{ readonly batchIndex: number; wake(acknowledged: boolean): void }>();
+
+  /** true when the batch was acknowledged within the time. */
+  wait(batchIndex: number): Promise<boolean> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => entry.wake(false), ackWaitMs);
+      const entry = {
+        batchIndex,
+        wake: (acknowledged: boolean): void => {
+          clearTimeout(timer);
+          this.#waiting.delete(entry);
+          resolve(acknowledged);
+        },
+      };
+      this.#waiting.add(entry);
+    });
+  }
+
+  /** Everything up to and with this batch is acknowledged. */
+  acknowledged(upToBatch: number): void {
+    for (const entry of [...this.#waiting]) if (entry.batchIndex <= upToBatch) entry.wake(true);
+  }
+
+  /** Nobody need wait any longer: the line is down or the service closes. */
+  giveUp(): void {
+    for (const entry of [...this.#waiting]) entry.wake(false);
+  }
+}

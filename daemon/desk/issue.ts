@@ -1,0 +1,140 @@
+// Owns: the errands invoice.issue and invoice.preview: request to draft, one `ledger.add`, and the answer.
+// Invariants: a key that was used before is answered with its invoice whatever has changed since (template, limits); an answer says what is true:
+// durable, acknowledged or not, what is left of the budget.
+import type { Clock } from '#ground/clock.ts';
+import type { Charter } from '#ipc-schema/charter.ts';
+import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+import { encodeEvidence, qrText } from '#ipc-schema/evidence.ts';
+import type { InvoiceRequest } from '#ipc-schema/invoice.ts';
+import type { Budget, Link, Result } from '#ipc-schema/methods.ts';
+import type { Custody } from '#ledger/custody.ts';
+import type { Issued, Ledger } from '#ledger/ledger.ts';
+import { judge } from '#ledger/limits.ts';
+import { keyHashOf } from '#ledger/lookup.ts';
+import type { DocumentDraft } from '#ledger/numbering.ts';
+import type { Committed } from '#ledger/stored.ts';
+import type { Deliveries } from './deliveries.ts';
+import { makeDraft } from './draft.ts';
+import { requestDigest } from './request-digest.ts';
+
+export interface IssueParts {
+  readonly custody: Custody;
+  readonly clock: Clock;
+  readonly deliveries: Deliveries;
+  link(): Link;
+}
+
+export async function issue(parts: IssueParts, terminal: string | null, request: InvoiceRequest): Promise<Result<'invoice.issue'>> {
+  const name = terminalOf(terminal);
+  const ledger = await parts.custody.use();
+  const charter = charterOf(ledger);
+  const issued = await issueOnce(parts, ledger, charter, name, request);
+  const acknowledged = await waitIfAsked(parts, ledger, charter, issued, request.wait);
+  return answer(issued, charter, budgetOf(parts.custody), acknowledged, request.brief === true);
+}
+
+async function issueOnce(parts: IssueParts, ledger: Ledger, charter: Charter, terminal: string, request: InvoiceRequest): Promise<Issued> {
+  let draft: DocumentDraft;
+  try {
+    draft = await draftOf(parts, ledger, charter, terminal, request);
+  } catch (error) {
+    const repeated = await ledger.repeat(keyHashOf(terminal, request.key), requestDigest(request));
+    if (repeated === null) throw error;
+    return repeated;
+  }
+  return ledger.add(draft);
+}
+
+async function draftOf(
+  parts: IssueParts,
+  ledger: Ledger,
+  charter: Charter,
+  terminal: string,
+  request: InvoiceRequest,
+): Promise<DocumentDraft> {
+  const named = request.corrects !== undefined && 'number' in request.corrects ? request.corrects.number : null;
+  const corrects = named === null ? null : await originalOf(ledger, named);
+  const tokenIdHex = Buffer.from(ledger.mount.tokenId).toString('hex');
+  return makeDraft(request, { terminal, tokenIdHex, charter, templates: ledger.templates, nowMs: parts.clock.wallMs(), corrects });
+}
+
+async function originalOf(ledger: Ledger, number: string): Promise<number> {
+  try {
+    const original = await ledger.find({ number });
+    if (original.leaf.kind === 'invoice') return original.leaf.sequence;
+  } catch (error) {
+    if (asUkeyError(error).code !== 'not-found') throw error;
+  }
+  throw new UkeyError('not-found', 'corrects.number: there is no such invoice on this token', { field: 'corrects.number' });
+}
+
+/** The same checks and totals as issuing; sequence and number are shown as what would come next is not known: zero and empty. */
+export async function preview(parts: IssueParts, terminal: string | null, request: InvoiceRequest): Promise<Result<'invoice.preview'>> {
+  const name = terminalOf(terminal);
+  const ledger = await parts.custody.use();
+  const charter = charterOf(ledger);
+  const draft = await draftOf(parts, ledger, charter, name, request);
+  const verdict = judge(parts.custody.limitFacts(ledger.tip, charter), draft.total);
+  if (verdict.kind === 'refuse') throw new UkeyError(verdict.code, verdict.why);
+  const document = Buffer.from(draft.body({ sequence: 0, number: '', issuedAtMs: parts.clock.wallMs() })).toString('utf8');
+  return { currency: draft.currency, total: draft.total, taxTotal: draft.taxTotal, document, budget: budgetOf(parts.custody) };
+}
+
+async function waitIfAsked(
+  parts: IssueParts,
+  ledger: Ledger,
+  charter: Charter,
+  issued: Issued,
+  wait: InvoiceRequest['wait'],
+): Promise<boolean> {
+  if (issued.batchIndex <= ledger.tip.ackedBatch) return true;
+  const mustWait = charter.mode === 'online';
+  if (!mustWait && (wait !== 'acknowledged' || parts.link() !== 'up')) return false;
+  const acknowledged = (await parts.deliveries.wait(issued.batchIndex)) || issued.batchIndex <= ledger.tip.ackedBatch;
+  if (mustWait && !acknowledged) {
+    throw new UkeyError('offline', 'the document is issued and durable, but the ticket server has not acknowledged it yet', {
+      action: 'Repeat with the same key until it is acknowledged; do not issue it under another key.',
+    });
+  }
+  return acknowledged;
+}
+
+export function answer(
+  committed: Committed & { readonly repeated?: boolean },
+  charter: Charter,
+  budget: Budget,
+  acknowledged: boolean,
+  brief: boolean,
+): Result<'invoice.issue'> {
+  const { leaf, body, evidence } = committed;
+  const evidenceBytes = encodeEvidence(evidence);
+  return {
+    number: leaf.number ?? '',
+    sequence: leaf.sequence,
+    issuedAt: new Date(leaf.issuedAtMs).toISOString(),
+    currency: leaf.currency ?? '',
+    total: leaf.total ?? '',
+    taxTotal: leaf.taxTotal ?? '',
+    ...(brief ? {} : { document: Buffer.from(body).toString('utf8'), evidence: Buffer.from(evidenceBytes).toString('base64') }),
+    qr: qrText(evidenceBytes, charter.verifyUrl),
+    delivery: acknowledged ? 'acknowledged' : 'pending',
+    repeated: committed.repeated ?? false,
+    budget,
+  };
+}
+
+export function charterOf(ledger: Ledger): Charter {
+  if (ledger.charter === null)
+    throw new UkeyError('halted', 'the ledger has no charter', { action: 'Provision the token again with its enrolment ticket.' });
+  return ledger.charter;
+}
+
+export function budgetOf(custody: Custody): Budget {
+  return custody.budget() ?? { hoursLeft: null, countLeft: null, amountLeft: null, single: null, usedPercent: 0 };
+}
+
+function terminalOf(terminal: string | null): string {
+  if (terminal === null)
+    throw new UkeyError('forbidden', 'documents are issued by enrolled terminals', { action: 'Authenticate as a till or ERP terminal.' });
+  return terminal;
+}

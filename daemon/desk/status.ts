@@ -1,0 +1,89 @@
+// Owns: the errands service.status and service.identity: what the service can do now, why, and who must act.
+// Invariants: answers in every state, also without a token; asks the holder for figures only while a token is open.
+import type { Clock } from '#ground/clock.ts';
+import type { Holder, HolderStatus } from '#holder/holder.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import type { Result, ServiceStatus } from '#ipc-schema/methods.ts';
+import { type Custody, floorOf } from '#ledger/custody.ts';
+import type { Ledger } from '#ledger/ledger.ts';
+import { clockToleranceMs } from '#ledger/limits.ts';
+import { type BacklogParts, backlogOf } from './backlog.ts';
+
+export interface StatusParts {
+  readonly custody: Custody;
+  readonly holder: Holder;
+  readonly clock: Clock;
+  readonly backlog: BacklogParts;
+  readonly version: string;
+}
+
+export async function serviceStatus(parts: StatusParts): Promise<ServiceStatus> {
+  const { custody, clock } = parts;
+  const { ledger } = custody;
+  const nowMs = clock.wallMs();
+  const floorMs = ledger === null ? null : floorOf(ledger.tip);
+  const charter = ledger?.charter ?? null;
+  return {
+    ...custody.standing(),
+    token: await tokenStatus(parts),
+    store: await storeStatus(parts, ledger),
+    templates: (ledger?.templates ?? []).map(({ id, version, currency }) => ({ id, version, currency })),
+    issuer: charter === null ? null : { taxId: charter.issuer.taxId, name: charter.issuer.name },
+    mode: charter?.mode ?? null,
+    budget: custody.budget(),
+    backlog: ledger === null ? null : backlogOf(parts.backlog, ledger),
+    clock: {
+      now: new Date(nowMs).toISOString(),
+      trusted: floorMs === null || nowMs >= floorMs - clockToleranceMs,
+      floor: floorMs === null || floorMs === 0 ? null : new Date(floorMs).toISOString(),
+    },
+    version: parts.version,
+  };
+}
+
+async function tokenStatus({ custody, holder }: StatusParts): Promise<ServiceStatus['token']> {
+  const { state } = custody;
+  if (!('facts' in state)) return null;
+  const { module, label, serial, model, triesLeft, pinState } = state.facts;
+  const tokenId = state.kind === 'open' ? Buffer.from(state.mount.tokenId).toString('hex') : null;
+  const figures = state.kind === 'open' ? await figuresOf(holder) : null;
+  const meanSignMs = figures?.meanSignMs ?? null;
+  return { module, label, serial, model, tokenId, triesLeft, pinState, signatures: figures?.signatures ?? 0, meanSignMs };
+}
+
+async function storeStatus({ holder }: StatusParts, ledger: Ledger | null): Promise<ServiceStatus['store']> {
+  const figures = ledger === null ? null : await figuresOf(holder);
+  if (ledger === null || figures === null) return null;
+  const { storePath, sizeBytes, usedBytes, mirror } = figures;
+  const { nextBatch, nextSequence } = ledger.tip;
+  const usedPercent = sizeBytes === 0 ? 0 : Math.floor((usedBytes / sizeBytes) * 1000) / 10;
+  return {
+    path: storePath,
+    sizeBytes,
+    usedBytes,
+    usedPercent,
+    batches: nextBatch - 1,
+    entries: nextSequence - 1,
+    tornBytes: ledger.mount.tornBytes,
+    mirror,
+  };
+}
+
+/** null: the token left while it was asked; the standing says so. */
+async function figuresOf(holder: Holder): Promise<HolderStatus | null> {
+  try {
+    return await holder.status();
+  } catch (error) {
+    if (error instanceof UkeyError) return null;
+    throw error;
+  }
+}
+
+export async function identity(custody: Custody): Promise<Result<'service.identity'>> {
+  const { mount } = await custody.use();
+  return {
+    tokenId: Buffer.from(mount.tokenId).toString('hex'),
+    certificate: Buffer.from(mount.certificate).toString('base64'),
+    authorityCertificate: Buffer.from(mount.authorityCertificate).toString('base64'),
+  };
+}

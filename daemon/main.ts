@@ -1,0 +1,56 @@
+// Owns: the service's process: arguments, signals, exit codes. `node daemon/main.ts --config FILE`.
+// Exit codes: 0 ended by a signal, 1 a fault, 2 wrong arguments or configuration, 3 another service holds the socket or the state folder.
+import process from 'node:process';
+import { parseArgs } from 'node:util';
+import { readConfig } from '#ground/config.ts';
+import { openLog, whyOf } from '#ground/log.ts';
+import { asUkeyError, type UkeyError } from '#ipc-schema/errors.ts';
+import { compose } from './compose.ts';
+
+const usage = 'Usage: ukeyd --config FILE.toml\n';
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({ options: { config: { type: 'string' }, help: { type: 'boolean' } }, strict: true });
+  if (values.help === true) {
+    process.stdout.write(usage);
+    return;
+  }
+  if (values.config === undefined) {
+    process.stderr.write(usage);
+    process.exitCode = 2;
+    return;
+  }
+  const config = readConfig(values.config);
+  const log = openLog(config.log);
+  process.on('uncaughtException', (error) => {
+    log.error('a fault nobody caught; the service ends and is started again by its manager', { why: whyOf(error), stack: error.stack });
+    process.exit(1);
+  });
+  const running = await compose(config, log);
+  let ending = false;
+  const end = (signal: string): void => {
+    if (ending) return;
+    ending = true;
+    log.info('ending', { signal });
+    running.close().then(
+      () => process.exit(0),
+      (error: unknown) => {
+        log.error('the service did not end cleanly', { why: whyOf(error) });
+        process.exit(1);
+      },
+    );
+  };
+  process.on('SIGTERM', () => end('SIGTERM'));
+  process.on('SIGINT', () => end('SIGINT'));
+}
+
+function exitCodeOf(error: UkeyError): number {
+  if (error.code === 'busy') return 3;
+  return error.code === 'invalid-request' ? 2 : 1;
+}
+
+main().catch((thrown: unknown) => {
+  const error = asUkeyError(thrown);
+  process.stderr.write(`ukeyd: ${error.code}: ${whyOf(error)}\n${error.action}\n`);
+  process.exit(exitCodeOf(error));
+});

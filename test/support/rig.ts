@@ -1,0 +1,151 @@
+// Owns: a whole world for tests: ticket server, service and one enrolled till, in a temporary folder, over real sockets and real TLS.
+// The service runs in this process; its holder is the real one, joined (fast) or as a child process.
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { compose, type Overrides, type RunningService } from '#daemon/compose.ts';
+import { type Config, parseConfig } from '#ground/config.ts';
+import { silentLog } from '#ground/log.ts';
+import { joinHolder } from '#holder/joined.ts';
+import { partsOf } from '#holder/parts.ts';
+import { type Client, connect } from '#ipc-schema/client.ts';
+import type { Params } from '#ipc-schema/methods.ts';
+import type { GrantOptions } from '#server/grant.ts';
+import { type RunningServer, startServer } from '#server/serve.ts';
+
+export const rigPin = '135790';
+
+export interface RigOptions {
+  readonly holder?: 'joined' | 'child';
+  readonly grant?: Partial<GrantOptions>;
+  readonly overrides?: Overrides;
+  /** Cron expression of the probes; default: hardly ever, tests ask for them. */
+  readonly probe?: string;
+  readonly pinFile?: boolean;
+}
+
+export interface Rig {
+  readonly directory: string;
+  readonly config: Config;
+  readonly server: RunningServer;
+  running: RunningService;
+  admin: Client;
+  till: Client;
+  /** Stops and starts the service on the same token; logs in. */
+  restart(): Promise<void>;
+  stopServer(): Promise<void>;
+  /** On the same port with the same data. */
+  startServer(): Promise<void>;
+  connectTill(): Promise<Client>;
+  close(): Promise<void>;
+}
+
+export const grant: GrantOptions = {
+  issuer: { taxId: 'GB123456789', name: 'Gifts Ltd', address: ['1 Market Street', 'Leeds'] },
+  currency: 'GBP',
+  mode: 'hybrid',
+  limits: { hours: 72, count: 10_000, amount: '10000000', single: '100000' },
+  series: [
+    { kind: 'invoice', prefix: 'A-', digits: 8, first: 1, last: 99_999_999 },
+    { kind: 'credit-note', prefix: 'C-', digits: 8, first: 1, last: 99_999_999 },
+  ],
+};
+
+export async function openRig(options: RigOptions = {}): Promise<Rig> {
+  const directory = mkdtempSync(path.join(os.tmpdir(), 'ukeyd-rig-'));
+  const overrides = { ...(options.holder === 'child' ? {} : { startHolder: joined }), ...options.overrides };
+  mkdirSync(path.join(directory, 'token'));
+  writeFileSync(path.join(directory, 'pin'), `${rigPin}\n`, { mode: 0o600 });
+  const config = parseConfig(configText(options), directory);
+  let server = await startServer({ directory: path.join(directory, 'server') });
+  const { port } = server;
+  const connectAdmin = (): Promise<Client> => connect({ socketPath: config.admin_socket, client: 'rig/1', waitMs: 2_000 });
+  let running = await compose(config, silentLog, overrides);
+  let admin = await connectAdmin();
+  const ticket = await server.createTicket({ ...grant, ...options.grant });
+  await admin.call('token.provision', { label: 'rig', pin: rigPin, soPin: '97531000', ticket });
+  const { secret } = await admin.call('terminal.enrol', { terminal: 'till-1', role: 'till' });
+  const connectTill = (): Promise<Client> =>
+    connect({ socketPath: config.socket, client: 'rig/1', terminal: 'till-1', secret: Buffer.from(secret, 'hex'), waitMs: 2_000 });
+  let till = await connectTill();
+  const hangUp = (): void => {
+    admin.close();
+    till.close();
+  };
+  const rig: Rig = {
+    directory,
+    config,
+    get server() {
+      return server;
+    },
+    get running() {
+      return running;
+    },
+    get admin() {
+      return admin;
+    },
+    get till() {
+      return till;
+    },
+    restart: async () => {
+      hangUp();
+      await running.close();
+      running = await compose(config, silentLog, overrides);
+      admin = await connectAdmin();
+      if (options.pinFile !== true) await loginWhenReady(admin);
+      till = await connectTill();
+    },
+    stopServer: () => server.close(),
+    startServer: async () => {
+      server = await startServer({ directory: path.join(directory, 'server'), port });
+    },
+    connectTill,
+    close: async () => {
+      hangUp();
+      await running.close();
+      await server.close();
+      rmSync(directory, { recursive: true, force: true });
+    },
+  };
+  return rig;
+}
+
+const joined: NonNullable<Overrides['startHolder']> = (config, events) =>
+  joinHolder({ ...partsOf(config), events, note: () => undefined, pollMs: 50 });
+
+/** The token is looked for after the start: until it is seen, a login is too early. */
+export async function loginWhenReady(admin: Client): Promise<void> {
+  const endMs = performance.now() + 5_000;
+  while ((await admin.call('service.status', {})).reason === 'the token is being opened' && performance.now() < endMs) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  await admin.call('session.login', { pin: rigPin });
+}
+
+function configText(options: RigOptions): string {
+  return [
+    'state = "state"',
+    'socket = "run/ukeyd.sock"',
+    'admin_socket = "run/ukeyd-admin.sock"',
+    '[token]',
+    'soft_token = "token/key.json"',
+    'flash = "token/flash.img"',
+    'flash_mib = 32',
+    'presence = ["token/key.json"]',
+    ...(options.pinFile === true ? ['pin_file = "pin"'] : []),
+    '[upload]',
+    `probe = "${options.probe ?? '0 0 1 1 *'}"`,
+  ].join('\n');
+}
+
+export function sale(key: string, more: Partial<Params<'invoice.issue'>> = {}): Params<'invoice.issue'> {
+  return {
+    key,
+    template: 'retail',
+    lines: [
+      { description: 'WHITE HANGING HEART T-LIGHT HOLDER', quantity: '6', unitPrice: '2.55', sku: '85123A' },
+      { description: 'WHITE METAL LANTERN', quantity: '6', unitPrice: '3.39', sku: '71053' },
+    ],
+    ...more,
+  };
+}
