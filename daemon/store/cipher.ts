@@ -23,6 +23,8 @@ const keyBytes = 32;
 /** Level 3 is where a typical invoice stops getting smaller. */
 const zstdLevel = 3;
 const zstdMinBytes = 64;
+/** Output is gathered in pieces of this size; the default of 128 KiB costs more than compressing an invoice. */
+const zstdChunkBytes = 8192;
 
 export type Purpose = 'frame' | 'checkpoint' | 'identity' | 'superblock';
 
@@ -111,7 +113,7 @@ export interface Packed {
 /** Compressed when that is smaller. */
 export function pack(payload: Uint8Array): Packed {
   if (payload.length >= zstdMinBytes) {
-    const packed = zstdCompressSync(payload, { params: { [constants.ZSTD_c_compressionLevel]: zstdLevel } });
+    const packed = zstdCompressSync(payload, { chunkSize: zstdChunkBytes, params: { [constants.ZSTD_c_compressionLevel]: zstdLevel } });
     if (packed.length < payload.length) return { flags: zstdFlag, bytes: packed };
   }
   return { flags: 0, bytes: payload };
@@ -121,7 +123,7 @@ export function pack(payload: Uint8Array): Packed {
 function unpack(flags: number, bytes: Buffer, payloadBytes: number): Buffer | null {
   if ((flags & zstdFlag) === 0) return bytes;
   try {
-    const payload = zstdDecompressSync(bytes, { maxOutputLength: payloadBytes });
+    const payload = zstdDecompressSync(bytes, { maxOutputLength: payloadBytes, chunkSize: Math.max(zstdMinBytes, payloadBytes) });
     return payload.length === payloadBytes ? payload : null;
   } catch {
     // Not zstd, or more than announced. Whoever wrote it held the key, but it is no frame of ours.

@@ -7,7 +7,18 @@ import { dirname } from 'node:path';
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import { type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
-import type { OpenFailure, ThreadAnswer, ThreadRequest, ThreadStart } from './device-thread.ts';
+import {
+  bellWord,
+  lengthWord,
+  type OpenFailure,
+  type Slot,
+  sharedBytes,
+  slotBytes,
+  slotOf,
+  type ThreadAnswer,
+  type ThreadRequest,
+  type ThreadStart,
+} from './device-protocol.ts';
 
 /** How long a writable open waits for a predecessor that is dying. */
 export const lockWaitMs = 3000;
@@ -33,22 +44,22 @@ interface Waiter {
 class Thread {
   readonly #worker: Worker;
   readonly #port: MessagePort;
-  readonly #bell: Int32Array;
+  readonly #slot: Slot;
   readonly #waiters: Waiter[] = [];
   #dead: UkeyError | null = null;
 
   constructor(path: string, options: FileDeviceOptions) {
     const { port1, port2 } = new MessageChannel();
-    const bell = new SharedArrayBuffer(4);
+    const shared = new SharedArrayBuffer(sharedBytes);
     const start: ThreadStart = {
       port: port2,
-      bell,
+      shared,
       path,
       readOnly: options.readOnly ?? false,
       lockWaitMs: options.lockWaitMs ?? lockWaitMs,
     };
     this.#port = port1;
-    this.#bell = new Int32Array(bell);
+    this.#slot = slotOf(shared);
     this.#worker = new Worker(threadUrl, { workerData: start, transferList: [port2], execArgv: [] });
     this.#worker.on('error', (cause) => this.#die(new UkeyError('unknown-outcome', "the device's thread died", { cause })));
     this.#worker.on('exit', () => this.#die(new UkeyError('unknown-outcome', "the device's thread ended")));
@@ -60,13 +71,29 @@ class Thread {
 
   ask(request: ThreadRequest): Promise<ThreadAnswer> {
     if (this.#waiters.length >= pendingRequestsMax) return Promise.reject(new UkeyError('busy', 'too many requests wait for the device'));
+    const idle = this.#waiters.length === 0;
     const answer = this.next();
     if (this.#dead === null) {
-      this.#port.postMessage(request);
-      Atomics.add(this.#bell, 0, 1);
-      Atomics.notify(this.#bell, 0);
+      this.#send(request, idle);
+      Atomics.add(this.#slot.words, bellWord, 1);
+      Atomics.notify(this.#slot.words, bellWord);
     }
     return answer;
+  }
+
+  /** The bytes are taken now; the caller may change its own afterwards. */
+  #send(request: ThreadRequest, idle: boolean): void {
+    if (request.kind !== 'write') {
+      this.#port.postMessage(request);
+    } else if (idle && request.bytes.length <= slotBytes) {
+      this.#slot.data.set(request.bytes);
+      this.#slot.position[0] = request.positionBytes;
+      Atomics.store(this.#slot.words, lengthWord, request.bytes.length);
+    } else {
+      // A copy of these bytes alone: cloning a view would clone all of the memory under it.
+      const bytes = new Uint8Array(request.bytes);
+      this.#port.postMessage({ ...request, bytes } satisfies ThreadRequest, [bytes.buffer]);
+    }
   }
 
   /** The next answer that nobody waits for yet. */

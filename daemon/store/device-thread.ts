@@ -1,32 +1,21 @@
 // Owns: the thread in which a device's system calls block: open, lock, read, write + fdatasync, close. Started by device-file.ts only.
 // Invariants: one request after the other; a write counts as done only when all bytes were taken and fdatasync said yes; after
 // the first failed write or sync every further one is refused (a second fdatasync would say yes without having written).
-// Requests come as messages and are fetched synchronously: sleeping in Atomics.wait wakes sooner than an event loop.
+// Requests are fetched synchronously: sleeping in Atomics.wait wakes sooner than an event loop. A short write that finds the
+// thread idle lies in shared memory (the slot), everything else comes as a message.
 import { spawnSync } from 'node:child_process';
 import { closeSync, constants, fdatasyncSync, fstatSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { type MessagePort, receiveMessageOnPort, workerData } from 'node:worker_threads';
-
-export interface ThreadStart {
-  readonly port: MessagePort;
-  readonly bell: SharedArrayBuffer;
-  readonly path: string;
-  readonly readOnly: boolean;
-  readonly lockWaitMs: number;
-}
-
-export type ThreadRequest =
-  | { readonly kind: 'read'; readonly positionBytes: number; readonly lengthBytes: number }
-  | { readonly kind: 'write'; readonly positionBytes: number; readonly bytes: Uint8Array }
-  | { readonly kind: 'close' };
-
-export type OpenFailure = 'absent' | 'in-use' | 'mounted' | 'unfit' | 'failed';
-
-export type ThreadAnswer =
-  | { readonly kind: 'open'; readonly sizeBytes: number; readonly sectorBytes: number }
-  | { readonly kind: 'not-open'; readonly reason: OpenFailure; readonly text: string }
-  | { readonly kind: 'done' }
-  | { readonly kind: 'bytes'; readonly bytes: Uint8Array }
-  | { readonly kind: 'failed'; readonly text: string };
+import {
+  bellWord,
+  lengthWord,
+  type OpenFailure,
+  type Slot,
+  slotOf,
+  type ThreadAnswer,
+  type ThreadRequest,
+  type ThreadStart,
+} from './device-protocol.ts';
 
 /** Sector of an image: files are written in sectors of at least this size on every disk. */
 const imageSectorBytes = 512;
@@ -157,17 +146,27 @@ function answer(fd: number, request: ThreadRequest): ThreadAnswer {
   }
 }
 
+function nextRequest(port: MessagePort, slot: Slot): ThreadRequest | null {
+  const lengthBytes = Atomics.load(slot.words, lengthWord);
+  if (lengthBytes > 0) {
+    Atomics.store(slot.words, lengthWord, 0);
+    // The near end fills the slot again only after this request was answered.
+    return { kind: 'write', positionBytes: slot.position[0] ?? 0, bytes: slot.data.subarray(0, lengthBytes) };
+  }
+  const message = receiveMessageOnPort(port);
+  return message === undefined ? null : (message.message as ThreadRequest);
+}
+
 function serve(start: ThreadStart, fd: number): void {
-  const bell = new Int32Array(start.bell);
+  const slot = slotOf(start.shared);
   let writesFail = false;
   for (let closed = false; !closed; ) {
-    const rung = Atomics.load(bell, 0);
-    const message = receiveMessageOnPort(start.port);
-    if (message === undefined) {
-      Atomics.wait(bell, 0, rung);
+    const rung = Atomics.load(slot.words, bellWord);
+    const request = nextRequest(start.port, slot);
+    if (request === null) {
+      Atomics.wait(slot.words, bellWord, rung);
       continue;
     }
-    const request = message.message as ThreadRequest;
     closed = request.kind === 'close';
     let reply: ThreadAnswer;
     try {
@@ -199,4 +198,4 @@ function run(start: ThreadStart): void {
 const start = workerData as ThreadStart;
 run(start);
 // The near end ends this thread: ending by itself could overtake the last answer.
-for (const bell = new Int32Array(start.bell); ; ) Atomics.wait(bell, 0, Atomics.load(bell, 0));
+for (const { words } = slotOf(start.shared); ; ) Atomics.wait(words, bellWord, Atomics.load(words, bellWord));

@@ -109,15 +109,31 @@ function probeLoop(): boolean {
 }
 
 describe.skipIf(!probeLoop())('a block device', () => {
+  // Loop devices outlive processes: whatever a test did not detach goes here, also when it failed.
+  const attached = new Set<string>();
+  const detachOwn = (path: string): void => {
+    attached.delete(path);
+    // The number may be another's by now: only a device over an image of this run is ours to detach.
+    const backing = spawnSync('losetup', ['--noheadings', '--output', 'BACK-FILE', path], { encoding: 'utf8' }).stdout;
+    if (backing.trim().startsWith(`${folder}/`)) spawnSync('losetup', ['--detach', path]);
+  };
+  afterAll(() => {
+    for (const path of attached) detachOwn(path);
+  });
   const attach = async (sizeBytes = 8 * mebibyte): Promise<{ path: string; detach: () => void }> => {
     const path = attachLoop(await newImage(sizeBytes));
     if (path === null) throw new Error('losetup could not attach an image');
-    return { path, detach: () => spawnSync('losetup', ['--detach', path]) };
+    attached.add(path);
+    return { path, detach: () => detachOwn(path) };
   };
 
   deviceSuite('a block device', async () => {
     const { path, detach } = await attach(mebibyte);
-    return { device: await openFileDevice(path), reopen: (readOnly) => openFileDevice(path, { readOnly }), clean: async () => detach() };
+    const device = await openFileDevice(path).catch((thrown: unknown) => {
+      detach();
+      throw thrown;
+    });
+    return { device, reopen: (readOnly) => openFileDevice(path, { readOnly }), clean: async () => detach() };
   });
 
   it('has the size that the kernel tells and one writer only', async () => {

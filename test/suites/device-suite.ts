@@ -78,6 +78,16 @@ export function deviceSuite(name: string, make: () => Promise<DeviceUnderTest>):
       expect(Buffer.compare(await device.read(0, device.sectorBytes), pattern(device, 1, 9))).toBe(0);
     });
 
+    it('takes long writes, and short views of long memory', async () => {
+      const { device } = await start();
+      const long = pattern(device, 131_072 / device.sectorBytes, 5);
+      const view = long.subarray(device.sectorBytes, 2 * device.sectorBytes);
+      await Promise.all([device.writeAndSync(0, long), device.writeAndSync(262_144, view), device.writeAndSync(524_288, long)]);
+      expect(Buffer.compare(await device.read(0, long.length), long)).toBe(0);
+      expect(Buffer.compare(await device.read(262_144, view.length), view)).toBe(0);
+      expect(Buffer.compare(await device.read(524_288, long.length), long)).toBe(0);
+    });
+
     it('refuses what is not whole sectors inside the device', async () => {
       const { device } = await start();
       const one = device.sectorBytes;
