@@ -11,6 +11,8 @@ import { hashBytes, sha256 } from './merkle.ts';
 export const batchMaxEntries = 1_024;
 /** Encoded entries of one batch; an entry has at most bodyMaxBytes and always fits. */
 export const batchMaxBytes = 768 * 1024;
+/** A whole encoded batch: its entries, its seal, and heads. */
+const encodedMaxBytes = batchMaxBytes + 4_096;
 export const tokenIdBytes = 16;
 
 export interface Seal {
@@ -45,11 +47,12 @@ export function decodeSeal(sealBytes: Uint8Array): { readonly sign1: Sign1; read
     count: fields.count('count'),
     root: fields.bytes('root', hashBytes),
     previousSealHash: fields.bytes('previousSealHash', hashBytes),
-    sealedAtMs: fields.count('sealedAtMs'),
+    sealedAtMs: fields.instantMs('sealedAtMs'),
   };
   fields.end();
   if (seal.batchIndex < 1 || seal.firstSequence < 1 || seal.count < 1 || seal.count > batchMaxEntries)
     throw malformed('seal', 'has counts out of range');
+  if (!Number.isSafeInteger(seal.firstSequence + seal.count)) throw malformed('seal', 'has a sequence out of range');
   return { sign1, seal };
 }
 
@@ -67,6 +70,7 @@ export function encodeBatch(sealBytes: Uint8Array, joinedEntries: Uint8Array): U
 }
 
 export function decodeBatch(bytes: Uint8Array): Batch {
+  if (bytes.length > encodedMaxBytes) throw malformed('batch', 'is too long');
   const fields = new FieldReader('batch', decodeCbor(bytes, 'batch'));
   const sealBytes = fields.bytes('seal');
   const entries = fields.list('entries');

@@ -52,8 +52,12 @@ export const charterSchema = z.strictObject({
   limits,
   series: z.array(series).min(1).max(16),
   server: serverPart,
-  /** Where a customer's phone opens the evidence; the QR code begins with it. */
-  verifyUrl: z.url().nullable(),
+  /** Where a customer's phone opens the evidence; the QR code begins with it, then `#`, which therefore it may not hold. */
+  verifyUrl: z
+    .url({ protocol: /^https?$/ })
+    .max(200)
+    .regex(/^[^#]*$/, 'must not hold a fragment')
+    .nullable(),
   /** Acknowledged entries stay on the FLASH at least this long. */
   keepDays: z.int().min(0).max(36_500),
   validFrom: instantText,
@@ -72,10 +76,23 @@ export function openCharter(signed: Uint8Array, authorityKey: KeyObject): Charte
     if (String(part.last).length > part.digits)
       throw new UkeyError('invalid-request', 'charter: a series outgrows its digits', { field: 'series' });
   }
+  for (const [at, part] of charter.series.entries()) {
+    if (charter.series.slice(0, at).some((other) => shareNumbers(other, part)))
+      throw new UkeyError('invalid-request', 'charter: two series would print the same number', { field: 'series' });
+  }
   if (Date.parse(charter.validUntil) <= Date.parse(charter.validFrom)) {
     throw new UkeyError('invalid-request', 'charter: ends before it begins', { field: 'validUntil' });
   }
   return charter;
+}
+
+/** True when some number of one series reads like one of the other: prefix `A` with 3 digits, `A1` with 2. */
+function shareNumbers(a: ChartedSeries, b: ChartedSeries): boolean {
+  if (a.prefix.length > b.prefix.length) return shareNumbers(b, a);
+  const between = b.prefix.slice(a.prefix.length);
+  if (!b.prefix.startsWith(a.prefix) || !/^\d*$/.test(between) || a.prefix.length + a.digits !== b.prefix.length + b.digits) return false;
+  const shift = Number(between) * 10 ** b.digits;
+  return a.first <= shift + b.last && shift + b.first <= a.last;
 }
 
 export function seriesFor(charter: Charter, kind: ChartedSeries['kind']): ChartedSeries | null {

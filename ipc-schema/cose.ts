@@ -10,6 +10,8 @@ export type Algorithm = 'ES256' | 'PS256' | 'RS256';
 const algorithmIds: Readonly<Record<Algorithm, number>> = { ES256: -7, PS256: -37, RS256: -257 };
 const sign1Tag = 0xd2; // CBOR tag 18
 const signatureMaxBytes = 1024;
+const rsaMinBits = 2048;
+export const keyIdBytes = 16;
 
 export interface Sign1 {
   readonly algorithm: Algorithm;
@@ -20,13 +22,18 @@ export interface Sign1 {
   readonly protectedBytes: Uint8Array;
 }
 
+/** Exporting a key costs more than verifying with it, and one key verifies many seals. */
+const knownIds = new WeakMap<KeyObject, Uint8Array>();
+
 /** Key id of a public key: the first 16 bytes of SHA-256 over its SPKI (DER). */
 export function keyIdOf(publicKey: KeyObject): Uint8Array {
-  return keyIdOfSpki(publicKey.export({ type: 'spki', format: 'der' }));
+  const keyId = knownIds.get(publicKey) ?? keyIdOfSpki(publicKey.export({ type: 'spki', format: 'der' }));
+  knownIds.set(publicKey, keyId);
+  return keyId.slice();
 }
 
 export function keyIdOfSpki(spki: Uint8Array): Uint8Array {
-  return new Uint8Array(createHash('sha256').update(spki).digest().subarray(0, 16));
+  return new Uint8Array(createHash('sha256').update(spki).digest().subarray(0, keyIdBytes));
 }
 
 export function publicKeyFromSpki(spki: Uint8Array): KeyObject {
@@ -71,32 +78,40 @@ export function decodeSign1(bytes: Uint8Array, what: string): Sign1 {
   const algorithm = (Object.keys(algorithmIds) as Algorithm[]).find((name) => algorithmIds[name] === header.get(1));
   const keyId: unknown = header.get(4);
   if (algorithm === undefined) throw malformed(what, 'is signed with an unknown algorithm');
-  if (!(keyId instanceof Uint8Array)) throw malformed(what, 'names no key');
+  if (!(keyId instanceof Uint8Array) || keyId.length !== keyIdBytes) throw malformed(what, 'names no key');
   if (!Buffer.from(protectedHeader(algorithm, keyId)).equals(protectedBytes)) throw malformed(what, 'has a header in another spelling');
   return { algorithm, keyId, payload, signature, protectedBytes };
 }
 
-/** True when `signature` over `message` (hashed with SHA-256) is valid. ES256 is raw r||s. Never throws. */
+/**
+ * True when `signature` over `message` (hashed with SHA-256) is valid. ES256 is raw r||s on P-256, RSA keys have 2048 bits or more. Never throws.
+ * ECDSA lets anyone turn (r, s) into the equally valid (r, n - s): bytes are pinned by the hash in the next seal, not by the signature.
+ */
 export function verifySignature(algorithm: Algorithm, publicKey: KeyObject, message: Uint8Array, signature: Uint8Array): boolean {
   try {
     switch (algorithm) {
       case 'ES256':
         return (
           publicKey.asymmetricKeyType === 'ec' &&
+          publicKey.asymmetricKeyDetails?.namedCurve === 'prime256v1' &&
           signature.length === 64 &&
           verify('sha256', message, { key: publicKey, dsaEncoding: 'ieee-p1363' }, signature)
         );
       case 'RS256':
-        return publicKey.asymmetricKeyType === 'rsa' && verify('sha256', message, publicKey, signature);
+        return isStrongRsa(publicKey) && verify('sha256', message, publicKey, signature);
       case 'PS256':
         return (
-          publicKey.asymmetricKeyType === 'rsa' &&
+          isStrongRsa(publicKey) &&
           verify('sha256', message, { key: publicKey, padding: cryptoConstants.RSA_PKCS1_PSS_PADDING, saltLength: 32 }, signature)
         );
     }
   } catch {
     return false; // a key of the wrong kind is a signature that does not hold
   }
+}
+
+function isStrongRsa(publicKey: KeyObject): boolean {
+  return publicKey.asymmetricKeyType === 'rsa' && (publicKey.asymmetricKeyDetails?.modulusLength ?? 0) >= rsaMinBits;
 }
 
 /** Decodes and verifies under the one key that is expected. Throws invalid-request naming `what` otherwise. */

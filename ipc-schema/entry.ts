@@ -4,6 +4,7 @@
 // acknowledgement: acknowledgement.ts; of an admin event: UTF-8 JSON.
 import { decodeCbor, encodeCbor, FieldReader, malformed } from './cbor.ts';
 import { hashBytes, sha256 } from './merkle.ts';
+import { nonNegativePattern } from './money.ts';
 
 /** Numbers of the kinds inside leaves. They are never reused. */
 export const entryKinds = {
@@ -79,7 +80,7 @@ export function decodeLeaf(bytes: Uint8Array): Leaf {
     kind,
     sequence: fields.count('sequence'),
     number: fields.textOrNull('number'),
-    issuedAtMs: fields.count('issuedAtMs'),
+    issuedAtMs: fields.instantMs('issuedAtMs'),
     issuerTaxId: fields.text('issuerTaxId'),
     currency: fields.textOrNull('currency'),
     total: fields.textOrNull('total'),
@@ -88,8 +89,12 @@ export function decodeLeaf(bytes: Uint8Array): Leaf {
   };
   fields.end();
   if (leaf.sequence < 1) throw malformed('leaf', 'has no sequence');
-  if (isFiscal(kind) !== (leaf.total !== null) || isFiscal(kind) !== (leaf.number !== null))
-    throw malformed('leaf', 'has amounts that do not fit its kind');
+  for (const field of [leaf.number, leaf.currency, leaf.total, leaf.taxTotal]) {
+    if (isFiscal(kind) !== (field !== null)) throw malformed('leaf', 'has a number or amounts that do not fit its kind');
+  }
+  for (const amount of [leaf.total, leaf.taxTotal]) {
+    if (amount !== null && !nonNegativePattern.test(amount)) throw malformed('leaf', 'has an amount that is not a decimal');
+  }
   return leaf;
 }
 
@@ -101,5 +106,6 @@ export function decodeEntry(value: unknown): Entry {
   const fields = new FieldReader('entry', value);
   const entry = { leaf: fields.bytes('leaf'), body: fields.bytes('body') };
   fields.end();
+  if (entry.leaf.length > leafMaxBytes || entry.body.length > bodyMaxBytes) throw malformed('entry', 'is too long');
   return entry;
 }

@@ -40,7 +40,7 @@ export function qrText(evidenceBytes: Uint8Array, verifyUrl: string | null): str
   return (verifyUrl === null ? 'UKEY1:' : `${verifyUrl}#`) + encodeBase32(evidenceBytes);
 }
 
-/** Evidence bytes from a QR text of either form. Throws invalid-request. */
+/** Evidence bytes from a QR text of either form. A URL's own text ends at its first `#`; the charter admits none inside it. Throws invalid-request. */
 export function evidenceFromQr(text: string): Uint8Array {
   const at = text.startsWith('UKEY1:') ? 6 : text.indexOf('#') + 1;
   if (at === 0) throw malformed('QR text', 'holds no evidence');
@@ -63,8 +63,9 @@ export function encodeBase32(bytes: Uint8Array): string {
   return heldBits === 0 ? out : out + base32Alphabet[(held << (5 - heldBits)) & 31];
 }
 
-/** Strict: no padding, no lower case, no stray bits. Throws invalid-request. */
+/** Strict: no padding, no lower case, no stray bits, at most the length of the longest evidence. Throws invalid-request. */
 export function decodeBase32(text: string): Uint8Array {
+  if (text.length > Math.ceil((evidenceMaxBytes * 8) / 5)) throw malformed('base32', 'is too long');
   const out: number[] = [];
   let held = 0;
   let heldBits = 0;

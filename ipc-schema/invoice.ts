@@ -1,25 +1,23 @@
 // Owns: what a till may ask (`invoice.issue`), and the document (body) that comes of it. Field names are fixed (3-formats §3.3).
 // Invariants: amounts are decimal strings; unknown fields are refused; credit notes carry positive amounts (as EN 16931, type code 381),
 // the kind says the direction.
-import { decimalText, fieldPath, instantText, nameText, positiveDecimalText, text, z } from './schema.ts';
+import { fieldPath, instantText, nameText, nonNegativeDecimalText, positiveDecimalText, text, z } from './schema.ts';
 
 export const invoiceKinds = ['invoice', 'credit-note'] as const;
 export type InvoiceKind = (typeof invoiceKinds)[number];
 
 export const linesMax = 2_000;
 const paymentsMax = 20;
-const extMaxBytes = 8_192;
+const extMaxChars = 8_192;
 export const keyText = z.string().regex(/^[\x21-\x7e]{1,128}$/, 'must be 1 to 128 printable ASCII characters without spaces');
-
-const nonNegative = decimalText.refine((value) => !value.startsWith('-'), 'must not be negative');
 
 const line = z.strictObject({
   description: text(1, 300),
   quantity: positiveDecimalText,
-  unitPrice: nonNegative,
+  unitPrice: nonNegativeDecimalText,
   taxCode: nameText.optional(),
   /** Amount taken off this line, in the currency. */
-  discount: nonNegative.optional(),
+  discount: nonNegativeDecimalText.optional(),
   sku: text(1, 64).optional(),
 });
 
@@ -31,7 +29,7 @@ const buyer = z.strictObject({
   reference: text(1, 64).optional(),
 });
 
-const payment = z.strictObject({ method: nameText, amount: nonNegative });
+const payment = z.strictObject({ method: nameText, amount: nonNegativeDecimalText });
 
 /** What a credit note takes back: one of our documents by its number, or one of another system. */
 const corrects = z.union([
@@ -39,9 +37,12 @@ const corrects = z.union([
   z.strictObject({ external: text(1, 64), reason: text(1, 200).optional() }),
 ]);
 
+/** Whatever it is, it came out of a JSON text and goes into one (json.ts has bounded its depth). */
+const anyJson = z.unknown();
+
 const ext = z
-  .record(z.string().max(64), z.json())
-  .refine((value) => JSON.stringify(value).length <= extMaxBytes, `must be at most ${extMaxBytes} characters of JSON`);
+  .record(z.string().max(64), anyJson)
+  .refine((value) => JSON.stringify(value).length <= extMaxChars, `must be at most ${extMaxChars} characters of JSON`);
 
 const requestFields = {
   /** The caller's idempotency key: same key, same content = the same invoice, for ever. Scope: the terminal. */
@@ -57,7 +58,7 @@ const requestFields = {
   lines: z.array(line).min(1, 'must hold at least one line').max(linesMax, `must hold at most ${linesMax} lines`),
   payments: z.array(payment).max(paymentsMax).optional(),
   /** Checked against the recomputed total when given. */
-  total: nonNegative.optional(),
+  total: nonNegativeDecimalText.optional(),
   corrects: corrects.optional(),
   ext: ext.optional(),
   wait: z.enum(['durable', 'acknowledged']).optional(),
@@ -148,7 +149,7 @@ export const invoiceDocumentSchema = z.strictObject({
   taxTotal: amountText,
   payments: z.array(payment).optional(),
   corrects: corrects.optional(),
-  ext: z.record(z.string(), z.json()).optional(),
+  ext: z.record(z.string(), anyJson).optional(),
   request: z.strictObject({ terminal: z.string(), key: z.string(), digest: z.string() }),
 }) satisfies z.ZodType<InvoiceDocument>;
 

@@ -1,6 +1,7 @@
 // Owns: Merkle tree hashes and inclusion proofs of RFC 9162 §2.1, over leaf hashes. Pure.
 // Invariants: SHA-256; leaf hash = SHA-256(0x00 || leaf), node = SHA-256(0x01 || left || right); a path has at most pathMaxLength hashes.
 import { hash } from 'node:crypto';
+import { UkeyError } from './errors.ts';
 
 export const hashBytes = 32;
 /** Enough for 2^20 leaves in a batch; a batch holds far fewer. */
@@ -47,8 +48,9 @@ export function rootOf(tree: readonly (readonly Uint8Array[])[]): Uint8Array {
   return (tree.at(-1) as readonly Uint8Array[])[0] as Uint8Array;
 }
 
-/** Inclusion proof of the leaf at `index` (RFC 9162 §2.1.3.1). */
+/** Inclusion proof of the leaf at `index` (RFC 9162 §2.1.3.1). Throws internal when there is no such leaf. */
 export function inclusionPath(tree: readonly (readonly Uint8Array[])[], index: number): Uint8Array[] {
+  if (tree[0]?.[index] === undefined) throw new UkeyError('internal', 'no such leaf in the tree');
   const path: Uint8Array[] = [];
   let at = index;
   for (const level of tree.slice(0, -1)) {

@@ -2,7 +2,7 @@
 // Invariants: what is not in the table does not exist; fixed shapes keep their field names for ever; unknown fields are refused.
 import type { ErrorCode } from './errors.ts';
 import { invoiceKinds, invoiceRequestSchema, keyText } from './invoice.ts';
-import { base64Text, decimalText, instantText, nameText, text, z } from './schema.ts';
+import { base64Text, decimalText, instantText, nameText, sumText, text, z } from './schema.ts';
 import { enrolmentTicketSchema } from './upstream.ts';
 
 export const roles = ['till', 'erp', 'operator', 'admin', 'auditor'] as const;
@@ -35,7 +35,7 @@ const none = z.strictObject({});
 export const budgetSchema = z.strictObject({
   hoursLeft: z.number().nullable(),
   countLeft: count.nullable(),
-  amountLeft: decimalText.nullable(),
+  amountLeft: sumText.nullable(),
   /** Largest single total allowed. */
   single: decimalText.nullable(),
   /** The limit that is used most, in percent, rounded down. */
@@ -98,7 +98,7 @@ export const storeStatusSchema = z.strictObject({
 export const backlogStatusSchema = z.strictObject({
   pending: count,
   oldest: instantText.nullable(),
-  amount: decimalText,
+  amount: sumText,
   link: z.enum(links),
   lastAttempt: instantText.nullable(),
   lastError: z.string().nullable(),

@@ -13,18 +13,23 @@ const roundings: Readonly<Record<RoundingMode, Decimal.Rounding>> = {
   down: Decimal.ROUND_DOWN,
 };
 
-/** Spelling of a decimal on the wire: at most 15 digits before and 6 after the point. */
-export const decimalPattern = /^-?(?:0|[1-9]\d{0,14})(?:\.\d{1,6})?$/;
+/** Spelling of a decimal on the wire: at most 15 digits before and 6 after the point; no minus before nothing. */
+export const decimalPattern = /^(?!-0(?:\.0+)?$)-?(?:0|[1-9]\d{0,14})(?:\.\d{1,6})?$/;
+export const nonNegativePattern = /^(?:0|[1-9]\d{0,14})(?:\.\d{1,6})?$/;
+export const positivePattern = /^(?!0(?:\.0+)?$)(?:0|[1-9]\d{0,14})(?:\.\d{1,6})?$/;
+/** Sums over many documents (backlog, budget) may outgrow a single amount: 30 digits before the point. */
+export const sumPattern = /^(?!-0(?:\.0+)?$)-?(?:0|[1-9]\d{0,29})(?:\.\d{1,6})?$/;
 
 export type Money = Decimal;
 
-/** Throws RangeError when the text is not a decimal of the wire's spelling; schemas check first. */
+/** Throws RangeError when the text is not a decimal of the wire's spelling (sums included); schemas check first. */
 export function money(text: string): Money {
-  if (!decimalPattern.test(text)) throw new RangeError('not a decimal string');
+  if (!sumPattern.test(text)) throw new RangeError('not a decimal string');
   return new exact(text);
 }
 
 export const zero: Money = new exact(0);
+const decimalBound = new exact('1e15');
 
 export function round(value: Money, decimals: number, mode: RoundingMode): Money {
   return value.toDecimalPlaces(decimals, roundings[mode]);
@@ -33,6 +38,11 @@ export function round(value: Money, decimals: number, mode: RoundingMode): Money
 /** Fixed number of decimals, as printed and signed. The value must already be rounded. */
 export function moneyText(value: Money, decimals: number): string {
   return (value.isZero() ? zero : value).toFixed(decimals);
+}
+
+/** True when the value has at most the 15 digits before the point that `decimalPattern` admits. */
+export function fitsDecimal(value: Money): boolean {
+  return value.abs().lessThan(decimalBound);
 }
 
 /** Digits after the point that the text carries. */

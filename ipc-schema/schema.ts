@@ -2,25 +2,49 @@
 // Invariants: objects are strict (unknown fields are refused with their path); `check` throws UkeyError only.
 import { z } from 'zod';
 import { type ErrorCode, UkeyError } from './errors.ts';
-import { decimalPattern } from './money.ts';
+import { decimalPattern, nonNegativePattern, positivePattern, sumPattern } from './money.ts';
 
 export { z };
 
 export type Schema<T = unknown> = z.ZodType<T>;
 
-/** `lines[3].unitPrice` from the path ['lines', 3, 'unitPrice']. */
+const fieldMaxChars = 200;
+
+/** `lines[3].unitPrice` from the path ['lines', 3, 'unitPrice']; clipped, because keys may be the caller's. */
 export function fieldPath(path: readonly PropertyKey[]): string {
-  return path.map((part, at) => (typeof part === 'number' ? `[${part}]` : `${at === 0 ? '' : '.'}${String(part)}`)).join('');
+  const field = path.map((part, at) => (typeof part === 'number' ? `[${part}]` : `${at === 0 ? '' : '.'}${String(part)}`)).join('');
+  return field.length <= fieldMaxChars ? field : `${field.slice(0, fieldMaxChars).toWellFormed()}...`;
 }
 
 /** The checked value. Throws `code` (invalid-request unless said) naming the first bad field; the value itself is never in the text. */
 export function check<T>(schema: z.ZodType<T>, value: unknown, code: ErrorCode = 'invalid-request'): T {
-  const result = schema.safeParse(value);
+  const result = schema.safeParse(value, plainWords);
   if (result.success) return result.data;
-  const issue = result.error.issues[0];
-  const extra = issue?.code === 'unrecognized_keys' ? [issue.keys[0] ?? ''] : [];
-  const field = fieldPath([...(issue?.path ?? []), ...extra]);
-  throw new UkeyError(code, `${field === '' ? 'parameters' : field}: ${issue?.message ?? 'not valid'}`, field === '' ? {} : { field });
+  const { path, message } = firstFault(result.error.issues, []);
+  const field = fieldPath(path);
+  throw new UkeyError(code, `${field === '' ? 'parameters' : field}: ${message}`, field === '' ? {} : { field });
+}
+
+/** Where a field is absent the library would say which type it expected of `undefined`. */
+const plainWords = { error: (issue: { readonly input?: unknown }) => (issue.input === undefined ? 'is missing' : undefined) };
+
+interface Fault {
+  readonly path: readonly PropertyKey[];
+  readonly message: string;
+}
+
+/** The first issue in words of ours where the library would quote the caller; of a union, that of the alternative that comes nearest. */
+function firstFault(issues: readonly z.core.$ZodIssue[], above: readonly PropertyKey[]): Fault {
+  const [issue] = issues;
+  if (issue === undefined) return { path: above, message: 'not valid' };
+  const path = [...above, ...issue.path];
+  if (issue.code === 'unrecognized_keys') return { path: [...path, issue.keys[0] ?? ''], message: 'is not known' };
+  if (issue.code === 'invalid_union') {
+    let nearest: readonly z.core.$ZodIssue[] = [];
+    for (const one of issue.errors) if (nearest.length === 0 || one.length < nearest.length) nearest = one;
+    return firstFault(nearest, path);
+  }
+  return { path, message: issue.message };
 }
 
 /** JSON Schema (draft 2020-12) of a schema, for openrpc.json. */
@@ -33,14 +57,34 @@ export const decimalText = z
   .string()
   .regex(decimalPattern, 'must be a decimal string such as "12.50"')
   .meta({ description: 'decimal string, at most 15 digits before and 6 after the point' });
-export const positiveDecimalText = decimalText.refine((text) => !text.startsWith('-') && /[1-9]/.test(text), 'must be above zero');
-export const instantText = z.iso.datetime({ offset: true, message: 'must be an RFC 3339 instant' });
-export const base64Text = z.base64();
+export const nonNegativeDecimalText = z
+  .string()
+  .regex(nonNegativePattern, 'must be a decimal string such as "12.50", not below zero')
+  .meta({ description: 'decimal string, zero or above, at most 15 digits before and 6 after the point' });
+export const positiveDecimalText = z
+  .string()
+  .regex(positivePattern, 'must be a decimal string such as "12.50", above zero')
+  .meta({ description: 'decimal string above zero, at most 15 digits before and 6 after the point' });
+/** A sum over many documents. */
+export const sumText = z
+  .string()
+  .regex(sumPattern, 'must be a decimal string')
+  .meta({ description: 'decimal string, at most 30 digits before and 6 after the point' });
+/** RFC 3339 §5.6 with upper-case T and Z, seconds, and at most nine digits of a second. */
+export const instantText = z.iso.datetime({ offset: true, message: 'must be an RFC 3339 instant' }).max(35, 'must be an RFC 3339 instant');
+/** The longest body in base64, and room: a regular expression of groups exhausts the stack on many millions. */
+const base64MaxChars = 1_000_000;
+/** RFC 4648 §4 with padding, and no stray bits before it: one spelling for each byte string. */
+export const base64Text = z
+  .string()
+  .max(base64MaxChars, { error: `must have at most ${base64MaxChars} characters`, abort: true })
+  .regex(/^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$/, 'must be base64')
+  .meta({ description: 'base64 (RFC 4648 §4)', contentEncoding: 'base64' });
 export const text = (minLength: number, maxLength: number) =>
   z
     .string()
     .min(minLength, minLength === 1 ? 'must not be empty' : `must have at least ${minLength} characters`)
     .max(maxLength, `must have at most ${maxLength} characters`)
-    .regex(/^\P{Cc}*$/u, 'must not hold control characters');
+    .regex(/^[^\p{Cc}\p{Cs}\p{Zl}\p{Zp}]*$/u, 'must not hold control characters or line separators');
 /** Names that appear in file names, logs and signatures: a small alphabet on purpose. */
 export const nameText = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, 'must be 1 to 64 of A-Z a-z 0-9 . _ -');

@@ -49,5 +49,7 @@ export function openTemplate(signed: Uint8Array, authorityKey: KeyObject): Templ
   if (codes.size !== template.taxes.length) throw new UkeyError('invalid-request', 'template: a tax code stands twice', { field: 'taxes' });
   if (!codes.has(template.defaultTax))
     throw new UkeyError('invalid-request', 'template: the default tax is not listed', { field: 'defaultTax' });
+  if (template.validUntil !== null && Date.parse(template.validUntil) <= Date.parse(template.validFrom))
+    throw new UkeyError('invalid-request', 'template: ends before it begins', { field: 'validUntil' });
   return template;
 }

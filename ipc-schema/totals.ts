@@ -3,7 +3,7 @@
 // Errors: invalid-invoice with the field's path.
 import { UkeyError } from './errors.ts';
 import { type DocumentLine, type DocumentTax, type InvoiceRequest, lineField } from './invoice.ts';
-import { decimalsOf, type Money, money, moneyText, round, zero } from './money.ts';
+import { decimalsOf, fitsDecimal, type Money, money, moneyText, round, zero } from './money.ts';
 import type { Template } from './template.ts';
 
 export interface Totals {
@@ -40,6 +40,8 @@ export function computeTotals(request: Pick<InvoiceRequest, 'lines' | 'total' | 
     taxTotal = taxTotal.plus(tax);
     lines.push(documentLine(line, taxCode, moneyText(amount, template.decimals), moneyText(tax, template.decimals)));
   }
+  // Beyond that, no reader could take the document back. Lines are not negative: each is at most the total.
+  if (!fitsDecimal(total)) throw refuse('lines', 'add up to a total of more than 15 digits');
   checkGiven(request, total, template);
   const taxes = template.taxes.flatMap((tax): DocumentTax[] => {
     const sum = sums.get(tax.code);
@@ -71,9 +73,9 @@ function lineAmount(line: InvoiceRequest['lines'][number], at: number, template:
   const unitPrice = money(line.unitPrice);
   if (unitPrice.isZero() && !template.allowZeroPrice) throw refuse(lineField(at, 'unitPrice'), 'must be above zero');
   const full = money(line.quantity).times(unitPrice);
-  const amount = round(line.discount === undefined ? full : full.minus(money(line.discount)), template.decimals, template.rounding);
-  if (amount.isNegative() && !amount.isZero()) throw refuse(lineField(at, 'discount'), 'is more than the line amounts to');
-  return amount;
+  const exact = line.discount === undefined ? full : full.minus(money(line.discount));
+  if (exact.lessThan(zero)) throw refuse(lineField(at, 'discount'), 'is more than the line amounts to');
+  return round(exact, template.decimals, template.rounding);
 }
 
 function checkGiven(request: Pick<InvoiceRequest, 'total' | 'payments'>, total: Money, template: Template): void {
