@@ -1,0 +1,333 @@
+// Owns: one open connection: frames in, at most so many at a time; answers and events out, joined into one write per turn of
+// the loop; and its end.
+// Invariants: nothing a peer does grows without a bound (limits.ts); every request gets exactly one answer while the
+// connection lives; a frame that belongs to no request is answered with id null and ends the connection, in that order.
+// Reading stops (back-pressure, no loss) while too many requests are open or too little output is taken.
+// Must not: know what a method means; that is the host's.
+
+import type { Introduction } from '#ipc/caller.ts';
+import type { Limits } from '#ipc/limits.ts';
+import type { Wire, WireSink } from '#ipc/listen.ts';
+import {
+  decodeFrame,
+  type EventNotice,
+  encodeAnswer,
+  encodeEvent,
+  encodeRefusal,
+  type Request,
+  type RequestId,
+} from '#ipc-schema/envelope.ts';
+import { asUkeyError, UkeyError, unreachable } from '#ipc-schema/errors.ts';
+import { FrameCutter } from '#ipc-schema/frame-cutter.ts';
+import { jsonLimits } from '#ipc-schema/json.ts';
+
+/** What a connection needs of the room. */
+export interface ConnectionHost {
+  readonly limits: Limits;
+  nowMs(): number;
+  /** A value at once, or a promise of one; a refusal is thrown. */
+  dispatch(connection: Connection, request: Request): unknown;
+  /** Calls `turn` after every other waiting connection had its own. */
+  awaitTurn(connection: Connection): void;
+  /** A request that `dispatch` had promised to answer has ended. */
+  settled(connection: Connection): void;
+  /** An error that is not ours to tell a stranger; answers what may be told. */
+  disclose(thrown: unknown, method: string): UkeyError;
+  closed(connection: Connection, why: string | null): void;
+}
+
+export class Connection implements WireSink {
+  readonly introduction: Introduction;
+  /** Names of the events that are sent; null before events.subscribe. */
+  subscription: ReadonlySet<string> | null = null;
+
+  readonly #host: ConnectionHost;
+  readonly #wire: Wire;
+  readonly #cutter = new FrameCutter();
+  readonly #openedMs: number;
+  readonly #flushSoon = (): void => this.#flush();
+  #out: string[] = [];
+  #outChars = 0;
+  #inFlight = 0;
+  #strangerRequests = 0;
+  #lostEvents = 0;
+  #waitsForTurn = false;
+  #paused = false;
+  #peerEnded = false;
+  #gone = false;
+  #why: string | null = null;
+  /** Since when: the last word was said; a frame has begun and not ended; output has not been taken. */
+  #closingMs: number | null = null;
+  #frameMs: number | null = null;
+  #outputMs: number | null = null;
+  #sentChars = 0;
+  #takenChars = 0;
+
+  constructor(wire: Wire, introduction: Introduction, host: ConnectionHost) {
+    this.#wire = wire;
+    this.introduction = introduction;
+    this.#host = host;
+    this.#openedMs = host.nowMs();
+  }
+
+  get isStranger(): boolean {
+    return this.introduction.caller === null;
+  }
+
+  get isClosing(): boolean {
+    return this.#closingMs !== null;
+  }
+
+  // --- input ---
+
+  onBytes(chunk: Buffer): void {
+    if (this.#closingMs !== null) return;
+    this.#cutter.push(chunk);
+    if (this.#waitsForTurn || this.#isBlocked()) this.#setPaused(true);
+    else this.turn();
+  }
+
+  /** Handles some of what has arrived, then lets others have their turn. */
+  turn(): void {
+    this.#waitsForTurn = false;
+    for (let handled = 0; handled < this.#host.limits.framesPerTurn && this.#canGoOn(); handled++) {
+      if (!this.#handleFrame()) break;
+    }
+    if (this.#closingMs !== null) return;
+    if (this.#cutter.unfinishedBytes === 0) this.#frameMs = null;
+    else this.#frameMs ??= this.#host.nowMs();
+    this.#setPaused(this.#cutter.hasUnread);
+    this.#goOn();
+  }
+
+  onDrain(): void {
+    this.#goOn();
+  }
+
+  onEnd(): void {
+    this.#peerEnded = true;
+    this.#goOn();
+  }
+
+  onClosed(): void {
+    this.#gone = true;
+    this.#closingMs ??= this.#host.nowMs();
+    this.#out = [];
+    this.#host.closed(this, this.#why);
+  }
+
+  #canGoOn(): boolean {
+    return this.#closingMs === null && !this.#isBlocked();
+  }
+
+  #isBlocked(): boolean {
+    return this.#inFlight >= this.#host.limits.requestsPerConnection || this.#pendingBytes() > this.#host.limits.outputHighBytes;
+  }
+
+  /** After each change: ask for a turn when there is something to do and nothing in the way; end when all is done. */
+  #goOn(): void {
+    if (this.#waitsForTurn || !this.#canGoOn()) return;
+    if (this.#cutter.hasUnread) {
+      this.#waitsForTurn = true;
+      this.#host.awaitTurn(this);
+    } else if (this.#peerEnded && this.#inFlight === 0) {
+      this.finish();
+    }
+  }
+
+  #setPaused(paused: boolean): void {
+    if (this.#paused === paused) return;
+    this.#paused = paused;
+    if (paused) this.#wire.pause();
+    else this.#wire.resume();
+  }
+
+  #handleFrame(): boolean {
+    const maxBytes = this.isStranger ? this.#host.limits.strangerFrameBytes : this.#host.limits.frameBytes;
+    let frame: Buffer | null;
+    try {
+      frame = this.#cutter.take(maxBytes);
+    } catch (thrown) {
+      this.#lastWord(asUkeyError(thrown));
+      return false;
+    }
+    if (frame === null) return false;
+    const message = decodeFrame(frame, { maxBytes, maxDepth: jsonLimits.maxDepth });
+    switch (message.kind) {
+      case 'request':
+        this.#handleRequest(message);
+        return true;
+      case 'malformed':
+        if (message.id === null) this.#lastWord(message.error);
+        else this.#push(encodeRefusal(message.id, message.error));
+        return true;
+      case 'answer':
+      case 'refusal':
+      case 'event':
+        this.#lastWord(new UkeyError('invalid-request', 'a client sends requests only', { field: 'data.method' }));
+        return true;
+      default:
+        return unreachable(message);
+    }
+  }
+
+  #handleRequest(request: Request): void {
+    const { id, method } = request;
+    try {
+      if (this.isStranger && ++this.#strangerRequests > this.#host.limits.strangerRequests)
+        throw new UkeyError('unauthenticated', 'too many requests before authenticate');
+      const result = this.#host.dispatch(this, request);
+      if (!(result instanceof Promise)) {
+        this.#answer(id, method, result);
+        return;
+      }
+      this.#inFlight++;
+      result.then(
+        (value) => this.#settle(() => this.#answer(id, method, value)),
+        (thrown: unknown) => this.#settle(() => this.#refuse(id, method, thrown)),
+      );
+    } catch (thrown) {
+      this.#refuse(id, method, thrown);
+      const spent =
+        this.#strangerRequests > this.#host.limits.strangerRequests ||
+        this.introduction.failures >= this.#host.limits.authenticationFailures;
+      if (this.isStranger && spent) this.#finishBecause('too many failures before authenticate');
+    }
+  }
+
+  #settle(reply: () => void): void {
+    this.#inFlight--;
+    this.#host.settled(this);
+    reply();
+    this.#goOn();
+  }
+
+  // --- output ---
+
+  #answer(id: RequestId, method: string, result: unknown): void {
+    let frame: string;
+    try {
+      frame = encodeAnswer(id, result);
+      const { answerBytes } = this.#host.limits;
+      if (frame.length * 3 > answerBytes && Buffer.byteLength(frame) > answerBytes)
+        throw new UkeyError('too-large', `the answer has more than ${answerBytes} bytes: ask for less`);
+    } catch (thrown) {
+      this.#refuse(id, method, thrown);
+      return;
+    }
+    this.#push(frame);
+  }
+
+  #refuse(id: RequestId, method: string, thrown: unknown): void {
+    this.#push(encodeRefusal(id, this.#host.disclose(thrown, method)));
+  }
+
+  /** `frame` is the notice already encoded, once for all subscribers. */
+  sendEvent(notice: EventNotice, frame: string): void {
+    if (this.subscription === null || !this.subscription.has(notice.event)) return;
+    if (this.#pendingBytes() > this.#host.limits.outputHighBytes) {
+      this.#lostEvents++;
+      return;
+    }
+    this.#push(this.#lostEvents === 0 ? frame : encodeEvent({ ...notice, lost: this.#lostEvents }));
+    this.#lostEvents = 0;
+  }
+
+  #pendingBytes(): number {
+    return this.#outChars + this.#wire.pendingBytes;
+  }
+
+  /** All frames of one turn of the loop go out in one write, still in the same turn: next ticks run when no promise is left to settle. */
+  #push(frame: string): void {
+    if (this.#gone || this.#closingMs !== null) return;
+    if (this.#out.length === 0) process.nextTick(this.#flushSoon);
+    this.#out.push(frame);
+    this.#outChars += frame.length;
+    if (this.#pendingBytes() > this.#host.limits.outputMaxBytes) this.#destroyBecause('more output waited than may wait');
+  }
+
+  #flush(): void {
+    if (this.#out.length === 0) return;
+    const frames = this.#out.length === 1 ? (this.#out[0] ?? '') : this.#out.join('');
+    this.#out = [];
+    this.#outChars = 0;
+    if (this.#gone) return;
+    this.#wire.send(frames);
+    this.#sentChars += frames.length;
+    this.#goOn();
+  }
+
+  // --- end ---
+
+  /** An error that belongs to no request, then the end. */
+  #lastWord(error: UkeyError): void {
+    this.#push(encodeRefusal(null, error));
+    this.#finishBecause(error.message);
+  }
+
+  #finishBecause(why: string): void {
+    this.#why ??= why;
+    this.finish();
+  }
+
+  /** Sends what is written, then closes; what still arrives is read and dropped, so that the peer can finish writing and read the reason. */
+  finish(): void {
+    if (this.#closingMs !== null) return;
+    this.#flushBeforeEnd();
+    this.#closingMs = this.#host.nowMs();
+    this.#wire.finish();
+    this.#setPaused(false);
+  }
+
+  #flushBeforeEnd(): void {
+    if (this.#out.length === 0 || this.#gone) return;
+    this.#wire.send(this.#out.join(''));
+    this.#out = [];
+    this.#outChars = 0;
+  }
+
+  /** Refuses with a reason, then closes. */
+  turnAway(error: UkeyError): void {
+    if (this.#closingMs === null) this.#lastWord(error);
+  }
+
+  /** Makes room at once: the reason is in the peer's buffer before the socket is closed, but nobody waits for it to be read. */
+  evict(error: UkeyError): void {
+    this.turnAway(error);
+    this.#wire.destroy();
+  }
+
+  #destroyBecause(why: string): void {
+    this.#why ??= why;
+    this.#closingMs ??= this.#host.nowMs();
+    this.#wire.destroy();
+  }
+
+  /** No new requests are read; those in flight go on. */
+  stopReading(): void {
+    this.#waitsForTurn = true;
+    this.#setPaused(true);
+  }
+
+  /** Slow is allowed, still is not: the clock starts anew whenever the kernel has taken a write (all that waited at its beginning) to its end. */
+  #watchOutput(nowMs: number): void {
+    const { pendingBytes } = this.#wire;
+    const takenChars = this.#sentChars - pendingBytes;
+    if (pendingBytes === 0) this.#outputMs = null;
+    else if (takenChars !== this.#takenChars || this.#outputMs === null) this.#outputMs = nowMs;
+    this.#takenChars = takenChars;
+  }
+
+  /** Called once per sweep: ends what has waited too long. */
+  sweep(nowMs: number): void {
+    const { limits } = this.#host;
+    const waited = (sinceMs: number | null, maxMs: number): boolean => sinceMs !== null && nowMs - sinceMs > maxMs;
+    this.#watchOutput(nowMs);
+    if (waited(this.#closingMs, limits.lingerMs)) this.#wire.destroy();
+    else if (waited(this.#outputMs, limits.outputWaitMs)) this.#destroyBecause('the reader does not read');
+    else if (waited(this.#frameMs, limits.frameWaitMs))
+      this.turnAway(new UkeyError('invalid-request', 'a frame has begun and does not end'));
+    else if (this.isStranger && waited(this.#openedMs, limits.strangerWaitMs))
+      this.turnAway(new UkeyError('unauthenticated', 'no authenticate in time'));
+  }
+}
