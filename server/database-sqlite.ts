@@ -1,0 +1,316 @@
+// Owns: the only door to node:sqlite: the ticket server's database in one file (with its write-ahead log beside it).
+// Invariants: synchronous=FULL, so a COMMIT that returned is on the disk; each method is one transaction; statements are prepared once per open.
+// Several processes may open the file at the same time (the server, a command that makes tickets): SQLite's locks keep them apart.
+// After an error of input or output nothing that the connection believes may be trusted (a failed sync is not repeated): it is closed
+// and opened again, which reads the log anew, and the caller is told `internal`: what it asked for may or may not be durable.
+import { closeSync, openSync } from 'node:fs';
+import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import { type ChainHead, chainStart } from '#ipc-schema/verify.ts';
+import {
+  type Alarm,
+  type BatchMark,
+  type CodeRecord,
+  type Database,
+  type EntryPlace,
+  type EntryQuery,
+  type NewBatch,
+  type StoredBatch,
+  type TokenRecord,
+  type TokenState,
+  tokenMaxAlarms,
+  type UsedCode,
+} from './database.ts';
+import { schemaSql, schemaVersion, statementSql } from './sqlite-schema.ts';
+
+/** How long one process waits for another's transaction. */
+const lockWaitMs = 5_000;
+/** Pages that the write-ahead log may grow to before they are moved into the file. */
+const checkpointPages = 8_192;
+const ioErrorCode = 10; // SQLITE_IOERR
+
+type Row = Readonly<Record<string, unknown>>;
+type Statements = Record<keyof typeof statementSql, StatementSync>;
+
+interface Connection {
+  readonly database: DatabaseSync;
+  readonly statements: Statements;
+}
+
+/** Opens or creates the database. Throws internal when it cannot be read, or was written by a newer version. */
+export function openSqliteDatabase(path: string): Database {
+  closeSync(openSync(path, 'a', 0o600)); // SQLite would create it readable for all; its log takes the mode of the file
+  return new SqliteDatabase(path);
+}
+
+function connect(path: string): Connection {
+  const database = new DatabaseSync(path, { timeout: lockWaitMs, enableForeignKeyConstraints: true });
+  try {
+    database.exec(`PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = ${checkpointPages}; BEGIN IMMEDIATE`);
+    const version = Number(database.prepare('PRAGMA user_version').get()?.['user_version']);
+    if (version === 0) database.exec(schemaSql);
+    else if (version !== schemaVersion)
+      throw new UkeyError('internal', `the database has version ${version}, this server knows ${schemaVersion}`);
+    database.exec('COMMIT');
+    const statements = Object.fromEntries(Object.entries(statementSql).map(([name, sql]) => [name, database.prepare(sql)]));
+    return { database, statements: statements as Statements };
+  } catch (thrown) {
+    database.close();
+    throw thrown;
+  }
+}
+
+class SqliteDatabase implements Database {
+  readonly #path: string;
+  #connection: Connection | null;
+
+  constructor(path: string) {
+    this.#path = path;
+    this.#connection = connect(path);
+  }
+
+  /** Runs `work` in one transaction. IMMEDIATE takes the write lock first, so that a read inside cannot be outdated at COMMIT. */
+  #transact<T>(begin: 'BEGIN' | 'BEGIN IMMEDIATE', work: (statements: Statements) => T): T {
+    const { database, statements } = this.#open();
+    try {
+      database.exec(begin);
+      const result = work(statements);
+      database.exec('COMMIT'); // durable from here on; a crash before it leaves nothing of `work`
+      return result;
+    } catch (thrown) {
+      this.#recover(database, thrown);
+      throw thrown instanceof UkeyError ? thrown : new UkeyError('internal', 'the database refused', { cause: thrown });
+    }
+  }
+
+  #open(): Connection {
+    if (this.#connection === null) throw new UkeyError('internal', 'the database is closed');
+    return this.#connection;
+  }
+
+  #recover(database: DatabaseSync, thrown: unknown): void {
+    const code = thrown instanceof Error ? (thrown as { errcode?: unknown }).errcode : undefined;
+    if (typeof code === 'number' && (code & 0xff) === ioErrorCode) {
+      this.#connection = null; // if opening fails too, every later call says so
+      database.close();
+      this.#connection = connect(this.#path);
+    } else if (database.isTransaction) {
+      database.exec('ROLLBACK');
+    }
+  }
+
+  async bindAuthority(fingerprint: string): Promise<void> {
+    const bound = this.#transact('BEGIN IMMEDIATE', (sql) => {
+      sql.addMeta.run('authority', fingerprint);
+      return textOf(sql.readMeta.get('authority') ?? {}, 'value');
+    });
+    if (bound !== fingerprint) throw new UkeyError('halted', 'the database belongs to another authority than authority.json');
+  }
+
+  async setPublicUrl(url: string): Promise<void> {
+    this.#transact('BEGIN IMMEDIATE', (sql) => sql.writeMeta.run('public-url', url));
+  }
+
+  async publicUrl(): Promise<string | null> {
+    const row = this.#transact('BEGIN', (sql) => sql.readMeta.get('public-url'));
+    return row === undefined ? null : textOf(row, 'value');
+  }
+
+  async addCode(code: CodeRecord): Promise<void> {
+    this.#transact('BEGIN IMMEDIATE', (sql) => sql.addCode.run(code.codeHash, code.madeAtMs, code.expiresAtMs, code.grant));
+  }
+
+  async findCode(codeHash: string): Promise<UsedCode | null> {
+    const row = this.#transact('BEGIN', (sql) => sql.findCode.get(codeHash));
+    if (row === undefined) return null;
+    const tokenId = textOrNull(row, 'used_by');
+    return {
+      codeHash: textOf(row, 'code_hash'),
+      grant: textOf(row, 'granted'),
+      madeAtMs: countOf(row, 'made_at'),
+      expiresAtMs: countOf(row, 'expires_at'),
+      used: tokenId === null ? null : { tokenId, answer: textOf(row, 'answer') },
+    };
+  }
+
+  async enrol(codeHash: string, token: TokenRecord, answer: string): Promise<'enrolled' | 'code-used' | 'token-known'> {
+    return this.#transact('BEGIN IMMEDIATE', (sql) => {
+      if (sql.tokenRow.get(token.tokenId) !== undefined) return 'token-known';
+      if (sql.useCode.run(token.tokenId, answer, codeHash).changes !== 1) return 'code-used';
+      const start = chainStart(token.certificate);
+      sql.addToken.run(
+        token.tokenId,
+        token.serial,
+        token.issuerTaxId,
+        token.issuerName,
+        token.enrolledAtMs,
+        start.batchIndex,
+        start.nextSequence,
+        start.sealHash,
+        token.spki,
+        token.certificate,
+      );
+      return 'enrolled';
+    });
+  }
+
+  async findToken(tokenId: string): Promise<TokenState | null> {
+    const row = this.#transact('BEGIN', (sql) => sql.findToken.get(tokenId));
+    return row === undefined ? null : tokenStateOf(row);
+  }
+
+  async listTokens(afterTokenId: string, limit: number): Promise<readonly TokenState[]> {
+    return this.#transact('BEGIN', (sql) => sql.listTokens.all(afterTokenId, limit)).map(tokenStateOf);
+  }
+
+  /** Rows of one token; none when the token is unknown. */
+  #rowsOf(tokenId: string, statement: keyof Statements, ...values: SQLInputValue[]): Row[] {
+    return this.#transact('BEGIN', (sql) => {
+      const row = sql.tokenRow.get(tokenId);
+      return row === undefined ? [] : sql[statement].all(countOf(row, 'id'), ...values);
+    });
+  }
+
+  async marks(tokenId: string, fromBatch: number, count: number): Promise<readonly BatchMark[]> {
+    return this.#rowsOf(tokenId, 'marks', fromBatch, count).map((row) => ({
+      batchIndex: countOf(row, 'batch_index'),
+      bytesHash: bytesOf(row, 'bytes_hash'),
+      sealHash: bytesOf(row, 'seal_hash'),
+    }));
+  }
+
+  async takenNumbers(tokenId: string, numbers: readonly string[]): Promise<ReadonlySet<string>> {
+    return this.#transact('BEGIN', (sql) => {
+      const token = sql.tokenRow.get(tokenId);
+      if (token === undefined) return new Set<string>();
+      const id = countOf(token, 'id');
+      return new Set(numbers.filter((number) => sql.numberTaken.get(id, number) !== undefined));
+    });
+  }
+
+  async store(
+    tokenId: string,
+    expected: ChainHead,
+    batches: readonly NewBatch[],
+    next: ChainHead,
+    atMs: number,
+  ): Promise<'stored' | 'moved'> {
+    return this.#transact('BEGIN IMMEDIATE', (sql) => {
+      const token = sql.tokenRow.get(tokenId);
+      if (token === undefined) return 'moved';
+      const id = countOf(token, 'id');
+      const documents = batches.reduce((sum, batch) => sum + batch.entries.filter((entry) => entry.number !== null).length, 0);
+      const { changes } = sql.moveHead.run(
+        next.batchIndex,
+        next.nextSequence,
+        next.sealHash,
+        documents,
+        atMs,
+        id,
+        expected.batchIndex,
+        expected.sealHash,
+      );
+      if (changes !== 1) return 'moved';
+      for (const batch of batches) addBatch(sql, id, batch, atMs);
+      return 'stored';
+    });
+  }
+
+  async raiseAlarm(tokenId: string, alarm: Alarm): Promise<void> {
+    this.#transact('BEGIN IMMEDIATE', (sql) => {
+      const token = sql.tokenRow.get(tokenId);
+      if (token === undefined) throw new UkeyError('internal', 'an alarm for a token that is not there');
+      const id = countOf(token, 'id');
+      if (countOf(sql.countAlarms.get(id) ?? {}, 'kept') >= tokenMaxAlarms) return;
+      sql.addAlarm.run(id, alarm.kind, alarm.batchIndex, alarm.detail, alarm.raisedAtMs, alarm.proof);
+    });
+  }
+
+  async alarms(tokenId: string): Promise<readonly Alarm[]> {
+    return this.#rowsOf(tokenId, 'alarms').map((row) => ({
+      kind: 'fork',
+      batchIndex: countOf(row, 'batch_index'),
+      detail: textOf(row, 'detail'),
+      proof: bytesOf(row, 'proof'),
+      raisedAtMs: countOf(row, 'raised_at'),
+    }));
+  }
+
+  async parked(tokenId: string, limit: number): Promise<readonly number[]> {
+    return this.#rowsOf(tokenId, 'parked', limit)
+      .map((row) => countOf(row, 'sequence'))
+      .reverse();
+  }
+
+  async findBatch(tokenId: string, batchIndex: number): Promise<StoredBatch | null> {
+    const [row] = this.#rowsOf(tokenId, 'findBatch', batchIndex);
+    return row === undefined ? null : { batchIndex, bytes: bytesOf(row, 'bytes') };
+  }
+
+  async findEntries(tokenId: string, query: EntryQuery, limit: number): Promise<readonly EntryPlace[]> {
+    const rows =
+      query.kind === 'number'
+        ? this.#rowsOf(tokenId, 'entriesByNumber', query.number, limit)
+        : this.#rowsOf(tokenId, 'entriesFrom', query.fromSequence, limit);
+    return rows.map((row) => ({ sequence: countOf(row, 'sequence'), batchIndex: countOf(row, 'batch_index') }));
+  }
+
+  async close(): Promise<void> {
+    const connection = this.#connection;
+    this.#connection = null;
+    connection?.database.close();
+  }
+}
+
+function addBatch(sql: Statements, token: number, batch: NewBatch, atMs: number): void {
+  const { batchIndex, firstSequence, entries, bytes, bytesHash, sealHash } = batch;
+  sql.addBatch.run(token, batchIndex, firstSequence, entries.length, atMs, bytesHash, sealHash, bytes);
+  for (const entry of entries) {
+    const { sequence, kind, number, issuedAtMs, currency, total, taxTotal, flaw } = entry;
+    sql.addEntry.run(token, sequence, batchIndex, kind, number, issuedAtMs, currency, total, taxTotal, flaw);
+  }
+}
+
+function tokenStateOf(row: Row): TokenState {
+  return {
+    tokenId: textOf(row, 'token_id'),
+    serial: textOf(row, 'serial'),
+    issuerTaxId: textOf(row, 'issuer_tax_id'),
+    issuerName: textOf(row, 'issuer_name'),
+    spki: bytesOf(row, 'spki'),
+    certificate: bytesOf(row, 'certificate'),
+    enrolledAtMs: countOf(row, 'enrolled_at'),
+    head: {
+      batchIndex: countOf(row, 'head_batch'),
+      nextSequence: countOf(row, 'next_sequence'),
+      sealHash: bytesOf(row, 'head_seal_hash'),
+    },
+    documents: countOf(row, 'documents'),
+    lastContactMs: row['last_contact'] === null ? null : countOf(row, 'last_contact'),
+    alarm: textOrNull(row, 'alarm'),
+  };
+}
+
+const wrongType = (column: string): UkeyError => new UkeyError('internal', `the database holds something else than expected in ${column}`);
+
+function textOf(row: Row, column: string): string {
+  const value = row[column];
+  if (typeof value !== 'string') throw wrongType(column);
+  return value;
+}
+
+function textOrNull(row: Row, column: string): string | null {
+  return row[column] === null ? null : textOf(row, column);
+}
+
+function countOf(row: Row, column: string): number {
+  const value = row[column];
+  if (typeof value !== 'number') throw wrongType(column);
+  return value;
+}
+
+function bytesOf(row: Row, column: string): Uint8Array {
+  const value = row[column];
+  if (!(value instanceof Uint8Array)) throw wrongType(column);
+  return value;
+}

@@ -1,0 +1,131 @@
+// Owns: what the ticket server keeps, as an interface: enrolment codes, tokens with the head of their chain, batches (exact bytes, for ever),
+// entries (for search), alarms. One suite (test/suites/database-suite.ts) is run by every implementation.
+// Invariants: a promise that resolves means durable (a power cut after it loses nothing); each method is one transaction, all or nothing;
+// a batch that is stored is never changed or removed; a token's batches and sequences have no hole.
+// Must not: verify anything: who stores has verified.
+import type { ChainHead } from '#ipc-schema/verify.ts';
+
+export interface CodeRecord {
+  /** SHA-256 of the code, hex: the code itself is nowhere but on the ticket. */
+  readonly codeHash: string;
+  /** What it grants: JSON of grant.ts. */
+  readonly grant: string;
+  readonly madeAtMs: number;
+  readonly expiresAtMs: number;
+}
+
+export interface UsedCode extends CodeRecord {
+  /** Token (hex id) that used it, with the answer that it was given: the same token may ask again. */
+  readonly used: { readonly tokenId: string; readonly answer: string } | null;
+}
+
+export interface TokenRecord {
+  /** Hex. */
+  readonly tokenId: string;
+  readonly serial: string;
+  readonly issuerTaxId: string;
+  readonly issuerName: string;
+  readonly spki: Uint8Array;
+  /** Enrolment certificate, DER: the chain of seals begins at its hash. */
+  readonly certificate: Uint8Array;
+  readonly enrolledAtMs: number;
+}
+
+export interface TokenState extends TokenRecord {
+  readonly head: ChainHead;
+  /** Invoices and credit notes that are stored, parked ones too. */
+  readonly documents: number;
+  readonly lastContactMs: number | null;
+  /** Latest alarm in words, null when there never was one. */
+  readonly alarm: string | null;
+}
+
+export interface NewEntry {
+  readonly sequence: number;
+  readonly kind: string;
+  readonly number: string | null;
+  readonly issuedAtMs: number;
+  readonly currency: string | null;
+  readonly total: string | null;
+  readonly taxTotal: string | null;
+  /** Why it is parked (stored, but waits for a person); null: accepted. */
+  readonly flaw: string | null;
+}
+
+export interface NewBatch {
+  readonly batchIndex: number;
+  readonly firstSequence: number;
+  readonly bytes: Uint8Array;
+  readonly bytesHash: Uint8Array;
+  readonly sealHash: Uint8Array;
+  readonly entries: readonly NewEntry[];
+}
+
+/** Enough of a stored batch to tell a repeat from a fork. */
+export interface BatchMark {
+  readonly batchIndex: number;
+  readonly bytesHash: Uint8Array;
+  readonly sealHash: Uint8Array;
+}
+
+export interface StoredBatch {
+  readonly batchIndex: number;
+  readonly bytes: Uint8Array;
+}
+
+export interface Alarm {
+  readonly kind: 'fork';
+  readonly batchIndex: number;
+  readonly detail: string;
+  /** The seal that cannot stand beside the one that is stored. */
+  readonly proof: Uint8Array;
+  readonly raisedAtMs: number;
+}
+
+/** Alarms kept for one token: a clone can sign as many contradictions as it likes. */
+export const tokenMaxAlarms = 100;
+
+export type EntryQuery = { readonly kind: 'number'; readonly number: string } | { readonly kind: 'range'; readonly fromSequence: number };
+
+/** Where an entry stands: its bytes are in the batch. */
+export interface EntryPlace {
+  readonly sequence: number;
+  readonly batchIndex: number;
+}
+
+export interface Database {
+  /** Ties the database to one authority: the first fingerprint is kept, another one throws halted. */
+  bindAuthority(fingerprint: string): Promise<void>;
+  /** URL that tickets made by another process carry. */
+  setPublicUrl(url: string): Promise<void>;
+  publicUrl(): Promise<string | null>;
+
+  addCode(code: CodeRecord): Promise<void>;
+  findCode(codeHash: string): Promise<UsedCode | null>;
+  /** Uses the code up and adds the token, both or neither. */
+  enrol(codeHash: string, token: TokenRecord, answer: string): Promise<'enrolled' | 'code-used' | 'token-known'>;
+
+  findToken(tokenId: string): Promise<TokenState | null>;
+  /** In the order of their ids, after `afterTokenId` ('' = from the first). */
+  listTokens(afterTokenId: string, limit: number): Promise<readonly TokenState[]>;
+
+  /** Marks of batches from `fromBatch` on, in order. */
+  marks(tokenId: string, fromBatch: number, count: number): Promise<readonly BatchMark[]>;
+  /** Those of `numbers` that a stored document of the token bears. */
+  takenNumbers(tokenId: string, numbers: readonly string[]): Promise<ReadonlySet<string>>;
+  /**
+   * Adds consecutive batches behind `expected` and moves the head to `next`; `moved` (nothing stored) when the head is no longer `expected`.
+   * No batches: only the time of contact.
+   */
+  store(tokenId: string, expected: ChainHead, batches: readonly NewBatch[], next: ChainHead, atMs: number): Promise<'stored' | 'moved'>;
+  /** Keeps the alarm; the same one twice is one, and beyond tokenMaxAlarms none is added. */
+  raiseAlarm(tokenId: string, alarm: Alarm): Promise<void>;
+  alarms(tokenId: string): Promise<readonly Alarm[]>;
+  /** The latest `limit` parked sequences, ascending. */
+  parked(tokenId: string, limit: number): Promise<readonly number[]>;
+
+  findBatch(tokenId: string, batchIndex: number): Promise<StoredBatch | null>;
+  /** In the order of their sequences. */
+  findEntries(tokenId: string, query: EntryQuery, limit: number): Promise<readonly EntryPlace[]>;
+  close(): Promise<void>;
+}

@@ -1,0 +1,211 @@
+// Owns: the HTTPS server: TLS, limits on connections, requests, bytes and time, and one answer to every request.
+// Invariants: TLS 1.2 or later; a request's body is read only up to the limit of its path; at most maxRequests are worked on and maxUploads held in
+// memory, others are told `busy` with Retry-After; an answer never carries a stack. Listens on 127.0.0.1 by default: reads are open to
+// whoever can connect (routes.ts), so listening elsewhere is for networks where that may be.
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { createServer, type Server } from 'node:https';
+import type { AddressInfo } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import { paths, uploadMaxBytes } from '#ipc-schema/upstream.ts';
+import { faultText } from './log.ts';
+import { refusalOf, refuse } from './refusal.ts';
+import { type Answer, answerTo, type RouteParts, refusalAnswer } from './routes.ts';
+import type { TlsIdentity } from './tls-identity.ts';
+
+export const maxConnections = 512;
+const maxRequests = 64;
+/** Uploads in memory at a time: each holds its sealed and its unpacked bytes. */
+export const maxUploads = 8;
+const maxHeaderBytes = 8_192;
+/** Compression and sealing never add more than this to a body. */
+const sealedMaxBytes = uploadMaxBytes + 64 * 1024;
+const enrolMaxBytes = 16 * 1024;
+const maxRequestsPerSocket = 10_000;
+
+export interface HttpWaits {
+  readonly handshakeMs: number;
+  readonly headersMs: number;
+  /** From the first byte of a request to the last of its body. */
+  readonly requestMs: number;
+  /** A connection on which nothing moves. */
+  readonly idleMs: number;
+  readonly keepAliveMs: number;
+  /** How long a refused body is still taken in, so that its sender gets to read the answer. */
+  readonly lingerMs: number;
+  /** How long `close` lets running requests end. */
+  readonly closeMs: number;
+}
+
+export const defaultWaits: HttpWaits = {
+  handshakeMs: 10_000,
+  headersMs: 10_000,
+  requestMs: 120_000,
+  idleMs: 60_000,
+  keepAliveMs: 30_000,
+  lingerMs: 2_000,
+  closeMs: 5_000,
+};
+
+export interface HttpServer {
+  readonly host: string;
+  readonly port: number;
+  renewTls(identity: TlsIdentity): void;
+  /** No new requests; running ones end, then everything is cut. */
+  close(): Promise<void>;
+}
+
+export async function listenHttps(
+  parts: RouteParts,
+  identity: TlsIdentity,
+  listen: { readonly host: string; readonly port: number },
+  waits: HttpWaits = defaultWaits,
+): Promise<HttpServer> {
+  const gate = { requests: 0, uploads: 0 };
+  const server = createServer(
+    {
+      ...identity,
+      minVersion: 'TLSv1.2',
+      handshakeTimeout: waits.handshakeMs,
+      headersTimeout: waits.headersMs,
+      requestTimeout: waits.requestMs,
+      keepAliveTimeout: waits.keepAliveMs,
+      connectionsCheckingInterval: Math.min(5_000, waits.headersMs),
+      maxHeaderSize: maxHeaderBytes,
+    },
+    (request, response) => {
+      serve(parts, gate, waits, request, response).catch((thrown: unknown) => {
+        // Only writing the answer can end here: the connection is of no more use.
+        parts.log('warn', 'answer-lost', { why: faultText(thrown) });
+        response.destroy();
+      });
+    },
+  );
+  server.maxConnections = maxConnections;
+  server.maxRequestsPerSocket = maxRequestsPerSocket;
+  server.setTimeout(waits.idleMs);
+  // Those in the middle of a handshake too, which the server's own list does not hold.
+  const sockets = new Set<Duplex>();
+  server.on('connection', (socket) => {
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+  });
+  server.on('tlsClientError', (fault) => parts.log('info', 'handshake-failed', { why: fault.message }));
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(listen.port, listen.host, resolve);
+  });
+  server.on('error', (fault) => parts.log('error', 'server-fault', { why: faultText(fault) }));
+  const { address, port } = server.address() as AddressInfo;
+  return {
+    host: address,
+    port,
+    renewTls: (next) => server.setSecureContext({ ...next, minVersion: 'TLSv1.2' }),
+    close: () => close(server, sockets, waits),
+  };
+}
+
+async function close(server: Server, sockets: ReadonlySet<Duplex>, waits: HttpWaits): Promise<void> {
+  await new Promise<void>((resolve) => {
+    const cut = setTimeout(() => {
+      for (const socket of sockets) socket.destroy();
+    }, waits.closeMs);
+    server.close(() => {
+      clearTimeout(cut);
+      resolve();
+    });
+    server.closeIdleConnections();
+  });
+}
+
+interface Gate {
+  requests: number;
+  uploads: number;
+}
+
+async function serve(parts: RouteParts, gate: Gate, waits: HttpWaits, request: IncomingMessage, response: ServerResponse): Promise<void> {
+  const isUpload = request.method === 'POST' && request.url === paths.batches;
+  if (gate.requests >= maxRequests || (isUpload && gate.uploads >= maxUploads)) {
+    await send(waits, request, response, refusalAnswer(refuse('busy', 'too many requests are being worked on')));
+    return;
+  }
+  gate.requests++;
+  if (isUpload) gate.uploads++;
+  try {
+    const answer = await answerOrRefuse(parts, request, isUpload ? sealedMaxBytes : enrolMaxBytes);
+    if (answer !== null) await send(waits, request, response, answer);
+  } finally {
+    gate.requests--;
+    if (isUpload) gate.uploads--;
+  }
+}
+
+/** Null: the client went away before its body was whole. */
+async function answerOrRefuse(parts: RouteParts, request: IncomingMessage, maxBytes: number): Promise<Answer | null> {
+  try {
+    const body = await readBody(request, request.method === 'POST' ? maxBytes : 0);
+    if (body === null) return null;
+    const mediaType = (request.headers['content-type'] ?? '').split(';', 1)[0]?.trim().toLowerCase() ?? '';
+    return await answerTo(parts, { method: request.method ?? '', target: request.url ?? '', mediaType, body });
+  } catch (thrown) {
+    const refusal = refusalOf(thrown);
+    if (refusal.code === 'internal') parts.log('error', 'request-fault', { why: faultText(thrown) });
+    return refusalAnswer(refusal);
+  }
+}
+
+async function readBody(request: IncomingMessage, maxBytes: number): Promise<Uint8Array | null> {
+  const tooLarge = new UkeyError('too-large', `a body here has at most ${maxBytes} bytes`);
+  if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw tooLarge;
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  return await new Promise((resolve, reject) => {
+    request.on('data', (chunk: Buffer) => {
+      bytes += chunk.length;
+      if (bytes <= maxBytes) chunks.push(chunk);
+      else {
+        request.pause();
+        reject(tooLarge);
+      }
+    });
+    request.once('end', () => resolve(chunks.length === 1 ? (chunks[0] ?? new Uint8Array(0)) : Buffer.concat(chunks)));
+    request.once('close', () => resolve(null)); // after `end` this changes nothing
+    request.once('error', () => resolve(null));
+  });
+}
+
+async function send(waits: HttpWaits, request: IncomingMessage, response: ServerResponse, answer: Answer): Promise<void> {
+  const body = typeof answer.body === 'string' ? Buffer.from(answer.body, 'utf8') : answer.body;
+  // A body that was not read whole would be taken for the next request: such a connection ends with its answer.
+  const isSpent = !request.complete;
+  response.writeHead(answer.status, {
+    'content-type': answer.mediaType,
+    'content-length': body.length,
+    'cache-control': 'no-store',
+    'x-content-type-options': 'nosniff',
+    'content-security-policy': "default-src 'none'; style-src 'unsafe-inline'",
+    ...(isSpent ? { connection: 'close' } : {}),
+    ...answer.headers,
+  });
+  if (isSpent) {
+    // Ending now would reset the connection under a sender that is still writing, and the reset would overtake the answer.
+    response.write(body);
+    await discard(request, waits.lingerMs);
+  }
+  await new Promise<void>((resolve) => {
+    response.once('close', resolve);
+    response.end(isSpent ? undefined : body, () => resolve());
+  });
+}
+
+/** Takes in what is left of a body, for a while. */
+async function discard(request: IncomingMessage, lingerMs: number): Promise<void> {
+  await new Promise<void>((resolve) => {
+    const enough = setTimeout(resolve, lingerMs);
+    request.once('close', () => {
+      clearTimeout(enough);
+      resolve();
+    });
+    request.removeAllListeners('data').resume();
+  });
+}

@@ -1,0 +1,197 @@
+// Owns: what the server answers under which path: method, path and query in, a finished answer out. Knows nothing of sockets.
+// Paths: those of upstream.ts, and GET / (a page for a person).
+// Reads are open to whoever reaches the server, which listens on loopback unless told otherwise: there is no account in this version.
+// Invariants: unknown paths, parameters and methods are refused by name; a refusal is refusalSchema JSON.
+import { UkeyError } from '#ipc-schema/errors.ts';
+import { text } from '#ipc-schema/schema.ts';
+import { mediaTypes, nonceBytes, paths, probePayload, type Refusal, uploadMaxBatches } from '#ipc-schema/upstream.ts';
+import type { Accept } from './accept.ts';
+import type { TokenState } from './database.ts';
+import { tokensPage } from './page.ts';
+import { refusalStatus, refuse, retryAfterSeconds } from './refusal.ts';
+import { redeem, type TicketParts } from './ticket.ts';
+import { batchRun, entriesMaxCount, entryViews, tokensMaxCount, tokenView } from './view.ts';
+
+export interface Question {
+  readonly method: string;
+  /** Path and query as they stood in the request line. */
+  readonly target: string;
+  readonly mediaType: string;
+  readonly body: Uint8Array;
+}
+
+export interface Answer {
+  readonly status: number;
+  readonly mediaType: string;
+  readonly body: Uint8Array | string;
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
+export interface RouteParts extends TicketParts {
+  readonly accept: Accept;
+}
+
+const tokenPath = /^\/v1\/tokens\/([0-9a-f]{32})(\/certificate|\/entries|\/batches)?$/;
+const numberText = text(1, 64);
+
+export function refusalAnswer(refusal: Refusal, headers: Readonly<Record<string, string>> = {}): Answer {
+  const retry = refusal.code === 'busy' ? { 'retry-after': String(retryAfterSeconds) } : {};
+  return { ...jsonAnswer(refusal, refusalStatus[refusal.code]), headers: { ...retry, ...headers } };
+}
+
+export async function answerTo(parts: RouteParts, question: Question): Promise<Answer> {
+  const [path = '', queryText = ''] = splitTarget(question.target);
+  switch (question.method) {
+    case 'GET':
+      return await answerRead(parts, path, new Query(queryText));
+    case 'POST':
+      return await answerWrite(parts, path, question);
+    default:
+      return { ...refusalAnswer(refuse('bad-request', 'only GET and POST are known'), { allow: 'GET, POST' }), status: 405 };
+  }
+}
+
+function splitTarget(target: string): [string, string] {
+  const at = target.indexOf('?');
+  return at < 0 ? [target, ''] : [target.slice(0, at), target.slice(at + 1)];
+}
+
+async function answerWrite(parts: RouteParts, path: string, question: Question): Promise<Answer> {
+  if (path === paths.batches) {
+    if (question.mediaType !== mediaTypes.upload)
+      return refusalAnswer(refuse('bad-request', `the content type must be ${mediaTypes.upload}`));
+    const answer = await parts.accept(question.body);
+    return answer.kind === 'refused' ? refusalAnswer(answer.refusal) : { status: 200, mediaType: mediaTypes.cose, body: answer.signed };
+  }
+  if (path === paths.enrol) {
+    if (question.mediaType !== mediaTypes.cose) return refusalAnswer(refuse('bad-request', `the content type must be ${mediaTypes.cose}`));
+    const answer = await redeem(parts, question.body);
+    return answer.kind === 'refused' ? refusalAnswer(answer.refusal) : { status: 200, mediaType: mediaTypes.json, body: answer.json };
+  }
+  return nothingHere;
+}
+
+async function answerRead(parts: RouteParts, path: string, query: Query): Promise<Answer> {
+  switch (path) {
+    case paths.probe:
+      return answerProbe(parts, query);
+    case paths.tokens:
+      return await answerTokens(parts, query);
+    case paths.authority:
+      query.end();
+      return { status: 200, mediaType: mediaTypes.certificate, body: parts.authority.certificate };
+    case '/': {
+      query.end();
+      const tokens = await parts.database.listTokens('', tokensMaxCount + 1);
+      const isWhole = tokens.length <= tokensMaxCount;
+      return {
+        status: 200,
+        mediaType: 'text/html; charset=utf-8',
+        body: tokensPage(tokens.slice(0, tokensMaxCount).map(tokenView), isWhole),
+      };
+    }
+  }
+  const [, tokenId, part] = tokenPath.exec(path) ?? [];
+  if (tokenId === undefined) return nothingHere;
+  const token = await parts.database.findToken(tokenId);
+  if (token === null) return refusalAnswer(refuse('unknown-token', 'the token is not enrolled here'));
+  return await answerToken(parts, token, part, query);
+}
+
+async function answerToken(parts: RouteParts, token: TokenState, part: string | undefined, query: Query): Promise<Answer> {
+  switch (part) {
+    case '/certificate':
+      query.end();
+      return { status: 200, mediaType: mediaTypes.certificate, body: token.certificate };
+    case '/entries':
+      return await answerEntries(parts, token, query);
+    case '/batches': {
+      const from = query.count('from') ?? 1;
+      const limit = query.count('limit', uploadMaxBatches) ?? uploadMaxBatches;
+      query.end();
+      const run = await batchRun(parts.database, token.tokenId, from, limit);
+      const want = token.head.batchIndex + 1;
+      if (run === null) return { ...refusalAnswer(refuse('gap', `batch ${from} is not stored here`, want)), status: 404 };
+      return { status: 200, mediaType: mediaTypes.cbor, body: run };
+    }
+    default:
+      query.end();
+      return jsonAnswer(tokenView(token));
+  }
+}
+
+function answerProbe(parts: RouteParts, query: Query): Answer {
+  const nonce = query.text('nonce') ?? '';
+  query.end();
+  if (!new RegExp(`^[0-9a-f]{${2 * nonceBytes}}$`).test(nonce))
+    return refusalAnswer(refuse('bad-request', `nonce: must be ${nonceBytes} bytes in lower-case hex`));
+  const payload = probePayload({ nonce: Buffer.from(nonce, 'hex'), serverTimeMs: parts.wallMs() });
+  return { status: 200, mediaType: mediaTypes.cose, body: parts.authority.signAnswer(payload) };
+}
+
+async function answerTokens(parts: RouteParts, query: Query): Promise<Answer> {
+  const after = query.text('after') ?? '';
+  const limit = query.count('limit', tokensMaxCount) ?? tokensMaxCount;
+  query.end();
+  const tokens = await parts.database.listTokens(after, limit);
+  return jsonAnswer({ tokens: tokens.map(tokenView) });
+}
+
+/** By number, by one sequence, or a run from a sequence on; no match is an empty list. */
+async function answerEntries(parts: RouteParts, token: TokenState, query: Query): Promise<Answer> {
+  const number = query.text('number');
+  const sequence = query.count('sequence');
+  const from = query.count('from');
+  const limit = query.count('limit', entriesMaxCount) ?? entriesMaxCount;
+  query.end();
+  if ([number, sequence, from].filter((given) => given !== null).length > 1)
+    return refusalAnswer(refuse('bad-request', 'give one of number, sequence and from'));
+  if (number !== null && !numberText.safeParse(number).success)
+    return refusalAnswer(refuse('bad-request', 'number: must be 1 to 64 characters'));
+  const { database } = parts;
+  if (number !== null) return jsonAnswer({ entries: await entryViews(database, token.tokenId, { kind: 'number', number }, limit) });
+  const fromSequence = sequence ?? from ?? 1;
+  const views = await entryViews(database, token.tokenId, { kind: 'range', fromSequence }, sequence === null ? limit : 1);
+  return jsonAnswer({ entries: views.filter((view) => sequence === null || view.sequence === sequence) });
+}
+
+function jsonAnswer(value: unknown, status = 200): Answer {
+  return { status, mediaType: mediaTypes.json, body: JSON.stringify(value) };
+}
+
+const nothingHere: Answer = { ...refusalAnswer(refuse('bad-request', 'nothing answers under this path')), status: 404 };
+
+/** The parameters of a query, each read once; `end` refuses what nobody asked for. Throws invalid-request naming the parameter. */
+class Query {
+  readonly #values = new Map<string, string>();
+
+  constructor(queryText: string) {
+    for (const [name, value] of new URLSearchParams(queryText)) {
+      if (this.#values.has(name)) throw badParameter(name, 'stands there twice');
+      this.#values.set(name, value);
+    }
+  }
+
+  text(name: string): string | null {
+    const value = this.#values.get(name) ?? null;
+    this.#values.delete(name);
+    return value;
+  }
+
+  /** A whole number from 1 to `max`. */
+  count(name: string, max = Number.MAX_SAFE_INTEGER): number | null {
+    const value = this.text(name);
+    if (value === null) return null;
+    if (!/^[1-9]\d{0,15}$/.test(value) || Number(value) > max) throw badParameter(name, `must be a whole number from 1 to ${max}`);
+    return Number(value);
+  }
+
+  end(): void {
+    const [unknown] = this.#values.keys();
+    if (unknown !== undefined) throw badParameter(unknown, 'is not known here');
+  }
+}
+
+function badParameter(name: string, why: string): UkeyError {
+  return new UkeyError('invalid-request', `${name.slice(0, 64)}: ${why}`, { field: name });
+}

@@ -1,0 +1,112 @@
+// Owns: the ticket server put together: data directory -> authority, database, TLS, HTTPS; closed in reverse. Tests and the sandbox start it in
+// their own process; main.ts is the program around it.
+// Invariants: nothing is listening before the database is open and bound to the authority.
+import { join } from 'node:path';
+import type { EnrolmentTicket } from '#ipc-schema/upstream.ts';
+import { makeAccept } from './accept.ts';
+import { openAuthority } from './authority.ts';
+import type { Database } from './database.ts';
+import { openSqliteDatabase } from './database-sqlite.ts';
+import type { GrantOptions } from './grant.ts';
+import { defaultWaits, type HttpWaits, listenHttps } from './http.ts';
+import { faultText, type Log, noLog } from './log.ts';
+import { makeTicket, type TicketParts } from './ticket.ts';
+import { openTlsIdentity } from './tls-identity.ts';
+
+const tlsCheckMs = 12 * 3_600_000;
+
+export interface ServerOptions {
+  /** Data directory; made when missing. */
+  readonly directory: string;
+  /** Default 127.0.0.1. */
+  readonly host?: string;
+  /** Default 0: any that is free. Charters name it, so a server with tokens keeps its port. */
+  readonly port?: number;
+  /** URL that tickets and charters carry when something stands in front of the server. Default: where it listens. */
+  readonly publicUrl?: string;
+  readonly log?: Log;
+  readonly wallMs?: () => number;
+  readonly waits?: HttpWaits;
+  /** Another database than the data directory's. */
+  readonly database?: Database;
+}
+
+export interface RunningServer {
+  /** Where it listens, as https URL. */
+  readonly url: string;
+  readonly publicUrl: string;
+  readonly port: number;
+  /** SHA-256 of the authority's certificate, hex. */
+  readonly authorityFingerprint: string;
+  /** DER. */
+  readonly authorityCertificate: Uint8Array;
+  createTicket(options: GrantOptions): Promise<EnrolmentTicket>;
+  close(): Promise<void>;
+}
+
+/** Authority and database of a data directory, without a server: for commands beside a running one. */
+export async function openDirectory(options: ServerOptions): Promise<TicketParts> {
+  const { directory, wallMs = Date.now, log = noLog } = options;
+  const authority = await openAuthority(directory, wallMs());
+  const database = options.database ?? openSqliteDatabase(join(directory, 'tickets.db'));
+  try {
+    await database.bindAuthority(authority.fingerprint);
+  } catch (thrown) {
+    await database.close();
+    throw thrown;
+  }
+  return { directory, authority, database, log, wallMs };
+}
+
+export async function startServer(options: ServerOptions): Promise<RunningServer> {
+  const parts = await openDirectory(options);
+  try {
+    return await listen(parts, options);
+  } catch (thrown) {
+    await parts.database.close();
+    throw thrown;
+  }
+}
+
+async function listen(parts: TicketParts, options: ServerOptions): Promise<RunningServer> {
+  const { authority, database, directory, log, wallMs } = parts;
+  const host = options.host ?? '127.0.0.1';
+  const hosts = [host, ...(options.publicUrl === undefined ? [] : [new URL(options.publicUrl).hostname])].filter(
+    (name) => !isAnyHost(name),
+  );
+  const identity = await openTlsIdentity(directory, authority, hosts, wallMs());
+  const routeParts = { ...parts, accept: makeAccept(parts) };
+  const http = await listenHttps(routeParts, identity, { host, port: options.port ?? 0 }, options.waits ?? defaultWaits);
+  const url = `https://${urlHost(host)}:${http.port}`;
+  const publicUrl = options.publicUrl ?? url;
+  await database.setPublicUrl(publicUrl);
+  const renewal = setInterval(() => {
+    openTlsIdentity(directory, authority, hosts, wallMs()).then(
+      (next) => http.renewTls(next),
+      (thrown: unknown) => log('error', 'tls-not-renewed', { why: faultText(thrown) }),
+    );
+  }, tlsCheckMs);
+  renewal.unref();
+  log('info', 'listening', { url, publicUrl, authorityFingerprint: authority.fingerprint });
+  return {
+    url,
+    publicUrl,
+    port: http.port,
+    authorityFingerprint: authority.fingerprint,
+    authorityCertificate: authority.certificate,
+    createTicket: async (grant) => await makeTicket(parts, grant, publicUrl),
+    close: async () => {
+      clearInterval(renewal);
+      await http.close();
+      await database.close();
+      log('info', 'closed');
+    },
+  };
+}
+
+const isAnyHost = (host: string): boolean => host === '0.0.0.0' || host === '::';
+
+function urlHost(host: string): string {
+  if (isAnyHost(host)) return 'localhost';
+  return host.includes(':') ? `[${host}]` : host;
+}

@@ -1,0 +1,101 @@
+// Owns: the tables of the ticket server's SQLite database and their version, and the statements over them as text.
+// Invariants: STRICT tables; blobs that are large stand last in their row, so that reading the rest does not walk their pages; an id of a token
+// inside is a small integer. A later version migrates in one transaction; a newer one than this is refused.
+
+export const schemaVersion = 1;
+
+export const schemaSql = `
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE codes (
+  code_hash TEXT PRIMARY KEY,
+  made_at INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL,
+  used_by TEXT,
+  granted TEXT NOT NULL,
+  answer TEXT
+) STRICT, WITHOUT ROWID;
+CREATE TABLE tokens (
+  id INTEGER PRIMARY KEY,
+  token_id TEXT NOT NULL UNIQUE,
+  serial TEXT NOT NULL,
+  issuer_tax_id TEXT NOT NULL,
+  issuer_name TEXT NOT NULL,
+  enrolled_at INTEGER NOT NULL,
+  head_batch INTEGER NOT NULL,
+  next_sequence INTEGER NOT NULL,
+  head_seal_hash BLOB NOT NULL,
+  documents INTEGER NOT NULL,
+  last_contact INTEGER,
+  spki BLOB NOT NULL,
+  certificate BLOB NOT NULL
+) STRICT;
+CREATE TABLE batches (
+  token INTEGER NOT NULL REFERENCES tokens (id),
+  batch_index INTEGER NOT NULL,
+  first_sequence INTEGER NOT NULL,
+  entry_count INTEGER NOT NULL,
+  received_at INTEGER NOT NULL,
+  bytes_hash BLOB NOT NULL,
+  seal_hash BLOB NOT NULL,
+  bytes BLOB NOT NULL,
+  UNIQUE (token, batch_index)
+) STRICT;
+CREATE TABLE entries (
+  token INTEGER NOT NULL REFERENCES tokens (id),
+  sequence INTEGER NOT NULL,
+  batch_index INTEGER NOT NULL,
+  kind TEXT NOT NULL,
+  number TEXT,
+  issued_at INTEGER NOT NULL,
+  currency TEXT,
+  total TEXT,
+  tax_total TEXT,
+  flaw TEXT,
+  PRIMARY KEY (token, sequence)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX entries_number ON entries (token, number) WHERE number IS NOT NULL;
+CREATE INDEX entries_parked ON entries (token, sequence) WHERE flaw IS NOT NULL;
+CREATE TABLE alarms (
+  id INTEGER PRIMARY KEY,
+  token INTEGER NOT NULL REFERENCES tokens (id),
+  kind TEXT NOT NULL,
+  batch_index INTEGER NOT NULL,
+  detail TEXT NOT NULL,
+  raised_at INTEGER NOT NULL,
+  proof BLOB NOT NULL,
+  UNIQUE (token, kind, batch_index, proof)
+) STRICT;
+PRAGMA user_version = ${schemaVersion};
+`;
+
+const tokenColumns = `token_id, serial, issuer_tax_id, issuer_name, enrolled_at, head_batch, next_sequence, head_seal_hash, documents,
+  last_contact, spki, certificate, (SELECT detail FROM alarms WHERE token = tokens.id ORDER BY id DESC LIMIT 1) AS alarm`;
+
+export const statementSql = {
+  readMeta: 'SELECT value FROM meta WHERE key = ?',
+  addMeta: 'INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING',
+  writeMeta: 'INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value',
+  addCode: 'INSERT INTO codes (code_hash, made_at, expires_at, granted) VALUES (?, ?, ?, ?)',
+  findCode: 'SELECT code_hash, made_at, expires_at, granted, used_by, answer FROM codes WHERE code_hash = ?',
+  useCode: 'UPDATE codes SET used_by = ?, answer = ? WHERE code_hash = ? AND used_by IS NULL',
+  addToken: `INSERT INTO tokens (token_id, serial, issuer_tax_id, issuer_name, enrolled_at, head_batch, next_sequence, head_seal_hash,
+    documents, spki, certificate) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?) ON CONFLICT (token_id) DO NOTHING`,
+  findToken: `SELECT ${tokenColumns} FROM tokens WHERE token_id = ?`,
+  listTokens: `SELECT ${tokenColumns} FROM tokens WHERE token_id > ? ORDER BY token_id LIMIT ?`,
+  tokenRow: 'SELECT id FROM tokens WHERE token_id = ?',
+  moveHead: `UPDATE tokens SET head_batch = ?, next_sequence = ?, head_seal_hash = ?, documents = documents + ?, last_contact = ?
+    WHERE id = ? AND head_batch = ? AND head_seal_hash = ?`,
+  addBatch: `INSERT INTO batches (token, batch_index, first_sequence, entry_count, received_at, bytes_hash, seal_hash, bytes)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+  addEntry: `INSERT INTO entries (token, sequence, batch_index, kind, number, issued_at, currency, total, tax_total, flaw)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+  marks: 'SELECT batch_index, bytes_hash, seal_hash FROM batches WHERE token = ? AND batch_index >= ? ORDER BY batch_index LIMIT ?',
+  numberTaken: 'SELECT 1 AS one FROM entries WHERE token = ? AND number = ? LIMIT 1',
+  countAlarms: 'SELECT count(*) AS kept FROM alarms WHERE token = ?',
+  addAlarm: `INSERT INTO alarms (token, kind, batch_index, detail, raised_at, proof) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+  alarms: 'SELECT kind, batch_index, detail, raised_at, proof FROM alarms WHERE token = ? ORDER BY id',
+  parked: 'SELECT sequence FROM entries WHERE token = ? AND flaw IS NOT NULL ORDER BY sequence DESC LIMIT ?',
+  findBatch: 'SELECT bytes FROM batches WHERE token = ? AND batch_index = ?',
+  entriesByNumber: 'SELECT sequence, batch_index FROM entries WHERE token = ? AND number = ? ORDER BY sequence LIMIT ?',
+  entriesFrom: 'SELECT sequence, batch_index FROM entries WHERE token = ? AND sequence >= ? ORDER BY sequence LIMIT ?',
+} as const;

@@ -1,0 +1,59 @@
+// The SQLite implementation: the suite of every database, and what is SQLite's own.
+import { mkdtemp, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { openSqliteDatabase } from '#server/database-sqlite.ts';
+import { databaseSuite } from '#test/suites/database-suite.ts';
+
+databaseSuite('SQLite', async () => {
+  const directory = await mkdtemp(join(tmpdir(), 'ukey-database-'));
+  return {
+    open: async () => openSqliteDatabase(join(directory, 'tickets.db')),
+    remove: async () => await rm(directory, { recursive: true, force: true }),
+  };
+});
+
+describe('the SQLite file', () => {
+  let directory: string;
+  beforeEach(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'ukey-database-'));
+  });
+  afterEach(async () => await rm(directory, { recursive: true, force: true }));
+
+  test('is readable by its owner alone, with its log', async () => {
+    const path = join(directory, 'tickets.db');
+    const database = openSqliteDatabase(path);
+    await database.setPublicUrl('https://x');
+    for (const name of [path, `${path}-wal`, `${path}-shm`]) expect((await stat(name)).mode & 0o777).toBe(0o600);
+    await database.close();
+  });
+
+  test('of a newer version is refused', () => {
+    const path = join(directory, 'tickets.db');
+    const raw = new DatabaseSync(path);
+    raw.exec('PRAGMA user_version = 2');
+    raw.close();
+    expect(() => openSqliteDatabase(path)).toThrow(expect.objectContaining({ code: 'internal' }));
+  });
+
+  test('serves two connections: what one commits the other sees', async () => {
+    const path = join(directory, 'tickets.db');
+    const one = openSqliteDatabase(path);
+    const two = openSqliteDatabase(path);
+    await one.setPublicUrl('https://one');
+    expect(await two.publicUrl()).toBe('https://one');
+    await two.setPublicUrl('https://two');
+    expect(await one.publicUrl()).toBe('https://two');
+    await one.close();
+    await two.close();
+  });
+
+  test('refuses every call once it is closed', async () => {
+    const database = openSqliteDatabase(join(directory, 'tickets.db'));
+    await database.close();
+    await database.close();
+    await expect(database.publicUrl()).rejects.toMatchObject({ code: 'internal' });
+  });
+});

@@ -1,0 +1,165 @@
+// The program: ready line, tickets beside a running server, SIGTERM, SIGKILL at random instants.
+import { type ChildProcess, spawn } from 'node:child_process';
+import { X509Certificate } from 'node:crypto';
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { openCharter } from '#ipc-schema/charter.ts';
+import { publicKeyFromSpki } from '#ipc-schema/cose.ts';
+import { enrolmentSchema, mediaTypes, openAcknowledgement, parseTicket, paths, tokenViewSchema } from '#ipc-schema/upstream.ts';
+import { type BuiltBatch, BuiltToken } from '#test/support/batch-builder.ts';
+import { pack, sealTo } from '#test/support/sealed-upload.ts';
+import { grantOptions, HttpsClient } from '#test/support/server-rig.ts';
+
+const program = fileURLToPath(new URL('../../server/main.ts', import.meta.url));
+const kills = 5;
+
+let directory: string;
+let children: ChildProcess[] = [];
+
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'ukey-server-'));
+});
+afterEach(async () => {
+  for (const child of children) child.kill('SIGKILL');
+  children = [];
+  await rm(directory, { recursive: true, force: true });
+});
+
+interface Ready {
+  readonly url: string;
+  readonly pid: number;
+  readonly authorityFingerprint: string;
+}
+
+function run(...words: string[]): ChildProcess {
+  const child = spawn(process.execPath, [program, ...words], { stdio: ['ignore', 'pipe', 'pipe'] });
+  children.push(child);
+  return child;
+}
+
+const ended = async (child: ChildProcess): Promise<{ code: number | null; out: string; err: string }> => {
+  let [out, err] = ['', ''];
+  child.stdout?.on('data', (chunk: Buffer) => (out += chunk.toString('utf8')));
+  child.stderr?.on('data', (chunk: Buffer) => (err += chunk.toString('utf8')));
+  const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
+  return { code, out, err };
+};
+
+const ready = async (child: ChildProcess): Promise<Ready> =>
+  await new Promise((resolve, reject) => {
+    let text = '';
+    child.stderr?.resume();
+    child.stdout?.on('data', (chunk: Buffer) => {
+      text += chunk.toString('utf8');
+      if (text.includes('\n')) resolve(JSON.parse(text) as Ready);
+    });
+    child.once('close', (code) => reject(new Error(`ended with ${code} before it was ready`)));
+  });
+
+describe('the program', () => {
+  test('serves, makes tickets beside itself, and ends well at SIGTERM', async () => {
+    const server = run('--dir', directory);
+    const { url, pid, authorityFingerprint } = await ready(server);
+    expect(pid).toBe(server.pid);
+    const [options, out] = [join(directory, 'options.json'), join(directory, 'ticket.json')];
+    await writeFile(options, JSON.stringify(grantOptions()));
+    expect((await ended(run('ticket', '--dir', directory, '--charter', options, '--file', out))).code).toBe(0);
+    expect((await stat(out)).mode & 0o777).toBe(0o600);
+    const ticket = parseTicket(JSON.parse(await readFile(out, 'utf8')));
+    expect(ticket).toMatchObject({ url, authorityFingerprint });
+    const client = new HttpsClient(url, Buffer.from(ticket.tlsCertificate ?? '', 'base64'));
+    const reply = await client.ask(paths.enrol, { body: new BuiltToken().enrolment(ticket.code), type: mediaTypes.cose });
+    expect(reply.status).toBe(200);
+    client.close();
+    const printed = await ended(run('ticket', '--dir', directory, '--charter', options));
+    expect(parseTicket(JSON.parse(printed.out)).code).not.toBe(ticket.code);
+    expect(printed.err).not.toContain(parseTicket(JSON.parse(printed.out)).code);
+    server.kill('SIGTERM');
+    expect((await ended(server)).code).toBe(0);
+  }, 30_000);
+
+  test('used wrongly ends with 2', async () => {
+    const uses = [
+      [],
+      ['--dir'],
+      ['--dir', 'x', 'dance'],
+      ['--dir', 'x', '--listen', 'nowhere'],
+      ['--dir', 'x', '--public-url', 'http://x'],
+      ['ticket', '--dir', 'x'],
+    ];
+    const codes = await Promise.all(uses.map(async (words) => (await ended(run(...words))).code));
+    expect(codes).toEqual(uses.map(() => 2));
+  }, 30_000);
+
+  test('a ticket before the server ever ran needs a URL, and is a fault without', async () => {
+    const options = join(directory, 'options.json');
+    await writeFile(options, JSON.stringify(grantOptions()));
+    expect((await ended(run('ticket', '--dir', directory, '--charter', options))).code).toBe(1);
+    await writeFile(options, JSON.stringify(grantOptions({ serverUrl: 'https://tickets.example' })));
+    expect((await ended(run('ticket', '--dir', directory, '--charter', options))).code).toBe(0);
+  });
+
+  test('killed at random instants while it is uploaded to, holds every acknowledged batch once and takes the rest again', async () => {
+    let child = run('--dir', directory);
+    let { url } = await ready(child);
+    const port = new URL(url).port;
+    const options = join(directory, 'options.json');
+    await writeFile(options, JSON.stringify(grantOptions()));
+    const ticket = parseTicket(JSON.parse((await ended(run('ticket', '--dir', directory, '--charter', options))).out));
+    const authority = Buffer.from(ticket.tlsCertificate ?? '', 'base64');
+    let client = new HttpsClient(url, authority);
+    const token = new BuiltToken();
+    const enrolled = await client.ask(paths.enrol, { body: token.enrolment(ticket.code), type: mediaTypes.cose });
+    const enrolment = enrolmentSchema.parse(JSON.parse(enrolled.body.toString('utf8')));
+    token.begin(Buffer.from(enrolment.certificate, 'base64'));
+    const charter = openCharter(Buffer.from(enrolment.charter, 'base64'), new X509Certificate(authority).publicKey);
+    const ackKey = publicKeyFromSpki(Buffer.from(charter.server.ackKey, 'base64'));
+    const sealKey = Buffer.from(charter.server.sealKey, 'base64');
+
+    const seed = Number(process.env['TEST_SEED'] ?? Date.now() % 1_000_000);
+    console.log(`seed ${seed}`);
+    let state = seed;
+    const random = (): number => {
+      state = (state * 1_103_515_245 + 12_345) % 2_147_483_648;
+      return state / 2_147_483_648;
+    };
+    let pending: BuiltBatch[] = [];
+    let acknowledged = 0;
+    let lostAnswers = 0;
+    for (let kill = 0; kill < kills; kill++) {
+      const victim = child;
+      const timer = setTimeout(() => victim.kill('SIGKILL'), 5 + random() * 120);
+      for (;;) {
+        if (pending.length < 8) pending.push(...Array.from({ length: 4 }, () => token.batch(16)));
+        const body = await sealTo(sealKey, pack(token.upload(pending)));
+        try {
+          const reply = await client.ask(paths.batches, { body, type: mediaTypes.upload });
+          expect(reply.status).toBe(200);
+          const ack = openAcknowledgement(reply.body, ackKey);
+          expect(ack.upToBatch).toBeGreaterThanOrEqual(acknowledged);
+          acknowledged = ack.upToBatch;
+          pending = pending.filter((batch) => batch.head.batchIndex > ack.upToBatch);
+        } catch (thrown) {
+          if ((thrown as { code?: string }).code === undefined) throw thrown;
+          lostAnswers++;
+          break;
+        }
+      }
+      clearTimeout(timer);
+      client.close();
+      child = run('--dir', directory, '--listen', `127.0.0.1:${port}`);
+      ({ url } = await ready(child));
+      client = new HttpsClient(url, authority);
+      const shown = tokenViewSchema.parse(JSON.parse((await client.ask(`${paths.tokens}/${token.tokenId}`)).body.toString('utf8')));
+      expect(shown.upToBatch).toBeGreaterThanOrEqual(acknowledged); // an answer may be lost, a batch that was answered may not
+      expect(shown).toMatchObject({ lastSequence: shown.upToBatch * 16, invoices: shown.upToBatch * 16, alarm: null });
+    }
+    const reply = await client.ask(paths.batches, { body: await sealTo(sealKey, pack(token.upload(pending))), type: mediaTypes.upload });
+    expect(openAcknowledgement(reply.body, ackKey).upToBatch).toBe(token.head.batchIndex);
+    client.close();
+    console.log(`kills=${kills} lost_answers=${lostAnswers} batches=${token.head.batchIndex} lost=0 dup=0`);
+  }, 60_000);
+});
