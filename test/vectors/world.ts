@@ -149,6 +149,14 @@ function plainEntry(kind: 'charter' | 'template', sequence: number, body: Uint8A
   return { leaf, body };
 }
 
+/** JSON with members in code-unit order, as the digest of a request wants it (SPEC.md, Document). */
+function orderedJson(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(orderedJson).join(',')}]`;
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value);
+  const members = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1));
+  return `{${members.map(([name, member]) => `${JSON.stringify(name)}:${orderedJson(member)}`).join(',')}}`;
+}
+
 function invoiceEntry(
   kind: InvoiceDocument['kind'],
   sequence: number,
@@ -158,6 +166,8 @@ function invoiceEntry(
 ): Entry {
   const { lines: computed, taxes, total, taxTotal } = computeTotals({ lines }, template);
   const issuedAtMs = firstInstantMs + sequence * 1_000;
+  const correction = corrects === undefined ? {} : { corrects: { number: corrects, reason: 'returned' } };
+  const request = { key: `sale-${sequence}`, template: template.id, kind, lines, ...correction };
   const document: InvoiceDocument = {
     format: 'ukey-document/1',
     kind,
@@ -173,8 +183,8 @@ function invoiceEntry(
     taxes,
     total,
     taxTotal,
-    ...(corrects === undefined ? {} : { corrects: { number: corrects, reason: 'returned' } }),
-    request: { terminal: 'till-1', key: `sale-${sequence}`, digest: hex(sha256(jsonBytes(lines))) },
+    ...correction,
+    request: { terminal: 'till-1', key: request.key, digest: Buffer.from(sha256(utf8(orderedJson(request)))).toString('base64url') },
   };
   const body = jsonBytes(document);
   const leaf: Leaf = {
