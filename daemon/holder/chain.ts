@@ -1,0 +1,73 @@
+// Owns: where the chain of seals stands, and the holder's checkpoint: CBOR [1, headSealHash, nextBatch, nextSequence, front's checkpoint].
+// Invariants: pure; `follow` believes a stored batch only with a signature that holds and in its place in the chain; anything
+// else is `halted`, because the store has already vouched for the bytes and only a fault or a forger with the data key is left.
+import type { KeyObject } from 'node:crypto';
+import { decodeBatch, sealHashOf } from '#ipc-schema/batch.ts';
+import { decodeCbor, encodeCbor, FieldReader } from '#ipc-schema/cbor.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import { hashBytes, sha256 } from '#ipc-schema/merkle.ts';
+import { verifySeal } from '#ipc-schema/verify.ts';
+
+export interface Chain {
+  readonly nextBatch: number;
+  readonly nextSequence: number;
+  /** SHA-256 of the newest seal, or of the enrolment certificate. */
+  readonly headSealHash: Uint8Array;
+}
+
+export interface Checkpoint {
+  readonly chain: Chain;
+  readonly front: Uint8Array;
+}
+
+export function startOf(certificate: Uint8Array): Chain {
+  return { nextBatch: 1, nextSequence: 1, headSealHash: sha256(certificate) };
+}
+
+export function encodeCheckpoint(chain: Chain, front: Uint8Array): Uint8Array {
+  return encodeCbor([1, chain.headSealHash, chain.nextBatch, chain.nextSequence, front]);
+}
+
+/** Throws `halted`. */
+export function decodeCheckpoint(bytes: Uint8Array): Checkpoint {
+  try {
+    const fields = new FieldReader('checkpoint', decodeCbor(bytes, 'checkpoint'));
+    fields.version(1);
+    const headSealHash = fields.bytes('headSealHash', hashBytes);
+    const nextBatch = fields.count('nextBatch');
+    const nextSequence = fields.count('nextSequence');
+    const front = fields.bytes('front');
+    fields.end();
+    return { chain: { nextBatch, nextSequence, headSealHash }, front };
+  } catch (cause) {
+    throw new UkeyError('halted', 'the checkpoint in the store cannot be read', { cause });
+  }
+}
+
+/** The chain behind one stored batch. Verifies its seal's signature and place; the entries are the full verifier's. Throws `halted`. */
+export function follow(chain: Chain, batchBytes: Uint8Array, tokenKey: KeyObject): Chain {
+  const { seal, sealHash } = openSeal(chain, batchBytes, tokenKey);
+  if (
+    seal.batchIndex !== chain.nextBatch ||
+    seal.firstSequence !== chain.nextSequence ||
+    !isSame(seal.previousSealHash, chain.headSealHash)
+  ) {
+    throw new UkeyError('halted', `batch ${chain.nextBatch} in the store does not follow the one before it`);
+  }
+  return { nextBatch: seal.batchIndex + 1, nextSequence: seal.firstSequence + seal.count, headSealHash: sealHash };
+}
+
+function openSeal(
+  chain: Chain,
+  batchBytes: Uint8Array,
+  tokenKey: KeyObject,
+): { seal: ReturnType<typeof verifySeal>; sealHash: Uint8Array } {
+  try {
+    const { sealBytes } = decodeBatch(batchBytes);
+    return { seal: verifySeal(sealBytes, tokenKey), sealHash: sealHashOf(sealBytes) };
+  } catch (cause) {
+    throw new UkeyError('halted', `the seal of batch ${chain.nextBatch} in the store does not hold`, { cause });
+  }
+}
+
+const isSame = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;

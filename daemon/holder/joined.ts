@@ -1,0 +1,378 @@
+// Owns: the Holder in this process: one token and one FLASH, their states, and who may do what in which of them.
+// Invariants: logins, logouts, formatting and looks at the token take turns; commits never wait for a turn; the data key exists only
+// while the state is `open`; a token that goes away wipes it, one that comes back is opened anew and waits for its PIN;
+// nothing is written to a FLASH of another token. The PIN's bytes are overwritten when a call that took them ends.
+// Must not: know processes or sockets; number anything (the front does).
+import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+import type { Device } from '#store/device.ts';
+import { wipe } from '#token/pin.ts';
+import type { Token, TokenFacts } from '#token/token.ts';
+import type {
+  BatchDraft,
+  Commit,
+  FormatRequest,
+  Holder,
+  HolderState,
+  HolderStatus,
+  Mount,
+  ProvisionOptions,
+  StoredBatch,
+} from './holder.ts';
+import { type Mounting, mountLedger, readOwnHeader } from './mounting.ts';
+import type { HolderParts } from './parts.ts';
+import { Presence } from './presence.ts';
+import { enrolmentRequest, formatFlash, spendTry } from './provisioning.ts';
+import { refusedCommit, Sealer } from './sealer.ts';
+import { isSameState, whyNotOpen } from './state.ts';
+import { publicKeyIfShown, Survey } from './survey.ts';
+
+/** How often the token is looked at: plug and unplug are noticed within twice this. */
+export const presencePollMs = 500;
+export const readMaxBytes = 8 * 1024 * 1024;
+const turnsMax = 32;
+
+interface Open extends Mounting {
+  readonly sealer: Sealer;
+}
+
+/** Starts looking for the token at once; the first state comes through `events`. */
+export function joinHolder(parts: HolderParts): Holder {
+  return new JoinedHolder(parts);
+}
+
+class JoinedHolder implements Holder {
+  readonly #parts: HolderParts;
+  readonly #pollMs: number;
+  readonly #presence: Presence;
+  readonly #survey: Survey;
+  #state: HolderState = { kind: 'starting' };
+  #token: Token | null = null;
+  #open: Open | null = null;
+  #turn: Promise<unknown> = Promise.resolve();
+  #turns = 0;
+  #timer: NodeJS.Timeout | null = null;
+  #closed = false;
+  #closing: Promise<void> | null = null;
+  #status: HolderStatus;
+
+  constructor(parts: HolderParts) {
+    this.#parts = parts;
+    this.#pollMs = parts.pollMs ?? presencePollMs;
+    this.#presence = new Presence(parts.flashPath, parts.presencePaths);
+    this.#survey = new Survey(parts, this.#presence);
+    this.#status = { signatures: 0, meanSignMs: null, storePath: parts.flashPath ?? '', sizeBytes: 0, usedBytes: 0, mirror: 'off' };
+    void this.#look();
+  }
+
+  state(): HolderState {
+    return this.#state;
+  }
+
+  async login(pin: Uint8Array, useLastTry: boolean): Promise<Mount> {
+    try {
+      return await this.#inTurn(() => this.#login(pin, useLastTry));
+    } finally {
+      wipe(pin);
+    }
+  }
+
+  async logout(): Promise<void> {
+    await this.#inTurn(async () => {
+      await this.#shut();
+      if (this.#token === null) return;
+      this.#logOut(this.#token);
+      await this.#lookAnew();
+    });
+  }
+
+  async provision(options: ProvisionOptions): Promise<Uint8Array> {
+    try {
+      return await this.#inTurn(() => this.#provision(options));
+    } finally {
+      wipe(options.pin, options.soPin);
+    }
+  }
+
+  async format(request: FormatRequest): Promise<Mount> {
+    return await this.#inTurn(() => this.#format(request));
+  }
+
+  commit(batch: BatchDraft): Commit {
+    return this.#open === null ? refusedCommit(this.#whyNotOpen()) : this.#open.sealer.commit(batch);
+  }
+
+  async read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {
+    const open = this.#open;
+    if (open === null) throw this.#whyNotOpen();
+    try {
+      const frames = await open.log.read(fromBatch, Math.min(maxBytes, readMaxBytes));
+      return frames.map(({ index, payload }) => ({ batchIndex: index, bytes: payload }));
+    } catch (thrown) {
+      throw this.#open === open ? thrown : this.#whyNotOpen(thrown);
+    }
+  }
+
+  async status(): Promise<HolderStatus> {
+    return this.#readStatus();
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    this.#closed = true;
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    await this.#turn;
+    await this.#shut();
+    this.#letGo();
+    this.#state = { kind: 'absent', reason: 'the holder is closed' };
+  }
+
+  // ---- Turns
+
+  #inTurn<T>(act: () => Promise<T>): Promise<T> {
+    if (this.#closed) return Promise.reject(new UkeyError('no-token', 'the holder is closed'));
+    if (this.#turns >= turnsMax) return Promise.reject(new UkeyError('busy', 'too many calls wait for the token', { retryAfterMs: 1_000 }));
+    this.#turns += 1;
+    const done = this.#turn.then(act).finally(() => {
+      this.#turns -= 1;
+    });
+    this.#turn = done.catch(() => undefined); // the caller has the error; the next turn only waits
+    return done;
+  }
+
+  #setState(state: HolderState): void {
+    if (isSameState(this.#state, state)) return;
+    this.#state = state;
+    this.#parts.events.onState(state);
+  }
+
+  #whyNotOpen(cause?: unknown): UkeyError {
+    return whyNotOpen(this.#state, cause);
+  }
+
+  // ---- What callers ask for, each in its turn
+
+  async #login(pin: Uint8Array, useLastTry: boolean): Promise<Mount> {
+    if (this.#open !== null) {
+      // Logged in and mounted already: no try is spent, and none would check the PIN.
+      await this.#open.sealer.settled();
+      return { ...this.#open.mount, ...this.#open.sealer.chain };
+    }
+    const token = await this.#present();
+    const device = await this.#parts.openDevice(this.#parts.readOnly);
+    try {
+      // Before a try is spent: a FLASH that cannot be opened, or is another token's, is no reason to ask for a PIN.
+      if ((await readOwnHeader(device, publicKeyIfShown(token))) === null) {
+        throw new UkeyError('token-failed', 'the FLASH is not formatted', { action: 'Provision the token (ukeyctl provision).' });
+      }
+      spendTry(token, pin, useLastTry);
+      return await this.#mount(token, device);
+    } catch (thrown) {
+      throw await this.#backOut(token, device, thrown);
+    }
+  }
+
+  async #provision(options: ProvisionOptions): Promise<Uint8Array> {
+    if (this.#open !== null) throw new UkeyError('invalid-request', 'the token is provisioned and open');
+    if (this.#parts.readOnly) throw new UkeyError('internal', 'this holder was opened for reading only');
+    const token = await this.#presentOrBlank();
+    if (token.facts().provisioned && (await this.#survey.readFlash(token)) === 'formatted') {
+      throw new UkeyError('invalid-request', 'the token is provisioned and its FLASH is formatted: log in');
+    }
+    try {
+      return enrolmentRequest(token, options);
+    } finally {
+      await this.#lookAnew();
+    }
+  }
+
+  async #format(request: FormatRequest): Promise<Mount> {
+    if (this.#open !== null) throw new UkeyError('invalid-request', 'the FLASH is open: log out first');
+    if (this.#parts.readOnly) throw new UkeyError('internal', 'this holder was opened for reading only');
+    const token = await this.#present();
+    if (!token.facts().loggedIn) throw new UkeyError('locked', 'step 1 of provisioning comes first: nobody is logged in');
+    const device = await this.#openOrCreate();
+    try {
+      await formatFlash(token, device, request);
+      // The store is durable, and empty. Mounting it proves that the token can open what it wrapped.
+      return await this.#mount(token, device);
+    } catch (thrown) {
+      await device.close().catch((error: unknown) => this.#parts.note('the FLASH did not close', error));
+      await this.#lookAnew();
+      throw thrown; // still logged in: step 2 may be repeated
+    }
+  }
+
+  async #mount(token: Token, device: Device): Promise<Mount> {
+    const mounting = await mountLedger(token, device);
+    const { log, chain, mount } = mounting;
+    const { clock, readOnly } = this.#parts;
+    const { tokenId, algorithm } = mount;
+    const sealer: Sealer = new Sealer({
+      ...{ token, tokenId, algorithm, log, chain, clock, readOnly },
+      onTrouble: (error) => this.#onTrouble(sealer, error),
+    });
+    this.#open = { ...mounting, sealer };
+    await this.#presence.remember();
+    this.#setState({ kind: 'open', facts: token.facts(), mount });
+    return mount;
+  }
+
+  /** After a login that failed: the state that is true now, and the error for the caller. */
+  async #backOut(token: Token, device: Device, thrown: unknown): Promise<UkeyError> {
+    await device.close().catch((error: unknown) => this.#parts.note('the FLASH did not close', error));
+    const error = asUkeyError(thrown);
+    this.#logOut(token);
+    if (error.code === 'halted') this.#setState({ kind: 'halted', reason: error.message });
+    else await this.#lookAnew();
+    return error;
+  }
+
+  async #openOrCreate(): Promise<Device> {
+    const { createDevice, openDevice } = this.#parts;
+    try {
+      return await openDevice.call(this.#parts, false);
+    } catch (thrown) {
+      if (createDevice === undefined || !(thrown instanceof UkeyError) || thrown.code !== 'no-token') throw thrown;
+      await createDevice();
+      return await openDevice.call(this.#parts, false);
+    }
+  }
+
+  // ---- Presence
+
+  /** The token, looked for once more if it was not there. Throws no-token. */
+  async #present(): Promise<Token> {
+    if (this.#token === null) await this.#lookAnew();
+    if (this.#token === null) throw this.#whyNotOpen();
+    return this.#token;
+  }
+
+  /** For provisioning: where no token is, the blank one that may become ours. */
+  async #presentOrBlank(): Promise<Token> {
+    if (this.#token !== null || this.#parts.openBlank === undefined) return await this.#present();
+    if ((await this.#survey.readFlash(null)) === 'formatted')
+      throw new UkeyError('no-token', 'the FLASH belongs to a token that is not there');
+    this.#token = this.#parts.openBlank();
+    return this.#token;
+  }
+
+  async #look(): Promise<void> {
+    try {
+      await this.#inTurn(async () => {
+        const { kind } = this.#state;
+        // A module that shows a blank token may have shown it for want of ours: so it is asked anew, not the token that it gave.
+        if (kind === 'absent' || (kind === 'blank' && !this.#state.facts.loggedIn)) this.#letGo();
+        if (this.#token === null) await this.#lookAnew();
+        else await this.#check(this.#token, this.#pollMs);
+      });
+    } catch (thrown) {
+      this.#parts.note('looking for the token failed', thrown);
+    } finally {
+      this.#parts.onLooked?.();
+      if (!this.#closed) this.#timer = setTimeout(() => void this.#look(), this.#pollMs).unref();
+    }
+  }
+
+  /** Finds out from nothing what is there. Writes nothing. Where only the FLASH is missing the token stays at hand, to be provisioned. */
+  async #lookAnew(): Promise<void> {
+    try {
+      this.#token ??= this.#parts.openToken();
+      const facts = this.#token.facts();
+      const missing = await this.#presence.remember();
+      if (missing !== null) throw new UkeyError('no-token', `${missing} is not there`);
+      this.#setState(await this.#survey.stateBy(this.#token, facts));
+    } catch (thrown) {
+      this.#letGo();
+      this.#setState({ kind: 'absent', reason: asUkeyError(thrown).message });
+    }
+  }
+
+  /** Whether what was there is still there. A signature not older than `maxProofAgeMs` stands for asking the token. */
+  async #check(token: Token, maxProofAgeMs: number): Promise<void> {
+    const signedMs = this.#open?.sealer.lastSignedMs ?? null;
+    const isProven = signedMs !== null && this.#parts.clock.monotonicMs() - signedMs < maxProofAgeMs;
+    const look = await this.#presence.look(isProven ? null : token);
+    const isOther = look.kind === 'same' && look.facts !== null && this.#isOther(look.facts);
+    if (look.kind === 'same' && !isOther) {
+      if (look.facts !== null) this.#takeFacts(look.facts);
+      return;
+    }
+    const reason = look.kind === 'same' ? 'another token is there' : look.reason;
+    // From here on commits are refused; what is under way ends in the log's close.
+    if (this.#open !== null || look.kind === 'gone') this.#setState({ kind: 'absent', reason });
+    await this.#shut();
+    this.#letGo();
+    if (look.kind !== 'gone') await this.#lookAnew();
+  }
+
+  #isOther(facts: TokenFacts): boolean {
+    return 'facts' in this.#state && (facts.serial !== this.#state.facts.serial || facts.provisioned !== this.#state.facts.provisioned);
+  }
+
+  #takeFacts(facts: TokenFacts): void {
+    const state = this.#state;
+    if (state.kind === 'open' && !facts.loggedIn)
+      this.#onTrouble(this.#open?.sealer ?? null, new UkeyError('locked', 'the token logged out'));
+    else if (state.kind === 'open' || state.kind === 'locked' || state.kind === 'blank') this.#setState({ ...state, facts });
+  }
+
+  /** A commit failed. Called between turns: what follows takes its own. */
+  #onTrouble(sealer: Sealer | null, error: UkeyError): void {
+    const open = this.#open;
+    if (open === null || open.sealer !== sealer || this.#closed) return;
+    const mustLogIn = error.code === 'unknown-outcome' || error.code === 'locked';
+    const act = async (): Promise<void> => {
+      const token = this.#token;
+      if (this.#open !== open || token === null) return;
+      if (mustLogIn) {
+        await this.#shut();
+        this.#logOut(token);
+        await this.#lookAnew();
+      } else {
+        await this.#check(token, 0);
+      }
+    };
+    this.#inTurn(act).catch((thrown: unknown) => this.#parts.note('after a failed commit', thrown));
+  }
+
+  // ---- Letting go
+
+  /** Closes the log, which overwrites the data key. New commits are refused from the first line on. */
+  async #shut(): Promise<void> {
+    const open = this.#open;
+    if (open === null) return;
+    this.#status = this.#readStatus();
+    this.#open = null;
+    if (this.#state.kind === 'open') this.#setState({ kind: 'locked', facts: { ...this.#state.facts, loggedIn: false } });
+    await open.log.close().catch((error: unknown) => this.#parts.note('the log did not close', error));
+  }
+
+  #logOut(token: Token): void {
+    try {
+      token.logout();
+    } catch (thrown) {
+      this.#parts.note('the token did not log out', thrown);
+    }
+  }
+
+  #letGo(): void {
+    try {
+      this.#token?.close();
+    } catch (thrown) {
+      this.#parts.note('the token did not close', thrown); // it is gone: that is why
+    }
+    this.#token = null;
+  }
+
+  #readStatus(): HolderStatus {
+    const open = this.#open;
+    if (open === null) return this.#status;
+    const { sizeBytes, usedBytes } = open.log.usage();
+    const { signatures, meanSignMs } = open.sealer;
+    return { ...this.#status, signatures: this.#status.signatures + signatures, meanSignMs, sizeBytes, usedBytes };
+  }
+}

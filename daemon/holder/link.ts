@@ -1,0 +1,284 @@
+// Owns: one running holder process as its parent sees it: calls out, answers in, deadlines, and its end.
+// Invariants: every call ends, at the latest when the process is killed at a deadline; killing never waits for the process;
+// a commit that was handed over and not refused by the process itself ends as unknown-outcome, because it may have been written.
+// Must not: start a successor; parent.ts does, after `onExit`.
+import type { ChildProcess } from 'node:child_process';
+import type { Readable } from 'node:stream';
+import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
+import { Chatter } from './chatter.ts';
+import type { HolderConfig } from './configuration.ts';
+import type { BatchDraft, Commit, HolderState } from './holder.ts';
+import { Lane } from './lane.ts';
+import { type Answer, type Call, decodeError, type FromChild, isFromChild, type ToChild } from './messages.ts';
+import { refusedCommit } from './sealer.ts';
+import { spawnHolder } from './spawn.ts';
+
+/** Allowances of the call at the head of its lane; a sync of 10 s is a slow stick, not a dead one. */
+export const deadlinesMs = {
+  start: 15_000,
+  login: 30_000,
+  logout: 15_000,
+  provision: 120_000,
+  format: 120_000,
+  seal: 10_000,
+  sync: 20_000,
+  read: 30_000,
+  status: 10_000,
+  close: 5_000,
+  /** Without any sign of life while nothing is asked. */
+  silence: 20_000,
+} as const;
+
+export type Deadlines = { readonly [Name in keyof typeof deadlinesMs]: number };
+
+/** Calls on their way to one process; the front has a handful. */
+export const callsMax = 256;
+
+/** Stands in the lane for the start itself: the first look at the token ends it. */
+const startId = 0;
+/** How long an end of the channel waits for the end of the process, or the other way round, to tell the better reason. */
+const endingMs = 100;
+/** Last words of a driver that died. */
+const lastWordsMs = 200;
+
+export interface LinkEvents {
+  onState(state: HolderState): void;
+  /** It failed and was killed, or died; its calls have ended. Called once, before onExit. */
+  onDown(reason: string): void;
+  /** The process is gone and with it its hold on the FLASH. */
+  onExit(): void;
+  onChatter(line: string): void;
+}
+
+interface Waiting {
+  readonly resolve: (answer: Answer) => void;
+  readonly reject: (error: UkeyError) => void;
+}
+
+interface WaitingCommit {
+  readonly sealed: PromiseWithResolvers<Uint8Array>;
+  readonly durable: PromiseWithResolvers<void>;
+}
+
+type CallBody = Call extends infer Each ? (Each extends Call ? Omit<Each, 'id'> : never) : never;
+
+export class Link {
+  readonly #child: ChildProcess;
+  readonly #events: LinkEvents;
+  readonly #deadlines: Deadlines;
+  /** The process's main thread: token calls. The device's thread: syncs and reads. */
+  readonly #tokenLane: Lane;
+  readonly #deviceLane: Lane;
+  readonly #calls = new Map<number, Waiting>();
+  readonly #commits = new Map<number, WaitingCommit>();
+  readonly #silence: NodeJS.Timeout;
+  #nextId = 1;
+  #down = false;
+  #ending: string | null = null;
+  #isGone = false;
+  #heardCount = 0;
+
+  constructor(entry: URL, config: HolderConfig, deadlines: Deadlines, events: LinkEvents) {
+    this.#events = events;
+    this.#deadlines = deadlines;
+    const onHung = (what: string): void => this.fail(`the holder process hangs in ${what}`);
+    this.#tokenLane = new Lane(onHung);
+    this.#deviceLane = new Lane(onHung);
+    this.#silence = setTimeout(() => this.#silent(), deadlines.silence);
+    this.#child = spawnHolder(entry);
+    this.#child.on('message', (message) => this.#hear(message));
+    this.#child.on('error', (error) => this.#broke(error));
+    this.#child.on('exit', (code, signal) => this.#exited(`the holder process ended (${signal ?? code})`));
+    this.#child.on('disconnect', () => this.#disconnected());
+    const chatter = new Chatter(events.onChatter, () => performance.now());
+    for (const stream of this.#streams()) stream.setEncoding('utf8').on('data', (text: string) => chatter.take(text));
+    this.#tokenLane.begin(startId, 'start', deadlines.start);
+    this.#send({ kind: 'configure', config });
+  }
+
+  get pid(): number | undefined {
+    return this.#child.pid;
+  }
+
+  /** Resolves with the answer of the kind that belongs to the call. */
+  ask<Kind extends Answer['kind']>(
+    expected: Kind,
+    lane: 'token' | 'device',
+    allowanceMs: number,
+    body: CallBody,
+  ): Promise<Extract<Answer, { kind: Kind }>> {
+    const refusal = this.#refusal();
+    if (refusal !== null) return Promise.reject(refusal);
+    const id = this.#nextId++;
+    const { promise, resolve, reject } = Promise.withResolvers<Extract<Answer, { kind: Kind }>>();
+    const isExpected = (answer: Answer): answer is Extract<Answer, { kind: Kind }> => answer.kind === expected;
+    this.#calls.set(id, {
+      resolve: (answer) => {
+        if (isExpected(answer)) return resolve(answer);
+        reject(new UkeyError('token-failed', `the holder process answered ${answer.kind} to ${body.kind}`));
+      },
+      reject,
+    });
+    (lane === 'token' ? this.#tokenLane : this.#deviceLane).begin(id, body.kind, allowanceMs);
+    this.#send({ ...body, id });
+    return promise;
+  }
+
+  commit(draft: BatchDraft): Commit {
+    const refusal = this.#refusal();
+    if (refusal !== null) return refusedCommit(refusal);
+    const id = this.#nextId++;
+    const waiting: WaitingCommit = { sealed: Promise.withResolvers(), durable: Promise.withResolvers() };
+    // Both tell the same error; whoever awaits only one of them must not die of the other.
+    waiting.sealed.promise.catch(() => undefined);
+    waiting.durable.promise.catch(() => undefined);
+    this.#commits.set(id, waiting);
+    this.#tokenLane.begin(id, 'a signature', this.#deadlines.seal);
+    this.#send({ kind: 'commit', id, draft });
+    return { sealed: waiting.sealed.promise, durable: waiting.durable.promise };
+  }
+
+  /** Ends all calls at once and kills the process; waits for nothing. */
+  fail(reason: string): void {
+    if (this.#down) return;
+    this.#down = true;
+    clearTimeout(this.#silence);
+    this.#tokenLane.clear();
+    this.#deviceLane.clear();
+    this.#child.kill('SIGKILL');
+    if (this.#child.connected) this.#child.disconnect();
+    const failed = new UkeyError('token-failed', reason);
+    for (const call of this.#calls.values()) call.reject(failed);
+    this.#calls.clear();
+    const unknown = new UkeyError('unknown-outcome', `whether the batch is stored is not known: ${reason}`);
+    for (const { sealed, durable } of this.#commits.values()) {
+      sealed.reject(unknown);
+      durable.reject(unknown);
+    }
+    this.#commits.clear();
+    this.#events.onDown(reason);
+  }
+
+  #refusal(): UkeyError | null {
+    if (this.#down || this.#ending !== null) return new UkeyError('token-failed', 'the holder process is being restarted');
+    if (this.#calls.size + this.#commits.size >= callsMax)
+      return new UkeyError('busy', 'too many calls wait for the token', { retryAfterMs: 1_000 });
+    return null;
+  }
+
+  #send(message: ToChild): void {
+    // A failed send is followed by 'exit' or 'error', which end the call; the callback keeps it from being thrown as well.
+    this.#child.send(message, () => undefined);
+  }
+
+  #silent(): void {
+    // While something is asked, the lanes decide: a login may take long.
+    if (this.#tokenLane.length > 0) {
+      this.#silence.refresh();
+      return;
+    }
+    const before = this.#heardCount;
+    // As in the lanes: what lies unread in our own channel counts.
+    setImmediate(() => {
+      if (this.#heardCount === before) this.fail('the holder process gives no sign of life');
+    });
+  }
+
+  #hear(message: unknown): void {
+    if (this.#down) return;
+    this.#heardCount += 1;
+    this.#silence.refresh();
+    if (isFromChild(message)) this.#take(message);
+    else this.fail('the holder process sent a message of no known kind');
+  }
+
+  // ---- The end of the process. Its last messages may still lie in the channel when it is dead, and a channel may close before it.
+
+  #broke(error: Error): void {
+    this.fail(`the holder process cannot be used: ${error.message}`);
+    if (this.#child.pid === undefined) this.#gone(); // never started: there will be no 'exit'
+  }
+
+  #exited(reason: string): void {
+    this.#ending = reason;
+    if (this.#child.connected) setTimeout(() => this.fail(reason), endingMs);
+    else this.fail(reason);
+    // A process that the driver started may hold these open for ever.
+    setTimeout(() => {
+      for (const stream of this.#streams()) stream.destroy();
+    }, lastWordsMs);
+    this.#gone();
+  }
+
+  #disconnected(): void {
+    if (this.#ending !== null) {
+      this.fail(this.#ending);
+      return;
+    }
+    this.#ending = 'the holder process closed its channel';
+    setTimeout(() => this.fail(this.#ending ?? ''), endingMs);
+  }
+
+  #gone(): void {
+    if (this.#isGone) return;
+    this.#isGone = true;
+    this.#events.onExit();
+  }
+
+  #streams(): Readable[] {
+    return [this.#child.stdout, this.#child.stderr].filter((stream) => stream !== null);
+  }
+
+  #take(message: FromChild): void {
+    switch (message.kind) {
+      case 'alive':
+        this.#tokenLane.end(startId);
+        break;
+      case 'state':
+        this.#events.onState(message.state);
+        break;
+      case 'answer':
+        this.#endCall(message.id, (call) => call.resolve(message.answer));
+        break;
+      case 'sealed':
+        this.#tokenLane.end(message.id);
+        this.#deviceLane.begin(message.id, 'a sync', this.#deadlines.sync);
+        this.#commits.get(message.id)?.sealed.resolve(message.sealBytes);
+        break;
+      case 'durable':
+        this.#endCommit(message.id, (commit) => commit.durable.resolve());
+        break;
+      case 'refused':
+        this.#refused(message.id, decodeError(message.error));
+        break;
+      default:
+        unreachable(message);
+    }
+  }
+
+  #refused(id: number, error: UkeyError): void {
+    this.#endCall(id, (call) => call.reject(error));
+    this.#endCommit(id, ({ sealed, durable }) => {
+      sealed.reject(error);
+      durable.reject(error);
+    });
+  }
+
+  #endCall(id: number, end: (call: Waiting) => void): void {
+    const call = this.#calls.get(id);
+    if (call === undefined) return;
+    this.#calls.delete(id);
+    this.#tokenLane.end(id);
+    this.#deviceLane.end(id);
+    end(call);
+  }
+
+  #endCommit(id: number, end: (commit: WaitingCommit) => void): void {
+    const commit = this.#commits.get(id);
+    if (commit === undefined) return;
+    this.#commits.delete(id);
+    this.#tokenLane.end(id);
+    this.#deviceLane.end(id);
+    end(commit);
+  }
+}

@@ -1,0 +1,91 @@
+// Owns: the closed union of messages between front and holder process (Node's IPC channel, structured clone).
+// Invariants: every call carries an id and gets exactly one `answer` or `refused`; a commit gets `sealed`, then `durable`, or `refused`
+// at either point; messages of one direction arrive in the order in which they were sent. Secrets (PIN) travel only here: never in
+// argv, environment or chatter.
+// Must not: know processes or deadlines.
+import { asUkeyError, isErrorCode, UkeyError } from '#ipc-schema/errors.ts';
+import type { HolderConfig } from './configuration.ts';
+import type { BatchDraft, FormatRequest, HolderState, HolderStatus, Mount, ProvisionOptions, StoredBatch } from './holder.ts';
+
+export type Call =
+  | { readonly kind: 'login'; readonly id: number; readonly pin: Uint8Array; readonly useLastTry: boolean }
+  | { readonly kind: 'logout'; readonly id: number }
+  | { readonly kind: 'provision'; readonly id: number; readonly options: ProvisionOptions }
+  | { readonly kind: 'format'; readonly id: number; readonly request: FormatRequest }
+  | { readonly kind: 'commit'; readonly id: number; readonly draft: BatchDraft }
+  | { readonly kind: 'read'; readonly id: number; readonly fromBatch: number; readonly maxBytes: number }
+  | { readonly kind: 'status'; readonly id: number }
+  | { readonly kind: 'close'; readonly id: number };
+
+export type ToChild = { readonly kind: 'configure'; readonly config: HolderConfig } | Call;
+
+export type Answer =
+  | { readonly kind: 'done' }
+  | { readonly kind: 'mount'; readonly mount: Mount }
+  | { readonly kind: 'enrolment'; readonly request: Uint8Array }
+  | { readonly kind: 'batches'; readonly batches: StoredBatch[] }
+  | { readonly kind: 'status'; readonly status: HolderStatus };
+
+export type FromChild =
+  | { readonly kind: 'state'; readonly state: HolderState }
+  /** Sent after each look at the token: the process is not stuck in a driver. */
+  | { readonly kind: 'alive' }
+  | { readonly kind: 'answer'; readonly id: number; readonly answer: Answer }
+  | { readonly kind: 'refused'; readonly id: number; readonly error: WireError }
+  | { readonly kind: 'sealed'; readonly id: number; readonly sealBytes: Uint8Array }
+  | { readonly kind: 'durable'; readonly id: number };
+
+const kindsFromChild: ReadonlySet<unknown> = new Set<FromChild['kind']>(['state', 'alive', 'answer', 'refused', 'sealed', 'durable']);
+const kindsToChild: ReadonlySet<unknown> = new Set<ToChild['kind']>([
+  'configure',
+  'login',
+  'logout',
+  'provision',
+  'format',
+  'commit',
+  'read',
+  'status',
+  'close',
+]);
+
+/** Both ends are this program, so the shape behind a known kind is believed. */
+export function isFromChild(value: unknown): value is FromChild {
+  return typeof value === 'object' && value !== null && 'kind' in value && kindsFromChild.has(value.kind);
+}
+
+export function isToChild(value: unknown): value is ToChild {
+  return typeof value === 'object' && value !== null && 'kind' in value && kindsToChild.has(value.kind);
+}
+
+/** A UkeyError as plain data; the causes become text. */
+export interface WireError {
+  readonly code: string;
+  readonly message: string;
+  readonly action: string;
+  readonly field: string | undefined;
+  readonly retryAfterMs: number | undefined;
+  readonly causes: readonly string[];
+}
+
+const causesMax = 5;
+
+export function encodeError(thrown: unknown): WireError {
+  const error = asUkeyError(thrown);
+  const causes: string[] = [];
+  for (let at = error.cause; at instanceof Error && causes.length < causesMax; at = at.cause) causes.push(at.message);
+  const { code, message, action, field, retryAfterMs } = error;
+  return { code, message, action, field, retryAfterMs, causes };
+}
+
+export function decodeError(wire: WireError): UkeyError {
+  const cause = wire.causes.reduceRight<Error | undefined>(
+    (inner, message) => new Error(message, inner === undefined ? undefined : { cause: inner }),
+    undefined,
+  );
+  return new UkeyError(isErrorCode(wire.code) ? wire.code : 'internal', wire.message, {
+    action: wire.action,
+    field: wire.field,
+    retryAfterMs: wire.retryAfterMs,
+    ...(cause === undefined ? {} : { cause }),
+  });
+}

@@ -1,0 +1,106 @@
+// Owns: from a token that is logged in and a FLASH that is open to a ledger that may go on: key slot, log, identity, chain.
+// Invariants: whose store it is, is settled before anything is written; the data key lives only inside these calls and the log's own copy;
+// every seal after the checkpoint is verified before the ledger counts as open.
+// Errors: halted (another token's store, damage, a chain that does not hold), token-failed (no slot could be unwrapped).
+// On an error the device is still the caller's to close.
+import type { KeyObject } from 'node:crypto';
+import { keyIdOf } from '#ipc-schema/cose.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import type { Device } from '#store/device.ts';
+import { openLog, readStoreHeader } from '#store/log.ts';
+import type { KeySlot, StoreHeader, StoreLog } from '#store/store.ts';
+import { wipe } from '#token/pin.ts';
+import type { Token, WrapMethod } from '#token/token.ts';
+import { type Chain, decodeCheckpoint, follow, startOf } from './chain.ts';
+import type { Mount } from './holder.ts';
+import { decodeIdentity, type Identity } from './identity.ts';
+
+/** The slot that only the authority's recovery key opens. */
+export const recoveryMethod = 'hpke-recovery';
+const verifyChunkBytes = 4 * 1024 * 1024;
+
+const wrapMethods: ReadonlySet<string> = new Set<WrapMethod>([
+  'aes-kw',
+  'rsa-oaep',
+  'rsa-pkcs1',
+  'ecdh-p256-hkdf',
+  'data-object-kek',
+  'rsa-signature-hkdf',
+  'soft-scrypt',
+]);
+
+export interface Mounting {
+  readonly log: StoreLog;
+  readonly chain: Chain;
+  readonly mount: Mount;
+}
+
+/** Throws `halted` when the FLASH is of another token. Null: the FLASH is not formatted. */
+export async function readOwnHeader(device: Device, publicKey: KeyObject | null): Promise<StoreHeader | null> {
+  const header = await readStoreHeader(device);
+  if (header !== null && publicKey !== null && Buffer.compare(header.tokenKeyId, keyIdOf(publicKey)) !== 0) {
+    throw new UkeyError('halted', 'the FLASH belongs to another token', {
+      action: 'Plug in the token and the FLASH that belong together.',
+    });
+  }
+  return header;
+}
+
+/** `token` is logged in. The log's opening is the first write, where the device is writable. */
+export async function mountLedger(token: Token, device: Device): Promise<Mounting> {
+  const publicKey = token.publicKey();
+  const header = await readOwnHeader(device, publicKey);
+  if (header === null) throw new UkeyError('token-failed', 'the FLASH is not formatted: provision the token first');
+  const { dataKey, method } = unwrapFirst(token, header.slots);
+  const log = await openLog(device, dataKey).finally(() => wipe(dataKey));
+  try {
+    const identity = decodeIdentity(log.mounted.identity);
+    const { chain, front } = await readChain(log, identity, publicKey);
+    const mount: Mount = {
+      tokenId: keyIdOf(publicKey),
+      algorithm: token.algorithm(),
+      publicKey: publicKey.export({ type: 'spki', format: 'der' }),
+      ...identity,
+      checkpoint: front,
+      checkpointBatch: log.mounted.checkpointIndex,
+      ...chain,
+      tornBytes: log.mounted.tornBytes,
+      keyWrapping: method,
+    };
+    return { log, chain, mount };
+  } catch (thrown) {
+    await log.close(); // and the device with it; closing it once more does no harm
+    throw thrown;
+  }
+}
+
+function unwrapFirst(token: Token, slots: readonly KeySlot[]): { dataKey: Uint8Array; method: string } {
+  const refusals: unknown[] = [];
+  for (const { method, blob } of slots) {
+    if (!isWrapMethod(method)) continue;
+    try {
+      return { dataKey: token.unwrapDataKey({ method, blob }), method };
+    } catch (thrown) {
+      if (!(thrown instanceof UkeyError) || thrown.code !== 'token-failed') throw thrown;
+      refusals.push(thrown);
+    }
+  }
+  throw new UkeyError('token-failed', 'no key slot of the FLASH could be opened by this token', { cause: new AggregateError(refusals) });
+}
+
+const isWrapMethod = (method: string): method is WrapMethod => wrapMethods.has(method);
+
+async function readChain(log: StoreLog, identity: Identity, publicKey: KeyObject): Promise<{ chain: Chain; front: Uint8Array | null }> {
+  const { checkpoint, checkpointIndex, nextIndex } = log.mounted;
+  const start = checkpoint === null ? { chain: startOf(identity.certificate), front: null } : decodeCheckpoint(checkpoint);
+  if (start.chain.nextBatch !== checkpointIndex) {
+    throw new UkeyError('halted', `the checkpoint before frame ${checkpointIndex} says batch ${start.chain.nextBatch}`);
+  }
+  let chain = start.chain;
+  while (chain.nextBatch < nextIndex) {
+    const frames = await log.read(chain.nextBatch, verifyChunkBytes);
+    if (frames.length === 0) throw new UkeyError('halted', `frame ${chain.nextBatch} is missing in the log`);
+    for (const frame of frames) chain = follow(chain, frame.payload, publicKey);
+  }
+  return { chain, front: start.front };
+}

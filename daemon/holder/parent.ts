@@ -1,0 +1,211 @@
+// Owns: the Holder as the front has it: one holder process, started again when it hangs or dies.
+// Invariants: never two processes for one token (a successor starts only after the old one is gone); a state is told in order; no call
+// outlives its deadline; restarts are ever rarer while they do not help, and never stop. A restart loses the login, never a
+// durable batch: what was under way is unknown-outcome, and the next mount knows.
+// Must not: hold a PIN, read or write the FLASH, log in by itself (the front decides that).
+import { UkeyError } from '#ipc-schema/errors.ts';
+import type { HolderConfig } from './configuration.ts';
+import type {
+  BatchDraft,
+  Commit,
+  FormatRequest,
+  Holder,
+  HolderEvents,
+  HolderState,
+  HolderStatus,
+  Mount,
+  ProvisionOptions,
+  StoredBatch,
+} from './holder.ts';
+import { type Deadlines, deadlinesMs, Link } from './link.ts';
+import { refusedCommit } from './sealer.ts';
+import { childEntry } from './spawn.ts';
+import { whyNotOpen } from './state.ts';
+
+/** Pause before a restart: the first, and the longest. It doubles while processes die young. */
+export const restartFirstMs = 50;
+export const restartLongestMs = 30_000;
+/** A process that lived this long was healthy. */
+const healthyMs = 60_000;
+/** A killed process that is not gone after this hangs in the kernel, in its device. */
+const killWaitMs = 2_000;
+/** How long a caller of `status` waits for a fresh answer before it gets the last one. */
+const statusPatienceMs = 50;
+/** Room for writing a new image while formatting. */
+const imageBytesPerMs = 10_000;
+
+export interface ParentOptions {
+  readonly config: HolderConfig;
+  readonly events: HolderEvents;
+  /** A line that the process or a vendor's driver printed, or why it was restarted. */
+  onChatter(line: string): void;
+  /** Another program than child.ts, for tests with faulty tokens. */
+  readonly entry?: URL;
+  readonly deadlines?: Partial<Deadlines>;
+}
+
+export interface ParentHolder extends Holder {
+  /** Of the process that runs now, for logs and tests. */
+  pid(): number | undefined;
+}
+
+/** Starts the holder process at once; the first state comes through `events`. */
+export function startHolder(options: ParentOptions): ParentHolder {
+  return new HolderParent(options);
+}
+
+class HolderParent implements ParentHolder {
+  readonly #options: ParentOptions;
+  readonly #deadlines: Deadlines;
+  #state: HolderState = { kind: 'starting' };
+  #link: Link | null = null;
+  #startedMs = 0;
+  #restartMs = restartFirstMs;
+  #timer: NodeJS.Timeout | null = null;
+  #status: HolderStatus | null = null;
+  #closing: Promise<void> | null = null;
+  /** Of the newest process: its end. */
+  #gone: Promise<void> = Promise.resolve();
+
+  constructor(options: ParentOptions) {
+    this.#options = options;
+    this.#deadlines = { ...deadlinesMs, ...options.deadlines };
+    this.#start();
+  }
+
+  pid(): number | undefined {
+    return this.#link?.pid;
+  }
+
+  state(): HolderState {
+    return this.#state;
+  }
+
+  async login(pin: Uint8Array, useLastTry: boolean): Promise<Mount> {
+    try {
+      // The channel has its copy when `ask` returns: ours is overwritten at once.
+      const asked = this.#up().ask('mount', 'token', this.#deadlines.login, { kind: 'login', pin, useLastTry });
+      pin.fill(0);
+      return (await asked).mount;
+    } finally {
+      pin.fill(0);
+    }
+  }
+
+  async logout(): Promise<void> {
+    await this.#up().ask('done', 'token', this.#deadlines.logout, { kind: 'logout' });
+  }
+
+  async provision(options: ProvisionOptions): Promise<Uint8Array> {
+    try {
+      const asked = this.#up().ask('enrolment', 'token', this.#deadlines.provision, { kind: 'provision', options });
+      return (await asked).request;
+    } finally {
+      options.pin.fill(0);
+      options.soPin.fill(0);
+    }
+  }
+
+  async format(request: FormatRequest): Promise<Mount> {
+    const allowanceMs = this.#deadlines.format + (this.#options.config.imageBytes ?? 0) / imageBytesPerMs;
+    return (await this.#up().ask('mount', 'token', allowanceMs, { kind: 'format', request })).mount;
+  }
+
+  commit(batch: BatchDraft): Commit {
+    // Refused here: nothing was handed over, so nothing was written.
+    if (this.#link === null || this.#state.kind !== 'open') return refusedCommit(whyNotOpen(this.#state));
+    return this.#link.commit(batch);
+  }
+
+  async read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {
+    return (await this.#up().ask('batches', 'device', this.#deadlines.read, { kind: 'read', fromBatch, maxBytes })).batches;
+  }
+
+  async status(): Promise<HolderStatus> {
+    const last = this.#status;
+    const asked = this.#askStatus();
+    if (last === null) return await asked;
+    const patience = Promise.withResolvers<HolderStatus>();
+    const timer = setTimeout(() => patience.resolve(last), statusPatienceMs);
+    try {
+      return await Promise.race([asked.catch(() => last), patience.promise]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    const link = this.#link;
+    if (link !== null) {
+      const { close, sync } = this.#deadlines;
+      // Within the deadline of a close, or of the sync that it waits for.
+      await link
+        .ask('done', 'token', close + sync, { kind: 'close' })
+        .catch((error: unknown) => this.#options.onChatter(`closing: ${String(error)}`));
+      link.fail('the holder is closed');
+      await Promise.race([this.#gone, pause(killWaitMs)]);
+    }
+    this.#state = { kind: 'absent', reason: 'the holder is closed' };
+  }
+
+  async #askStatus(): Promise<HolderStatus> {
+    const { status } = await this.#up().ask('status', 'token', this.#deadlines.status, { kind: 'status' });
+    this.#status = status;
+    return status;
+  }
+
+  /** Throws the state's error while no process runs. */
+  #up(): Link {
+    if (this.#closing !== null) throw new UkeyError('no-token', 'the holder is closed');
+    if (this.#link === null) throw whyNotOpen(this.#state);
+    return this.#link;
+  }
+
+  #setState(state: HolderState): void {
+    if (this.#closing !== null) return;
+    this.#state = state;
+    this.#options.events.onState(state);
+  }
+
+  #start(): void {
+    this.#timer = null;
+    this.#startedMs = performance.now();
+    const gone = Promise.withResolvers<void>();
+    this.#gone = gone.promise;
+    const { config, entry, onChatter } = this.#options;
+    this.#link = new Link(entry ?? childEntry, config, this.#deadlines, {
+      onState: (state) => this.#setState(state),
+      onDown: (reason) => this.#fell(reason),
+      onExit: gone.resolve,
+      onChatter,
+    });
+  }
+
+  #fell(reason: string): void {
+    this.#link = null;
+    if (this.#closing !== null) return;
+    this.#options.onChatter(reason);
+    this.#setState({ kind: 'starting' });
+    // A process that the kernel cannot end still holds the FLASH: a second one must not touch it.
+    const stuck = setTimeout(() => this.#setState({ kind: 'absent', reason: 'the device hangs: pull the token out' }), killWaitMs);
+    this.#gone.then(() => {
+      clearTimeout(stuck);
+      this.#startLater();
+    }, this.#options.onChatter);
+  }
+
+  #startLater(): void {
+    if (this.#closing !== null) return;
+    if (performance.now() - this.#startedMs >= healthyMs) this.#restartMs = restartFirstMs;
+    this.#timer = setTimeout(() => this.#start(), this.#restartMs);
+    this.#restartMs = Math.min(this.#restartMs * 2, restartLongestMs);
+  }
+}
+
+const pause = (waitMs: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, waitMs).unref());

@@ -1,0 +1,78 @@
+// Owns: what a holder in this process is made of, and how the parts of a real one are opened from its configuration.
+// Invariants: nothing is created by looking: a token file and an image are made only by provisioning and formatting.
+// Must not: keep anything open; joined.ts does.
+import { type Clock, systemClock } from '#ground/clock.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import type { Device } from '#store/device.ts';
+import { createImage, openFileDevice } from '#store/device-file.ts';
+import { loadModule, openPkcs11Token } from '#token/pkcs11.ts';
+import type { SlotChoice } from '#token/slot.ts';
+import { openSoftToken } from '#token/soft-token.ts';
+import type { Token } from '#token/token.ts';
+import type { HolderConfig } from './configuration.ts';
+import type { HolderEvents } from './holder.ts';
+
+export interface HolderParts {
+  /** Looks from scratch: no other token of these parts is open. Throws no-token while there is none. */
+  openToken(): Token;
+  /** Throws no-token while the FLASH is missing. */
+  openDevice(readOnly: boolean): Promise<Device>;
+  /** Where `openToken` finds none: a blank one (the soft token is made). Called by `provision` only. */
+  readonly openBlank?: () => Token;
+  /** Makes a blank FLASH where there is none (an image); called by `format` only. */
+  readonly createDevice?: () => Promise<void>;
+  /** Null: the FLASH is no file (tests in memory). */
+  readonly flashPath: string | null;
+  readonly presencePaths: readonly string[];
+  readonly readOnly: boolean;
+  readonly clock: Clock;
+  readonly events: HolderEvents;
+  /** After each look at the token, whatever it found. */
+  readonly onLooked?: () => void;
+  /** What a person may want to know and no caller is told. */
+  readonly note: (what: string, error: unknown) => void;
+  readonly pollMs?: number;
+}
+
+/** The part of HolderParts that a configuration decides. */
+export type OpenedFromConfig = Omit<HolderParts, 'events' | 'note' | 'onLooked' | 'pollMs'>;
+
+/** Opens nothing yet. Throws invalid-request when the configuration names no token. */
+export function partsOf(config: HolderConfig): OpenedFromConfig {
+  const { flashPath, presencePaths, imageBytes } = config;
+  return {
+    ...tokenParts(config),
+    openDevice: (readOnly) => openFileDevice(flashPath, { readOnly }),
+    ...(imageBytes === undefined ? {} : { createDevice: () => createImage(flashPath, imageBytes) }),
+    flashPath,
+    presencePaths,
+    readOnly: config.readOnly ?? false,
+    clock: systemClock,
+  };
+}
+
+function tokenParts(config: HolderConfig): Pick<HolderParts, 'openToken' | 'openBlank'> {
+  const { module: modulePath, moduleSha256, tokenLabel: label, softTokenPath: path } = config;
+  if (modulePath === null) {
+    if (path === undefined)
+      throw new UkeyError('invalid-request', 'neither a module nor a soft token is named', { field: 'softTokenPath' });
+    return { openToken: () => openSoftToken({ path }), openBlank: () => openSoftToken({ path, create: true }) };
+  }
+  const open = (slot: SlotChoice): Token => {
+    const hash = moduleSha256 === undefined ? {} : { moduleSha256 };
+    restartModule(modulePath, moduleSha256);
+    return openPkcs11Token({ modulePath, ...hash, slot });
+  };
+  if (label === undefined) return { openToken: () => open({ kind: 'only' }) };
+  return { openToken: () => open({ kind: 'label', label }), openBlank: () => open({ kind: 'blank' }) };
+}
+
+/** Some modules (SoftHSM2) look for tokens only in C_Initialize, and show a blank one in the place of one that was pulled. */
+function restartModule(modulePath: string, moduleSha256: string | undefined): void {
+  const module = loadModule(modulePath, moduleSha256);
+  try {
+    module.finalize();
+  } catch {
+    // Whatever C_Finalize says: the C_Initialize that follows tells whether the module is of use.
+  }
+}

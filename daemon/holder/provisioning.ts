@@ -1,0 +1,64 @@
+// Owns: the two steps that make a blank token ours: the signed enrolment request, and formatting the FLASH.
+// Invariants: step 1 may be repeated until step 2 has formatted the FLASH; the data key is made here, wrapped, and overwritten before
+// these calls end; a recovery slot is sealed to a public key, so that nothing here can open it.
+// Errors: invalid-request (certificates or recovery key that do not fit), halted (the FLASH is not blank), pin-*, token-failed.
+import { randomBytes } from 'node:crypto';
+import { sealTo } from '#ground/hpke.ts';
+import { keyIdOfSpki, makeSign1 } from '#ipc-schema/cose.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import { enrolmentPayload, recoveryInfo } from '#ipc-schema/upstream.ts';
+import type { Device } from '#store/device.ts';
+import { formatStore } from '#store/log.ts';
+import type { KeySlot } from '#store/store.ts';
+import { decideLogin } from '#token/login.ts';
+import { wipe } from '#token/pin.ts';
+import type { Token } from '#token/token.ts';
+import type { FormatRequest, ProvisionOptions } from './holder.ts';
+import { checkIdentity, encodeIdentity } from './identity.ts';
+import { recoveryMethod } from './mounting.ts';
+
+const dataKeyBytes = 32;
+const storeIdBytes = 16;
+
+/** One try with the PIN of a person, if it may be spent. Throws what login.ts refuses with. */
+export function spendTry(token: Token, pin: Uint8Array, useLastTry: boolean): void {
+  // A login that is left over would let any PIN pass: nobody is asked "already" twice.
+  if (token.facts().loggedIn) token.logout();
+  const decision = decideLogin(token.facts(), { origin: 'person', useLastTry, storedPinTried: false });
+  switch (decision.kind) {
+    case 'try':
+      token.login(pin);
+      return;
+    case 'already':
+      throw new UkeyError('token-failed', 'the token does not log out');
+    case 'refuse':
+      throw new UkeyError(decision.code, decision.reason);
+  }
+}
+
+/** Leaves the token logged in: wrapping the data key in step 2 needs it. */
+export function enrolmentRequest(token: Token, options: ProvisionOptions): Uint8Array {
+  const { label, pin, soPin, code } = options;
+  if (!token.facts().provisioned) token.provision({ label, pin, soPin });
+  // The keys are on the token now; a crash here is finished by the next call with the same PIN.
+  spendTry(token, pin, false);
+  const spki = token.publicKey().export({ type: 'spki', format: 'der' });
+  const payload = enrolmentPayload({ spki, serial: token.facts().serial, code });
+  return makeSign1(token.algorithm(), keyIdOfSpki(spki), payload, (message) => token.sign(message));
+}
+
+/** The token is logged in, the device writable. A crash in here leaves no store, or a whole one that opens with the PIN. */
+export async function formatFlash(token: Token, device: Device, request: FormatRequest): Promise<void> {
+  const { certificate, authorityCertificate, recoveryKey, erase } = request;
+  const spki = token.publicKey().export({ type: 'spki', format: 'der' });
+  checkIdentity({ certificate, authorityCertificate }, spki);
+  const dataKey = randomBytes(dataKeyBytes);
+  try {
+    const slots: KeySlot[] = [token.wrapDataKey(dataKey)];
+    if (recoveryKey !== null) slots.push({ method: recoveryMethod, blob: await sealTo(recoveryKey, recoveryInfo, dataKey) });
+    const identity = encodeIdentity({ certificate, authorityCertificate });
+    await formatStore(device, { storeId: randomBytes(storeIdBytes), tokenKeyId: keyIdOfSpki(spki), dataKey, slots, identity, erase });
+  } finally {
+    wipe(dataKey);
+  }
+}

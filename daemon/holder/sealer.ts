@@ -1,0 +1,183 @@
+// Owns: one opened ledger: the place in the chain of seals, and the way of a batch through signature and log.
+// Invariants: a batch is taken only at its place in the chain; the seal is signed and verified (by the token) before anything is written;
+// the chain moves only when a batch was handed to the log; frames reach the log in the order of `commit` calls. After the log
+// refused once nothing is signed any more: what became of that batch is only known after opening again.
+// Must not: know logins or presence; whoever made it is told through `onTrouble` and closes it.
+import type { Clock } from '#ground/clock.ts';
+import { encodeBatch, sealHashOf, sealPayload } from '#ipc-schema/batch.ts';
+import { type Algorithm, makeSign1 } from '#ipc-schema/cose.ts';
+import { asUkeyError, type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
+import { checkpointMaxBytes } from '#store/format.ts';
+import type { StoreLog } from '#store/store.ts';
+import type { Token } from '#token/token.ts';
+import { type Chain, encodeCheckpoint } from './chain.ts';
+import type { BatchDraft, Commit } from './holder.ts';
+
+/** Largest seal and the heads around it: RSA-4096 needs about 700 bytes. */
+const sealRoomBytes = 2_048;
+/** What the holder's own fields take of a checkpoint. */
+const checkpointHeadBytes = 64;
+/** Signatures whose time stands in the status. */
+const timedSignatures = 64;
+
+export interface SealerParts {
+  readonly token: Token;
+  readonly tokenId: Uint8Array;
+  readonly algorithm: Algorithm;
+  readonly log: StoreLog;
+  readonly chain: Chain;
+  readonly clock: Clock;
+  readonly readOnly: boolean;
+  /** The token or the log failed; called once per failure, after the caller's promise was rejected. */
+  onTrouble(error: UkeyError): void;
+}
+
+export class Sealer {
+  readonly #parts: SealerParts;
+  readonly #signMs: number[] = [];
+  #chain: Chain;
+  #signatures = 0;
+  #lastSignedMs: number | null = null;
+  /** Why the batch at #chain.nextBatch was refused: those that were numbered behind it share its fate. */
+  #refusal: UkeyError | null = null;
+  #failure: UkeyError | null = null;
+  #lastAppend: Promise<void> = Promise.resolve();
+
+  constructor(parts: SealerParts) {
+    this.#parts = parts;
+    this.#chain = parts.chain;
+  }
+
+  get chain(): Chain {
+    return this.#chain;
+  }
+
+  get signatures(): number {
+    return this.#signatures;
+  }
+
+  get meanSignMs(): number | null {
+    return this.#signMs.length === 0 ? null : this.#signMs.reduce((sum, ms) => sum + ms, 0) / this.#signMs.length;
+  }
+
+  /** Monotonic instant of the last good signature: the token was there then. */
+  get lastSignedMs(): number | null {
+    return this.#lastSignedMs;
+  }
+
+  /** Signs at once (the call blocks for one signature), then appends; the sync runs in the device's thread meanwhile. */
+  commit(draft: BatchDraft): Commit {
+    let sealBytes: Uint8Array;
+    try {
+      this.#check(draft);
+      sealBytes = this.#seal(draft);
+    } catch (thrown) {
+      return refusedCommit(asUkeyError(thrown, 'token-failed'));
+    }
+    const before = this.#chain;
+    this.#chain = {
+      nextBatch: before.nextBatch + 1,
+      nextSequence: before.nextSequence + draft.count,
+      headSealHash: sealHashOf(sealBytes),
+    };
+    // Nothing of this batch is written yet: a crash here is "never issued". From `append` on, a crash leaves the batch whole or not at all.
+    const durable = this.#append(draft.batchIndex, encodeBatch(sealBytes, draft.joinedEntries), encodeCheckpoint(before, draft.checkpoint));
+    this.#lastAppend = durable.catch(() => undefined); // the caller has the error; this only waits
+    return { sealed: Promise.resolve(sealBytes), durable };
+  }
+
+  /** Resolves when nothing is under way. */
+  async settled(): Promise<void> {
+    await this.#lastAppend;
+  }
+
+  #check(draft: BatchDraft): void {
+    if (this.#parts.readOnly) throw new UkeyError('internal', 'this holder was opened for reading only');
+    if (this.#failure !== null) {
+      throw new UkeyError('locked', 'a write failed: the ledger must be opened again', { cause: this.#failure });
+    }
+    const { nextBatch, nextSequence } = this.#chain;
+    if (this.#refusal !== null && draft.batchIndex > nextBatch) {
+      throw new UkeyError(this.#refusal.code, `batch ${nextBatch} before it was refused`, { cause: this.#refusal });
+    }
+    if (draft.batchIndex !== nextBatch || draft.firstSequence !== nextSequence) {
+      const asked = `batch ${draft.batchIndex} from sequence ${draft.firstSequence}`;
+      throw new UkeyError('internal', `${asked} was handed over where batch ${nextBatch} from sequence ${nextSequence} belongs`);
+    }
+    if (draft.checkpoint.length > checkpointMaxBytes - checkpointHeadBytes) {
+      throw new UkeyError('internal', `a checkpoint of ${draft.checkpoint.length} bytes does not fit`);
+    }
+    if (!this.#parts.log.hasRoomFor(draft.joinedEntries.length + sealRoomBytes)) {
+      this.#refusal = new UkeyError('store-full', `no room for a batch of ${draft.joinedEntries.length} bytes`);
+      throw this.#refusal;
+    }
+  }
+
+  #seal(draft: BatchDraft): Uint8Array {
+    const { token, tokenId, algorithm, clock } = this.#parts;
+    const { batchIndex, firstSequence, count, root, sealedAtMs } = draft;
+    const payload = sealPayload({
+      tokenId,
+      batchIndex,
+      firstSequence,
+      count,
+      root,
+      previousSealHash: this.#chain.headSealHash,
+      sealedAtMs,
+    });
+    try {
+      return makeSign1(algorithm, tokenId, payload, (message) => {
+        const startMs = clock.monotonicMs();
+        const signature = token.sign(message);
+        this.#recordSignature(clock.monotonicMs(), startMs);
+        return signature;
+      });
+    } catch (thrown) {
+      const error = refusalOf(thrown);
+      this.#refusal = error;
+      queueMicrotask(() => this.#parts.onTrouble(error));
+      throw error;
+    }
+  }
+
+  #recordSignature(endMs: number, startMs: number): void {
+    this.#signMs.push(endMs - startMs);
+    if (this.#signMs.length > timedSignatures) this.#signMs.shift();
+    this.#signatures += 1;
+    this.#lastSignedMs = endMs;
+    this.#refusal = null;
+  }
+
+  async #append(batchIndex: number, payload: Uint8Array, checkpoint: Uint8Array): Promise<void> {
+    try {
+      const index = await this.#parts.log.append(payload, checkpoint);
+      if (index !== batchIndex) throw new UkeyError('internal', `batch ${batchIndex} became frame ${index}`);
+      // Durable now, and all before it: the front may answer.
+    } catch (cause) {
+      // Also where the log says that it wrote nothing: the seal has left this object, so that only opening again tells what counts.
+      const error = new UkeyError('unknown-outcome', `whether batch ${batchIndex} is stored is not known`, { cause });
+      if (this.#failure === null) {
+        this.#failure = error;
+        queueMicrotask(() => this.#parts.onTrouble(error));
+      }
+      throw error;
+    }
+  }
+}
+
+const signErrors: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['no-token', 'locked', 'token-failed']);
+
+/** What a failed signature means to the front: one of three codes, nothing was written. */
+function refusalOf(thrown: unknown): UkeyError {
+  if (thrown instanceof UkeyError && signErrors.has(thrown.code)) return thrown;
+  return new UkeyError('token-failed', 'the token did not sign', { cause: thrown });
+}
+
+/** Both promises tell the same error; whoever awaits only one of them must not die of the other. */
+export function refusedCommit(error: UkeyError): Commit {
+  const sealed = Promise.reject(error);
+  const durable = Promise.reject(error);
+  sealed.catch(() => undefined);
+  durable.catch(() => undefined);
+  return { sealed, durable };
+}

@@ -1,0 +1,34 @@
+// Owns: what a state of the holder means to a caller, and whether two states are the same news. Pure.
+// Invariants: total over the closed union; a state that refuses commits does so with nothing written.
+import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
+import type { TokenFacts } from '#token/token.ts';
+import type { HolderState } from './holder.ts';
+
+/** The error of a call that needs an open ledger. `open` counts as locked: who asks has just seen it close. */
+export function whyNotOpen(state: HolderState, cause?: unknown): UkeyError {
+  switch (state.kind) {
+    case 'starting':
+      return new UkeyError('token-failed', 'the token is being opened', { cause });
+    case 'absent':
+      return new UkeyError('no-token', state.reason, { cause });
+    case 'blank':
+      return new UkeyError('locked', 'the token is not provisioned', { cause, action: 'Provision the token (ukeyctl provision).' });
+    case 'locked':
+    case 'open':
+      return new UkeyError('locked', 'nobody is logged in to the token', { cause });
+    case 'halted':
+      return new UkeyError('halted', state.reason, { cause });
+    default:
+      return unreachable(state);
+  }
+}
+
+export function isSameState(a: HolderState, b: HolderState): boolean {
+  if (a.kind !== b.kind || (a.kind === 'open' && b.kind === 'open' && a.mount !== b.mount)) return false;
+  if ('reason' in a && 'reason' in b) return a.reason === b.reason;
+  return 'facts' in a && 'facts' in b ? isSameFacts(a.facts, b.facts) : true;
+}
+
+function isSameFacts(a: TokenFacts, b: TokenFacts): boolean {
+  return (Object.keys(a) as (keyof TokenFacts)[]).every((name) => a[name] === b[name]);
+}
