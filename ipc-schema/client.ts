@@ -330,6 +330,7 @@ class ReconnectingClient implements Client {
       const session = new Session(this.#options.socketPath, this.#limits, (notice) => this.#options.onEvent?.(notice));
       try {
         await this.#introduce(session);
+        if (this.#closed) throw new UkeyError('invalid-request', 'the client is closed');
         this.#session = session;
         session.onLost = () => this.#reconnect();
         if (session.isLost) this.#session = null;

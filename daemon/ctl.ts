@@ -1,0 +1,109 @@
+#!/usr/bin/env node
+// Owns: ukeyctl: the list of its commands, and the way from a command line to one of them. The only door to the argument parser.
+// Invariants: the answer goes to stdout, all else to stderr; the exit status is one of ctl/exit-codes.ts; what was typed is never
+// repeated in an error further than an option's name: it may have been a PIN.
+// Must not: talk to the service; commands do, through ipc-schema/client.ts.
+import { readFileSync } from 'node:fs';
+import { CommanderError, Command as Parser } from 'commander';
+import { backlog } from '#ctl/backlog.ts';
+import { type Command, type CommandGroup, Given } from '#ctl/command.ts';
+import { demo } from '#ctl/demo.ts';
+import { endAs, exitCodes, usage } from '#ctl/exit-codes.ts';
+import { get, issue } from '#ctl/invoice.ts';
+import { provision } from '#ctl/provision.ts';
+import { replay } from '#ctl/replay.ts';
+import { sandbox } from '#ctl/sandbox.ts';
+import { openScreen, printFailure } from '#ctl/screen.ts';
+import { login, logout } from '#ctl/session.ts';
+import { status } from '#ctl/status.ts';
+import { terminal } from '#ctl/terminal.ts';
+import { verify } from '#ctl/verify.ts';
+
+/** In the order of the help. */
+const commands: readonly (Command | CommandGroup)[] = [
+  status,
+  login,
+  logout,
+  issue,
+  get,
+  backlog,
+  verify,
+  provision,
+  terminal,
+  sandbox,
+  replay,
+  demo,
+];
+
+const jsonFlag = '--json';
+
+function parser(): Parser {
+  const root = prepared(new Parser('ukeyctl'))
+    .description('operates ukeyd: the service that owns a USB token and issues invoices')
+    .version(version(), '-V, --version', 'print the version')
+    .option(jsonFlag, 'answer with one JSON value on stdout')
+    .configureHelp({ showGlobalOptions: true })
+    .addHelpText('after', `\nExit status:\n${exitTable()}`);
+  for (const command of commands) attach(root, command);
+  return root;
+}
+
+function attach(above: Parser, command: Command | CommandGroup): void {
+  const child = prepared(above.command(command.name)).copyInheritedSettings(above).description(command.summary);
+  if (command.kind === 'group') {
+    for (const one of command.commands) attach(child, one);
+    return;
+  }
+  for (const argument of command.arguments ?? []) child.argument(argument.name, argument.description);
+  for (const option of command.options ?? []) child.option(option.flags, option.description);
+  child.addHelpText('after', `\nExamples:\n${command.examples.map((line) => `  ukeyctl ${line}\n`).join('')}`);
+  child.action(async () => {
+    const options: Record<string, unknown> = child.optsWithGlobals();
+    await command.run(new Given(child.args, options), openScreen(options['json'] === true));
+  });
+}
+
+/** Errors come back as exceptions and are printed in one place. */
+function prepared(one: Parser): Parser {
+  return one
+    .exitOverride()
+    .configureOutput({ writeErr: () => undefined })
+    .allowExcessArguments(false);
+}
+
+function exitTable(): string {
+  return Object.values(exitCodes)
+    .map(({ status: code, meaning }) => `  ${code}  ${meaning}\n`)
+    .join('');
+}
+
+function version(): string {
+  const manifest: unknown = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
+  return typeof manifest === 'object' && manifest !== null && 'version' in manifest ? String(manifest.version) : 'unknown';
+}
+
+/** null: the parser has printed what was asked for (help, version). */
+function parseFailure(thrown: unknown): Error | null {
+  if (!(thrown instanceof CommanderError)) return endAs('internal', thrown);
+  if (thrown.exitCode === 0) return null;
+  if (thrown.code === 'commander.help') return usage('a command is needed', { action: 'See ukeyctl --help.' });
+  // `--pin=1234` is no option and `1234` no command: the parser would repeat them whole.
+  const text = thrown.message
+    .replace(/^error: /, '')
+    .replace(/'(-[^'=]*)=[^']*'/g, "'$1'")
+    .replace(/^unknown command '(?![a-z-]+')[^']*'/, 'unknown command');
+  return usage(text.split('\n')[0] ?? '');
+}
+
+async function main(argv: readonly string[]): Promise<void> {
+  // Whoever reads our output may stop reading it (`| head`): no reason for a stack trace.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : exitCodes.internal.status));
+  try {
+    await parser().parseAsync(argv, { from: 'user' });
+  } catch (thrown) {
+    const failure = parseFailure(thrown);
+    if (failure !== null) process.exitCode = printFailure(openScreen(argv.includes(jsonFlag)), failure);
+  }
+}
+
+await main(process.argv.slice(2));

@@ -1,0 +1,54 @@
+// Owns: the report of a ledger check for people, and how a broken chain ends. Pure.
+import { distrust } from '#ctl/certificates.ts';
+import { endAs } from '#ctl/exit-codes.ts';
+import { kindsInOrder, type LedgerCheck, type LedgerReport } from '#ctl/ledger-check.ts';
+import { counted, facts, table } from '#ctl/screen.ts';
+import { asUkeyError, type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
+
+export function ledgerText(report: LedgerReport, more: readonly (readonly [string, string | null])[] = []): string {
+  const kinds = kindsInOrder.filter((kind) => report.byKind[kind] !== undefined).map((kind) => `${report.byKind[kind]} ${kind}`);
+  const head = facts([
+    ['Verdict', report.holds ? 'holds' : `does NOT hold: ${counted(report.findingsCount, 'finding')}`],
+    ...more,
+    ['Token id', report.tokenId],
+    ['Batches', String(report.batches)],
+    ['Entries', `${report.entries}${kinds.length === 0 ? '' : ` (${kinds.join(', ')})`}, without a gap`],
+    ['Time', report.firstIssuedAt === null ? null : `${report.firstIssuedAt} to ${report.lastIssuedAt ?? ''}`],
+    ...report.series.map((one): [string, string] => [
+      'Series',
+      `${one.prefix}: ${one.first} to ${one.last}, ${counted(one.count, 'document')}`,
+    ]),
+    ['Acknowledged', report.acknowledgedBatch === 0 ? 'nothing yet' : `up to batch ${report.acknowledgedBatch}`],
+    ['Pending', counted(report.pending, 'document')],
+    ['Head', `batch ${report.head.batchIndex}, seal ${report.head.sealHash}`],
+  ]);
+  return [head, sumsText(report), findingsText(report)].filter((part) => part !== '').join('\n');
+}
+
+function sumsText({ sums }: LedgerReport): string {
+  if (sums.length === 0) return '';
+  const rows = sums.flatMap((sum) => [
+    [sum.currency, 'invoices', String(sum.invoices), sum.invoiceTotal, sum.invoiceTaxTotal],
+    [sum.currency, 'credit notes', String(sum.creditNotes), sum.creditNoteTotal, sum.creditNoteTaxTotal],
+  ]);
+  return table(['Currency', '', 'Count', 'Total', 'Tax'], rows, [2, 3, 4]);
+}
+
+function findingsText({ findings, findingsCount }: LedgerReport): string {
+  if (findings.length === 0) return '';
+  const rows = findings.map((one) => [String(one.sequence), one.kind, one.what]);
+  const rest = findingsCount - findings.length;
+  return table(['Sequence', 'Finding', ''], rows, [0]) + (rest === 0 ? '' : `and ${rest} more\n`);
+}
+
+/** The chain broke: what held until there is told, nothing behind it can be believed. A token that went away says nothing about the chain. */
+export function chainBroken(thrown: unknown, check: LedgerCheck): UkeyError {
+  const error = asUkeyError(thrown);
+  const { batches, entries } = check.progress;
+  if (!breaking.includes(error.code)) return endAs('refused', error, { batches, entries });
+  const before = `${counted(batches, 'batch', 'batches')} with ${counted(entries, 'entry', 'entries')} before it ${batches === 1 ? 'holds' : 'hold'}`;
+  const said = new UkeyError(error.code, `${error.message}; ${before}`, { field: error.field, action: distrust, cause: error });
+  return endAs('unverified', said, { batches, entries });
+}
+
+const breaking: readonly ErrorCode[] = ['invalid-request', 'too-large', 'halted', 'internal'];

@@ -1,0 +1,79 @@
+// Owns: `ukeyctl login` and `logout`: the token's PIN goes in, or the data key is wiped.
+// Invariants: the PIN comes from a prompt, stdin or a file, never from the command line; the last try is spent only with
+// --use-last-try; a refusal says how many tries are left, as far as the module tells.
+import type { Command } from '#ctl/command.ts';
+import { adminOptions, type Service, withAdmin } from '#ctl/connection.ts';
+import { endAs } from '#ctl/exit-codes.ts';
+import { readPin } from '#ctl/prompt.ts';
+import { facts } from '#ctl/screen.ts';
+import { pinText } from '#ctl/status.ts';
+import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+
+/** A module may take long to check a PIN, and mounting a store long to recover it. */
+const loginWaitMs = 120_000;
+
+export const login: Command = {
+  kind: 'command',
+  name: 'login',
+  summary: 'unlock the token with its PIN',
+  options: [
+    ...adminOptions,
+    { flags: '--pin-file <file>', description: 'read the PIN from this file; - is stdin (default: a prompt on a terminal, else stdin)' },
+    { flags: '--use-last-try', description: 'spend the last try too; a wrong PIN then locks the token' },
+  ],
+  examples: ['login', 'login --pin-file /etc/ukeyd/pin', 'login --pin-file - < pin', 'login --use-last-try'],
+  async run(given, screen) {
+    const pin = await readPin({ file: given.text('pinFile'), what: 'PIN', option: '--pin-file' }, screen);
+    const useLastTry = given.flag('useLastTry') ? { useLastTry: true } : {};
+    const result = await withAdmin(given, async (service) => {
+      try {
+        return await service.call('session.login', { pin: pin.toString('utf8'), ...useLastTry }, loginWaitMs);
+      } catch (thrown) {
+        throw await withTries(service, asUkeyError(thrown));
+      } finally {
+        pin.fill(0);
+      }
+    });
+    screen.answer(
+      result,
+      facts([
+        ['Standing', result.standing],
+        ['Tries left', result.triesLeft === null ? null : String(result.triesLeft)],
+      ]),
+    );
+  },
+};
+
+export const logout: Command = {
+  kind: 'command',
+  name: 'logout',
+  summary: 'lock the token and wipe the data key',
+  options: adminOptions,
+  examples: ['logout'],
+  async run(given, screen) {
+    const result = await withAdmin(given, (service) => service.call('session.logout', {}));
+    screen.answer(result, facts([['Standing', result.standing]]));
+  },
+};
+
+const pinCodes: readonly string[] = ['pin-incorrect', 'pin-last-try', 'pin-locked'];
+
+/** A refused PIN, with what the service knows about the tries that are left. */
+async function withTries(service: Service, error: UkeyError): Promise<UkeyError> {
+  if (!pinCodes.includes(error.code)) return error;
+  try {
+    const { token } = await service.call('service.status', {});
+    if (token === null) return error;
+    const { triesLeft, pinState } = token;
+    const action = error.code === 'pin-last-try' ? 'Be sure of the PIN, then repeat with --use-last-try.' : error.action;
+    const said = new UkeyError(error.code, `${error.message}; ${pinText(pinState, triesLeft)}`, {
+      field: error.field,
+      action,
+      cause: error,
+    });
+    return endAs('refused', said, { triesLeft, pinState });
+  } catch (thrown) {
+    // The refusal is the answer; what could not be asked in addition is not.
+    return endAs('refused', error, { triesLeft: null, statusError: asUkeyError(thrown).code });
+  }
+}

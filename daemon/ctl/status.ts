@@ -1,0 +1,90 @@
+// Owns: `ukeyctl status`: what the service can do now, why, and who must act.
+import type { Command } from '#ctl/command.ts';
+import { serviceOptions, withService } from '#ctl/connection.ts';
+import { counted, facts } from '#ctl/screen.ts';
+import type { BacklogStatus, Budget, ServiceStatus, TokenStatus } from '#ipc-schema/methods.ts';
+
+export const status: Command = {
+  kind: 'command',
+  name: 'status',
+  summary: 'what the service can do now, why, and who must act',
+  options: serviceOptions,
+  examples: ['status', 'status --json', 'status --socket /run/user/1000/ukeyd-admin.sock'],
+  async run(given, screen) {
+    const found = await withService(given, screen, (service) => service.call('service.status', {}));
+    screen.answer(found, statusText(found));
+  },
+};
+
+/** For people. Pure. */
+export function statusText(found: ServiceStatus): string {
+  const { token, store, budget, backlog, clock, issuer } = found;
+  return facts([
+    ['Standing', found.standing],
+    ['Reason', found.reason],
+    ['To do', found.action === '' ? 'nothing' : found.action],
+    ['Issuer', issuer === null ? null : `${issuer.name} (${issuer.taxId})`],
+    ['Mode', found.mode],
+    ['Budget', budget === null ? null : budgetText(budget)],
+    ['Backlog', backlog === null ? null : backlogText(backlog)],
+    ['Token', token === null ? 'none' : tokenText(token)],
+    [
+      'Store',
+      store === null
+        ? 'none'
+        : `${store.path}, ${sizeText(store.usedBytes)} of ${sizeText(store.sizeBytes)} used (${store.usedPercent} %), ` +
+          `${counted(store.entries, 'entry', 'entries')} in ${counted(store.batches, 'batch', 'batches')}, mirror ${store.mirror}` +
+          (store.tornBytes === 0 ? '' : `, a torn tail of ${store.tornBytes} bytes was cut`),
+    ],
+    ['Templates', found.templates.map((one) => `${one.id} v${one.version} (${one.currency})`).join(', ')],
+    ['Clock', clock.trusted ? clock.now : `${clock.now}, not trusted: must be after ${clock.floor ?? 'an unknown time'}`],
+    ['Version', found.version],
+  ]);
+}
+
+export function budgetText(budget: Budget): string {
+  const left = [
+    budget.hoursLeft === null ? null : `${budget.hoursLeft} h`,
+    budget.countLeft === null ? null : counted(budget.countLeft, 'document'),
+    budget.amountLeft,
+  ].filter((part) => part !== null);
+  const rest = left.length === 0 ? 'no limit' : `${left.join(', ')} left (${budget.usedPercent} % used)`;
+  return budget.single === null ? rest : `${rest}, at most ${budget.single} each`;
+}
+
+export function backlogText(backlog: BacklogStatus): string {
+  const parts = [
+    backlog.pending === 0 ? 'nothing waits' : `${counted(backlog.pending, 'document')} (${backlog.amount}) since ${backlog.oldest ?? '?'}`,
+  ];
+  parts.push(`link ${backlog.link}`);
+  if (backlog.lastError !== null) parts.push(`last error: ${backlog.lastError}`);
+  if (backlog.nextProbe !== null) parts.push(`next probe ${backlog.nextProbe}`);
+  if (backlog.parked.length > 0) parts.push(`parked: ${backlog.parked.join(', ')}`);
+  return parts.join('; ');
+}
+
+function tokenText(token: TokenStatus): string {
+  const parts = [`${token.label} (serial ${token.serial}, ${token.module})`, pinText(token.pinState, token.triesLeft)];
+  if (token.meanSignMs !== null) parts.push(`${counted(token.signatures, 'signature')} of ${token.meanSignMs.toFixed(1)} ms`);
+  return parts.join(', ');
+}
+
+/** What is known about the PIN's tries; some modules give a number, most only say that it gets low. */
+export function pinText(pinState: TokenStatus['pinState'], triesLeft: number | null): string {
+  const tries = triesLeft === null ? '' : `, ${triesLeft === 1 ? '1 try' : `${triesLeft} tries`} left`;
+  switch (pinState) {
+    case 'ok':
+      return `PIN ok${tries}`;
+    case 'low':
+      return triesLeft === null ? 'PIN: a wrong one was entered, fewer tries are left' : `PIN: a wrong one was entered${tries}`;
+    case 'last':
+      return 'PIN: one try left';
+    case 'locked':
+      return 'PIN locked';
+  }
+}
+
+function sizeText(bytes: number): string {
+  const mib = bytes / (1024 * 1024);
+  return mib >= 1024 ? `${(mib / 1024).toFixed(1)} GiB` : `${mib.toFixed(mib < 10 ? 1 : 0)} MiB`;
+}

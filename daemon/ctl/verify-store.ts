@@ -1,0 +1,127 @@
+// Owns: `ukeyctl verify --store`: a whole store, read with its token and verified from the enrolment certificate to the head.
+// The only file of ukeyctl that opens a token: through the holder, for reading only, so that the service may run meanwhile; it sees
+// what was durable when it opened.
+// Invariants: one try with the PIN, never the last one; nothing is written to the FLASH.
+import { checkToken, readTrust } from '#ctl/certificates.ts';
+import type { Given } from '#ctl/command.ts';
+import { endAs, endingAs, usage } from '#ctl/exit-codes.ts';
+import { LedgerCheck, type LedgerReport } from '#ctl/ledger-check.ts';
+import { chainBroken, ledgerText } from '#ctl/ledger-text.ts';
+import { openProgress } from '#ctl/progress.ts';
+import { readPin } from '#ctl/prompt.ts';
+import type { Screen } from '#ctl/screen.ts';
+import { readConfig } from '#ground/config.ts';
+import type { HolderConfig } from '#holder/configuration.ts';
+import type { Holder, Mount, StoredBatch } from '#holder/holder.ts';
+import { joinHolder } from '#holder/joined.ts';
+import { partsOf } from '#holder/parts.ts';
+import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+
+const readMaxBytes = 4 * 1024 * 1024;
+
+/** Where the store and its token are. */
+export type StoreConfig = Pick<HolderConfig, 'module' | 'softTokenPath' | 'tokenLabel' | 'flashPath'>;
+
+/** A store that is open for reading. */
+export interface OpenStore {
+  /** What stood in it when it was opened. */
+  readonly mount: Mount;
+  /** All batches up to the head of `mount`, in order; what the service adds meanwhile is for the next time. Throws as the holder does. */
+  batches(): AsyncGenerator<StoredBatch>;
+  close(): Promise<void>;
+}
+
+export async function runVerifyStore(given: Given, screen: Screen): Promise<void> {
+  const trust = await readTrust(given.text('authority'));
+  const config = await endingAs('usage', () => configOf(given));
+  const pin = await readPin({ file: given.text('pinFile'), what: 'PIN', option: '--pin-file' }, screen);
+  const store = await openStore(config, pin, (what) => screen.note(`note: ${what}`));
+  try {
+    const { certificate, authorityCertificate } = store.mount;
+    await endingAs('unverified', () => checkToken(certificate, authorityCertificate, trust));
+    const ledger = new LedgerCheck({ certificate, authorityCertificate });
+    await walk(store, ledger);
+    answer(screen, config, store.mount, ledger.result());
+  } finally {
+    await store.close();
+  }
+}
+
+/**
+ * Logs in with one try and mounts. The PIN's bytes are overwritten. A PIN or token that is refused is the token's word (`refused`); a
+ * store that cannot be mounted does not hold (`unverified`).
+ */
+export async function openStore(config: StoreConfig, pin: Uint8Array, note: (what: string) => void): Promise<OpenStore> {
+  const holder = joinHolder({
+    ...partsOf({ ...config, presencePaths: [], readOnly: true }),
+    events: { onState: () => undefined },
+    note: (what, error) => note(`${what}: ${asUkeyError(error).message}`),
+  });
+  try {
+    const mount = await holder.login(pin, false);
+    return { mount, batches: () => batchesOf(holder, mount.nextBatch - 1), close: () => holder.close() };
+  } catch (thrown) {
+    await holder.close();
+    const error = asUkeyError(thrown);
+    throw endAs(error.code === 'halted' ? 'unverified' : 'refused', error);
+  } finally {
+    pin.fill(0);
+  }
+}
+
+async function* batchesOf(holder: Holder, last: number): AsyncGenerator<StoredBatch> {
+  for (let next = 1; next <= last; ) {
+    const batches = await holder.read(next, readMaxBytes);
+    if (batches.length === 0) throw new UkeyError('halted', `batch ${next} cannot be found in the store`);
+    for (const batch of batches) {
+      if (batch.batchIndex > last) return;
+      yield batch;
+      next = batch.batchIndex + 1;
+    }
+  }
+}
+
+/** From --config, and from the options, which come first. Throws invalid-request. */
+function configOf(given: Given): StoreConfig {
+  const file = given.text('config');
+  const token = file === undefined ? null : readConfig(file).token;
+  const own = { module: given.text('module'), soft: given.text('softToken') };
+  if (own.module !== undefined && own.soft !== undefined)
+    throw usage('--module and --soft-token exclude each other', { field: '--module' });
+  const named = own.module !== undefined || own.soft !== undefined;
+  const module = named ? own.module : token?.module;
+  const softTokenPath = named ? own.soft : token?.soft_token;
+  if (module === undefined && softTokenPath === undefined) {
+    throw usage('the store can be read with its token alone: --module, --soft-token or --config is needed', { field: '--module' });
+  }
+  const flashPath = given.text('store') ?? token?.flash;
+  if (flashPath === undefined) throw usage('--store is needed', { field: '--store' });
+  const tokenLabel = given.text('tokenLabel') ?? token?.label;
+  return {
+    module: module ?? null,
+    ...(softTokenPath === undefined ? {} : { softTokenPath }),
+    ...(tokenLabel === undefined ? {} : { tokenLabel }),
+    flashPath,
+  };
+}
+
+async function walk(store: OpenStore, ledger: LedgerCheck): Promise<void> {
+  using progress = openProgress('Verifying', store.mount.nextBatch - 1);
+  try {
+    for await (const { batchIndex, bytes } of store.batches()) {
+      ledger.add(bytes);
+      progress.show(batchIndex);
+    }
+  } catch (thrown) {
+    throw chainBroken(thrown, ledger);
+  }
+}
+
+function answer(screen: Screen, config: StoreConfig, mount: Mount, report: LedgerReport): void {
+  const torn = mount.tornBytes === 0 ? null : `${mount.tornBytes} bytes behind the head were never durable, as after a power cut`;
+  const text = ledgerText(report, [
+    ['Store', config.flashPath],
+    ['Torn tail', torn],
+  ]);
+  screen.answer({ ...report, store: config.flashPath, tornBytes: mount.tornBytes }, text, report.holds ? 'done' : 'unverified');
+}
