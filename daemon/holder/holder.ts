@@ -100,9 +100,10 @@ export interface HolderEvents {
 
 export interface Holder {
   state(): HolderState;
+  /** One try, if it may be spent; none while open (the mount as it stands now). The PIN's bytes are overwritten when it ends. */
   login(pin: Uint8Array, useLastTry: boolean): Promise<Mount>;
   logout(): Promise<void>;
-  /** Step 1 on a blank token: PIN and keys; answers the signed enrolment request (upstream.ts). A token that has keys but no formatted FLASH may repeat it with its PIN. */
+  /** Step 1 on a blank token: PIN and keys; answers the signed enrolment request (upstream.ts). A token that has keys but no formatted FLASH may repeat it with its PIN. Both PINs' bytes are overwritten. */
   provision(options: ProvisionOptions): Promise<Uint8Array>;
   /** Step 2: the FLASH is formatted with the certificates; the token is open afterwards. */
   format(request: FormatRequest): Promise<Mount>;

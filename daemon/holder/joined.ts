@@ -21,10 +21,10 @@ import type {
 import { type Mounting, mountLedger, readOwnHeader } from './mounting.ts';
 import type { HolderParts } from './parts.ts';
 import { Presence } from './presence.ts';
-import { enrolmentRequest, formatFlash, spendTry } from './provisioning.ts';
 import { refusedCommit, Sealer } from './sealer.ts';
 import { isSameState, whyNotOpen } from './state.ts';
 import { publicKeyIfShown, Survey } from './survey.ts';
+import { spendTry } from './try.ts';
 
 /** How often the token is looked at: plug and unplug are noticed within twice this. */
 export const presencePollMs = 500;
@@ -183,7 +183,7 @@ class JoinedHolder implements Holder {
       throw new UkeyError('invalid-request', 'the token is provisioned and its FLASH is formatted: log in');
     }
     try {
-      return enrolmentRequest(token, options);
+      return (await provisioning()).enrolmentRequest(token, options);
     } finally {
       await this.#lookAnew();
     }
@@ -196,7 +196,7 @@ class JoinedHolder implements Holder {
     if (!token.facts().loggedIn) throw new UkeyError('locked', 'step 1 of provisioning comes first: nobody is logged in');
     const device = await this.#openOrCreate();
     try {
-      await formatFlash(token, device, request);
+      await (await provisioning()).formatFlash(token, device, request);
       // The store is durable, and empty. Mounting it proves that the token can open what it wrapped.
       return await this.#mount(token, device);
     } catch (thrown) {
@@ -376,3 +376,6 @@ class JoinedHolder implements Holder {
     return { ...this.#status, signatures: this.#status.signatures + signatures, meanSignMs, sizeBytes, usedBytes };
   }
 }
+
+/** Loaded when it is needed, once in a token's life: its HPKE and schemas would double the time in which every holder starts. */
+const provisioning = (): Promise<typeof import('./provisioning.ts')> => import('./provisioning.ts');

@@ -5,36 +5,19 @@
 import { randomBytes } from 'node:crypto';
 import { sealTo } from '#ground/hpke.ts';
 import { keyIdOfSpki, makeSign1 } from '#ipc-schema/cose.ts';
-import { UkeyError } from '#ipc-schema/errors.ts';
 import { enrolmentPayload, recoveryInfo } from '#ipc-schema/upstream.ts';
 import type { Device } from '#store/device.ts';
 import { formatStore } from '#store/log.ts';
 import type { KeySlot } from '#store/store.ts';
-import { decideLogin } from '#token/login.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token } from '#token/token.ts';
 import type { FormatRequest, ProvisionOptions } from './holder.ts';
 import { checkIdentity, encodeIdentity } from './identity.ts';
 import { recoveryMethod } from './mounting.ts';
+import { spendTry } from './try.ts';
 
 const dataKeyBytes = 32;
 const storeIdBytes = 16;
-
-/** One try with the PIN of a person, if it may be spent. Throws what login.ts refuses with. */
-export function spendTry(token: Token, pin: Uint8Array, useLastTry: boolean): void {
-  // A login that is left over would let any PIN pass: nobody is asked "already" twice.
-  if (token.facts().loggedIn) token.logout();
-  const decision = decideLogin(token.facts(), { origin: 'person', useLastTry, storedPinTried: false });
-  switch (decision.kind) {
-    case 'try':
-      token.login(pin);
-      return;
-    case 'already':
-      throw new UkeyError('token-failed', 'the token does not log out');
-    case 'refuse':
-      throw new UkeyError(decision.code, decision.reason);
-  }
-}
 
 /** Leaves the token logged in: wrapping the data key in step 2 needs it. */
 export function enrolmentRequest(token: Token, options: ProvisionOptions): Uint8Array {

@@ -1,3 +1,5 @@
+// Shows: the holder in one process: the suite on two rigs, and what only a fake token and a FLASH in memory can show:
+// failing signatures and writes, overlap of signing and syncing, forged frames, readers, presence.
 import { generateKeyPairSync, randomBytes, sign } from 'node:crypto';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';

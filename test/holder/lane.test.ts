@@ -1,3 +1,4 @@
+// Shows: deadlines of a lane of calls, and the bounds of what a driver prints.
 import { setTimeout } from 'node:timers/promises';
 import { MessageChannel } from 'node:worker_threads';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';

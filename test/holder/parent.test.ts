@@ -1,3 +1,5 @@
+// Shows: the holder in a process of its own: the suite with soft token and SoftHSM2; kill -9 under load, hung and crashing drivers,
+// deadlines, restarts, secrets. Prints what was killed and found, and what the hop between the processes costs.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';

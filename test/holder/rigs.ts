@@ -1,5 +1,5 @@
 // Owns: the rigs on which holders are tested: in memory with a fake token, and on files with the soft token or a module's.
-import { existsSync, mkdtempSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
@@ -84,6 +84,10 @@ export class MemoryRig implements HolderRig {
     return this.token.triesLeft;
   }
 
+  leaveTries(tries: number): void {
+    this.token.triesLeft = tries;
+  }
+
   async remove(): Promise<void> {
     this.#medium = new Map();
   }
@@ -166,6 +170,11 @@ export class FileRig<H extends Holder> implements HolderRig {
 
   triesLeft(): number | null {
     return openSoftToken({ path: this.softTokenPath }).facts().triesLeft;
+  }
+
+  leaveTries(tries: number): void {
+    const file: Record<string, unknown> = JSON.parse(readFileSync(this.softTokenPath, 'utf8'));
+    writeFileSync(this.softTokenPath, JSON.stringify({ ...file, triesLeft: tries }), { mode: 0o600 });
   }
 
   async remove(): Promise<void> {
