@@ -1,0 +1,84 @@
+// Owns: what makes a sandbox's service ready the first time: the token provisioned with a ticket of its server, one till enrolled.
+// Invariants: each step looks first whether it was done, so that a start that was broken off is completed by the next; a ticket's code
+// goes from the server's standard output into the service, through no file, argument or log.
+// Must not: start or stop anything that stays.
+import { spawn } from 'node:child_process';
+import { existsSync, rmSync } from 'node:fs';
+import { openSecretFile } from '#ctl/output-file.ts';
+import type { Client } from '#ipc-schema/client.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import { type EnrolmentTicket, parseTicket } from '#ipc-schema/upstream.ts';
+import { programFile } from './ground-plan.ts';
+import { type Layout, readPinFile } from './layout.ts';
+
+/** A real module may take long to make keys. */
+const provisionWaitMs = 120_000;
+const ticketWaitMs = 30_000;
+const ticketMaxChars = 65_536;
+const label = 'sandbox';
+
+export interface SettingUp {
+  readonly layout: Layout;
+  readonly admin: Client;
+  readonly terminal: string;
+  readonly provisioned: boolean;
+  /** The token carries a ledger from now on. */
+  onProvisioned(): void;
+  note(text: string): void;
+}
+
+export async function setUpToken(parts: SettingUp): Promise<void> {
+  if (!parts.provisioned) await provision(parts);
+  await enrolTill(parts);
+}
+
+async function provision({ layout, admin, onProvisioned }: SettingUp): Promise<void> {
+  const before = await admin.call('service.status', {});
+  // Done by a start that ended before it could be remembered.
+  if (before.token?.tokenId !== null && before.token?.tokenId !== undefined && before.templates.length > 0) {
+    onProvisioned();
+    return;
+  }
+  const ticket = await makeTicket(layout);
+  const pins = { pin: readPinFile(layout.pinFile), soPin: readPinFile(layout.soPinFile) };
+  await admin.call('token.provision', { label, ticket, ...pins }, { timeoutMs: provisionWaitMs });
+  onProvisioned();
+}
+
+/** One more ticket, made by the server's own program beside the server that runs. */
+async function makeTicket(layout: Layout): Promise<EnrolmentTicket> {
+  const args = [programFile('server/main'), 'ticket', '--dir', layout.serverDir, '--charter', layout.charter];
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'], timeout: ticketWaitMs });
+  let output = '';
+  let complaint = '';
+  child.stdout.on('data', (chunk: Buffer) => {
+    output = (output + chunk.toString('utf8')).slice(0, ticketMaxChars);
+  });
+  child.stderr.on('data', (chunk: Buffer) => {
+    complaint = (complaint + chunk.toString('utf8')).slice(-ticketMaxChars);
+  });
+  const status = await new Promise<number | null>((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', resolve);
+  });
+  if (status !== 0) throw new UkeyError('internal', `the ticket server made no ticket: ${complaint.trim()}`);
+  return parseTicket(JSON.parse(output));
+}
+
+/** A till whose secret is lost here, or that the service forgot, is enrolled anew. */
+async function enrolTill({ layout, admin, terminal }: SettingUp): Promise<void> {
+  const { terminals } = await admin.call('terminal.list', {});
+  const isKnown = terminals.some((one) => one.terminal === terminal);
+  if (isKnown && existsSync(layout.secretFile)) return;
+  if (isKnown) await admin.call('terminal.remove', { terminal });
+  rmSync(layout.secretFile, { force: true });
+  const file = openSecretFile(layout.secretFile, '--dir');
+  let isKept = false;
+  try {
+    const { secret } = await admin.call('terminal.enrol', { terminal, role: 'till' });
+    file.write(`${secret}\n`);
+    isKept = true;
+  } finally {
+    if (!isKept) file.discard();
+  }
+}
