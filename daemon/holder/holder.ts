@@ -1,7 +1,7 @@
 // Owns: the interface between front and holder. The holder owns one token: KEY, FLASH, mirror and data key; the front never sees a key.
 // Implementations: joined.ts (token and store in this process; the child runs it, tests use it directly) and parent.ts (a child process with deadlines).
 // Invariants: batches become durable in the order of `commit` calls; `durable` of a batch resolves only when it and all before it are on FLASH
-// (and on the mirror where one is set); after unknown-outcome the holder refuses everything until it has been opened again (login).
+// (and on the mirror where one is set); after unknown-outcome the holder refuses everything until it has opened the log again, by itself or by login.
 // Errors are UkeyError: no-token, locked, pin-*, token-failed (nothing was written), store-full (nothing was written), unknown-outcome, halted.
 import type { Algorithm } from '#ipc-schema/cose.ts';
 import type { TokenFacts } from '#token/token.ts';

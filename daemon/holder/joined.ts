@@ -221,9 +221,9 @@ class JoinedHolder implements Holder {
     return mount;
   }
 
-  /** After a login that failed: the state that is true now, and the error for the caller. */
-  async #backOut(token: Token, device: Device, thrown: unknown): Promise<UkeyError> {
-    await device.close().catch((error: unknown) => this.#parts.note('the FLASH did not close', error));
+  /** After an opening that failed: the state that is true now, and the error for the caller. */
+  async #backOut(token: Token, device: Device | null, thrown: unknown): Promise<UkeyError> {
+    await device?.close().catch((error: unknown) => this.#parts.note('the FLASH did not close', error));
     const error = asUkeyError(thrown);
     this.#logOut(token);
     if (error.code === 'halted') this.#setState({ kind: 'halted', reason: error.message });
@@ -324,19 +324,36 @@ class JoinedHolder implements Holder {
   #onTrouble(sealer: Sealer | null, error: UkeyError): void {
     const open = this.#open;
     if (open === null || open.sealer !== sealer || this.#closed) return;
-    const mustLogIn = error.code === 'unknown-outcome' || error.code === 'locked';
     const act = async (): Promise<void> => {
       const token = this.#token;
       if (this.#open !== open || token === null) return;
-      if (mustLogIn) {
-        await this.#shut();
-        this.#logOut(token);
-        await this.#lookAnew();
-      } else {
-        await this.#check(token, 0);
-      }
+      if (error.code === 'unknown-outcome') await this.#reopen(token);
+      else if (error.code === 'locked') await this.#lock(token);
+      else await this.#check(token, 0);
     };
     this.#inTurn(act).catch((thrown: unknown) => this.#parts.note('after a failed commit', thrown));
+  }
+
+  /**
+   * A write or sync failed: nothing in memory is trusted, the log is closed and read again from the device. The token is logged in still and
+   * unwraps the data key anew, so no PIN is asked for. What does not open again waits for a person.
+   */
+  async #reopen(token: Token): Promise<void> {
+    this.#setState({ kind: 'starting' });
+    await this.#shut();
+    let device: Device | null = null;
+    try {
+      device = await this.#parts.openDevice(this.#parts.readOnly);
+      await this.#mount(token, device);
+    } catch (thrown) {
+      this.#parts.note('the log did not open again after a failed write', await this.#backOut(token, device, thrown));
+    }
+  }
+
+  async #lock(token: Token): Promise<void> {
+    await this.#shut();
+    this.#logOut(token);
+    await this.#lookAnew();
   }
 
   // ---- Letting go

@@ -90,19 +90,21 @@ describe('a write that fails', () => {
     { fault: { kind: 'written' }, stored: ['a', long] },
     { fault: { kind: 'torn', keeps: (sector) => sector === 0 }, stored: ['a'] },
   ] satisfies { fault: WriteFault; stored: string[] }[])(
-    'as $fault.kind is of unknown outcome with all behind it, and the next mount knows',
+    'as $fault.kind is of unknown outcome with all behind it; the log is opened again without a PIN, and that mount knows',
     async ({ fault, stored }) => {
       const { rig, drafts } = await rigged();
       await rig.holder.commit(drafts.next(['a'])).durable;
+      const from = rig.watch.seen.length;
       rig.device?.failWrite(1, fault);
       const failed = [rig.holder.commit(drafts.next([long])), rig.holder.commit(drafts.next(['c']))];
       for (const { sealed, durable } of failed) {
         await sealed;
         expect(await codeOf(durable)).toBe('unknown-outcome');
       }
-      expect(await codesOf(rig.holder.commit(drafts.peek(['d'])))).toEqual(['locked', 'locked']);
-      await rig.watch.until('locked');
-      const mount = await rig.holder.login(pinBytes(), false);
+      expect(await codesOf(rig.holder.commit(drafts.peek(['d'])))).toEqual(['token-failed', 'token-failed']);
+      await rig.watch.until('open', from);
+      expect(rig.watch.seen.slice(from).map(({ kind }) => kind)).toEqual(['starting', 'open']);
+      const mount = await rig.holder.login(pinBytes(), false); // open already: answers the mount, tries nothing
       expect(await readVerified(rig.holder, mount)).toEqual(stored);
       await rig.holder.commit(new DraftMaker(mount).next(['e'])).durable;
       expect(await readVerified(rig.holder, mount)).toEqual([...stored, 'e']);
