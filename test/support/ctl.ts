@@ -20,17 +20,22 @@ export interface Run {
 export interface RunOptions {
   readonly stdin?: string | Buffer;
   readonly env?: Readonly<Record<string, string>>;
+  readonly waitMs?: number;
 }
 
 export function ctl(args: readonly string[], options: RunOptions = {}): Promise<Run> {
   return runProgram(process.execPath, [ctlEntry, ...args], options);
 }
 
-export function runProgram(program: string, args: readonly string[], { stdin = '', env = {} }: RunOptions = {}): Promise<Run> {
+export function runProgram(
+  program: string,
+  args: readonly string[],
+  { stdin = '', env = {}, waitMs = runWaitMs }: RunOptions = {},
+): Promise<Run> {
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, {
       env: { PATH: process.env['PATH'] ?? '', NODE_COMPILE_CACHE: compileCache, ...env },
-      timeout: runWaitMs,
+      timeout: waitMs,
       killSignal: 'SIGKILL',
     });
     const said = { stdout: '', stderr: '' };

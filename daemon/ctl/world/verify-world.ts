@@ -112,12 +112,17 @@ async function compare({ holder, mount }: OpenStore, server: ServerReader, view:
   progress.end();
   const store = stored.result();
   const serverReport = common === 0 ? null : received.result();
-  differences.push(...judge(store, storedAtCommon, serverReport, view));
+  differences.push(...differencesOf(store, storedAtCommon, serverReport, view));
   return { holds: differences.length === 0, differences, store, server: serverReport, equalBatches };
 }
 
-/** Differences beyond the bytes. */
-function judge(store: LedgerReport, storeAtCommon: LedgerReport | null, server: LedgerReport | null, view: TokenView): string[] {
+/** What is wrong beyond the bytes. Pure. `storeAtCommon`: the store as far as the server has come. */
+export function differencesOf(
+  store: LedgerReport,
+  storeAtCommon: LedgerReport | null,
+  server: LedgerReport | null,
+  view: TokenView,
+): string[] {
   const found: string[] = [];
   for (const [name, report] of [
     ['store', store],
