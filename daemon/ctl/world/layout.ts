@@ -3,7 +3,7 @@
 // alone; secrets are files of mode 0600, made once and never replaced while what they open exists.
 // All parts of the token are in one folder, so that one rename pulls it or plugs it in.
 import { createHash, randomInt } from 'node:crypto';
-import { chmodSync, existsSync, lstatSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, lstatSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { usage } from '#ctl/exit-codes.ts';
@@ -95,6 +95,12 @@ export function makeFolders(layout: Layout): void {
     recursive: true,
     mode: ownerFolder,
   });
+}
+
+/** Sockets that had to stand elsewhere leave nothing there. Only after all who listen have ended. */
+export function removeForeignSockets(layout: Layout): void {
+  const folder = path.dirname(layout.socket);
+  if (path.dirname(folder) !== layout.dir) rmSync(folder, { recursive: true, force: true });
 }
 
 /** Makes the file with a new PIN when it is not there. A PIN is asked of a person too, so it is digits. */

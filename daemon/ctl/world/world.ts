@@ -23,6 +23,7 @@ import {
   readPinFile,
   refuseForeignFolder,
   refuseOther,
+  removeForeignSockets,
   writeMemory,
 } from './layout.ts';
 import { chooseLinePort, type Line, loopback, openLine } from './line.ts';
@@ -198,6 +199,7 @@ export class World {
     await this.#service?.stop();
     await this.#server?.stop();
     await this.#line.close();
+    removeForeignSockets(this.layout);
     this.#lock.release();
   }
 
