@@ -11,7 +11,7 @@ import { type Client, connect } from '#ipc-schema/client.ts';
 import { type RunningServer, startServer } from '#server/serve.ts';
 import { grant } from '#test/support/rig.ts';
 
-const pin = '2468013579';
+export const killRigPin = '2468013579';
 const readBytes = 4 * 1024 * 1024;
 
 export interface KillRig {
@@ -37,7 +37,7 @@ export interface KillRig {
 export async function openKillRig(module: string | null, flashMib: number): Promise<KillRig> {
   const directory = mkdtempSync(path.join(os.tmpdir(), 'ukeyd-kill-'));
   mkdirSync(path.join(directory, 'token', 'softhsm'), { recursive: true });
-  writeFileSync(path.join(directory, 'pin'), `${pin}\n`, { mode: 0o600 });
+  writeFileSync(path.join(directory, 'pin'), `${killRigPin}\n`, { mode: 0o600 });
   writeFileSync(
     path.join(directory, 'softhsm2.conf'),
     `directories.tokendir = ${directory}/token/softhsm\nobjectstore.backend = file\nlog.level = ERROR\n`,
@@ -68,7 +68,7 @@ export async function openKillRig(module: string | null, flashMib: number): Prom
   await start();
   const operator = await admin();
   const ticket = await server.createTicket(grant);
-  await operator.call('token.provision', { label: 'kill', pin, soPin: '97531000', ticket });
+  await operator.call('token.provision', { label: 'kill', pin: killRigPin, soPin: '97531000', ticket });
   const { secret } = await operator.call('terminal.enrol', { terminal: 'till-1', role: 'till' });
   operator.close();
   return {
@@ -106,7 +106,7 @@ async function readStore(directory: string, module: string | null): ReturnType<K
     note: () => undefined,
   });
   try {
-    const mount = await holder.login(Buffer.from(pin), false);
+    const mount = await holder.login(Buffer.from(killRigPin), false);
     const check = new LedgerCheck({ certificate: mount.certificate, authorityCertificate: mount.authorityCertificate });
     const documents = new Map<number, string>();
     const batches: Uint8Array[] = [];
@@ -136,5 +136,7 @@ function configText(module: string | null, flashMib: number): string {
     'pin_file = "pin"',
     '[upload]',
     'probe = "* * * * * *"',
+    '[log]',
+    'level = "debug"',
   ].join('\n');
 }
