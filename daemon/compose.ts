@@ -11,6 +11,7 @@ import * as provisioning from '#desk/provision.ts';
 import * as session from '#desk/session.ts';
 import * as status from '#desk/status.ts';
 import { Terminals } from '#desk/terminals.ts';
+import { UnattendedLogin } from '#desk/unattended-login.ts';
 import { type Clock, systemClock } from '#ground/clock.ts';
 import type { Config } from '#ground/config.ts';
 import { takeLock } from '#ground/lock.ts';
@@ -24,6 +25,7 @@ import { isFiscal } from '#ipc-schema/entry.ts';
 import type { EventName } from '#ipc-schema/methods.ts';
 import { type Methods, methods } from '#ipc-schema/methods.ts';
 import { Custody } from '#ledger/custody.ts';
+import type { Ledger } from '#ledger/ledger.ts';
 import { openTimetable, type Timetable } from '#upload/timetable.ts';
 import { Uploader } from '#upload/uploader.ts';
 
@@ -46,7 +48,13 @@ export async function compose(config: Config, log: Log, overrides: Overrides = {
   const clock = overrides.clock ?? systemClock;
   const closing: (() => Promise<void> | void)[] = [];
   const close = async (): Promise<void> => {
-    for (const step of closing.splice(0).reverse()) await step();
+    const failures: unknown[] = [];
+    // Whatever one part says, the others are closed, down to the lock.
+    for (const step of closing.splice(0).reverse())
+      await Promise.resolve()
+        .then(step)
+        .catch((error: unknown) => failures.push(error));
+    if (failures.length > 0) throw failures[0];
   };
   try {
     mkdirSync(config.state, { recursive: true, mode: 0o700 });
@@ -54,7 +62,11 @@ export async function compose(config: Config, log: Log, overrides: Overrides = {
     closing.push(() => lock.release());
     const parts = openParts(config, log, clock, overrides, closing);
     const service = await openDoors(config, log, clock, parts);
-    closing.push(() => service.close());
+    closing.push(async () => {
+      const closed = service.close();
+      parts.deliveries.close();
+      await closed;
+    });
     parts.announce(service);
     machineFacts().then(
       (facts) => log.info('machine', { ...facts }),
@@ -75,6 +87,7 @@ interface Parts {
   readonly deliveries: Deliveries;
   readonly terminals: Terminals;
   readonly provision: provisioning.ProvisionParts;
+  readonly unattended: UnattendedLogin | null;
   /** From now on events reach subscribers. */
   announce(service: Service): void;
 }
@@ -100,9 +113,19 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
         if (isFiscal(leaf.kind)) herald.tell('issued', { sequence: leaf.sequence, number: leaf.number, total: leaf.total });
       herald.limit(custody);
     },
-    onChange: () => herald.standing(custody),
+    onChange: () => {
+      herald.standing(custody);
+      probeNewLedger();
+    },
     onOpened: (ledger) => provisioning.finish(provision, ledger),
   });
+  // What waited while the token was away goes up at once, and in the mode `online` tills need not wait for the timetable.
+  let probed: Ledger | null = null;
+  const probeNewLedger = (): void => {
+    if (custody.ledger === probed) return;
+    probed = custody.ledger;
+    if (probed !== null) void uploader.probe(); // never rejects
+  };
   const provision = { holder, custody, stateDirectory: config.state, log };
   const uploader = new Uploader({
     custody,
@@ -125,12 +148,13 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
   const unattended =
     config.token.pin_file === undefined
       ? null
-      : new session.UnattendedLogin({ pinFile: config.token.pin_file, stateDirectory: config.state, holder, log });
+      : new UnattendedLogin({ pinFile: config.token.pin_file, stateDirectory: config.state, holder, log });
   follow = (state) => {
     log.info('token', { state: state.kind, reason: 'reason' in state ? state.reason : undefined });
+    // The login first: callers then know that `locked` is a moment.
+    if (unattended !== null && state.kind === 'locked') void custody.loggingIn(unattended.attempt(state)); // never rejects
+    if (state.kind === 'absent' || state.kind === 'open') unattended?.resume();
     custody.follow(state);
-    if (state.kind === 'locked')
-      unattended?.attempt(state).catch((error: unknown) => log.error('unattended login failed', { why: whyOf(error) }));
   };
   follow(holder.state());
   const timetable = openTimetable(config.upload.probe, clock, () => uploader.probe());
@@ -138,12 +162,20 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
   closing.push(async () => {
     clearInterval(watch);
     timetable.close();
-    deliveries.giveUp();
     await uploader.close();
-    await custody.drained();
     await custody.close();
   });
-  return { holder, custody, uploader, timetable, deliveries, terminals, provision, announce: (service) => herald.attach(service) };
+  return {
+    holder,
+    custody,
+    uploader,
+    timetable,
+    deliveries,
+    terminals,
+    provision,
+    unattended,
+    announce: (service) => herald.attach(service),
+  };
 }
 
 function startChild(config: HolderConfig, events: HolderEvents, log: Log): Holder {
@@ -180,7 +212,8 @@ async function openDoors(config: Config, log: Log, clock: Clock, parts: Parts): 
 }
 
 function handlersOf(parts: Parts, clock: Clock, version: string): Handlers<Methods> {
-  const { custody, holder, uploader, timetable, deliveries, terminals, provision } = parts;
+  const { custody, holder, uploader, timetable, deliveries, terminals, provision, unattended } = parts;
+  const door = { custody, holder, unattended };
   const link = () => uploader.link;
   const issue = { custody, clock, deliveries, link };
   const waiting = { custody, link, report: () => uploader.report, nextProbe: () => timetable.nextRun(), probe: () => uploader.probe() };
@@ -190,8 +223,8 @@ function handlersOf(parts: Parts, clock: Clock, version: string): Handlers<Metho
     'invoice.preview': (caller, params) => issuing.preview(issue, caller.terminal, params),
     'invoice.get': (caller, params) => find.get(custody, caller.terminal, params),
     'invoice.last': (caller) => find.last(custody, caller.roles.includes('auditor') ? null : caller.terminal),
-    'session.login': (_caller, params) => session.login({ holder, custody }, params),
-    'session.logout': () => session.logout({ holder, custody }),
+    'session.login': (_caller, params) => session.login(door, params),
+    'session.logout': () => session.logout(door),
     'backlog.status': () => backlog.status(waiting),
     'backlog.flush': () => backlog.flush(waiting),
     'service.status': () => status.serviceStatus(standing),

@@ -200,7 +200,7 @@ describe('law 3: rooms know downwards only', () => {
 describe('law 4: one place commits', () => {
   test('only the ledger calls holder.commit', () => {
     const callers = sources.filter((source) => /\bholder\.commit\(/.test(source.text) && !source.file.startsWith('daemon/holder/'));
-    expect(callers.map((source) => source.file)).toEqual(['daemon/ledger/ledger.ts']);
+    expect(callers.map((source) => source.file)).toEqual(['daemon/ledger/sequencer.ts']);
   });
 });
 

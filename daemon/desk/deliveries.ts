@@ -5,9 +5,11 @@ export const ackWaitMs = 20_000;
 
 export class Deliveries {
   readonly #waiting = new Set<{ readonly batchIndex: number; wake(acknowledged: boolean): void }>();
+  #closed = false;
 
   /** true when the batch was acknowledged within the time. */
   wait(batchIndex: number): Promise<boolean> {
+    if (this.#closed) return Promise.resolve(false);
     return new Promise((resolve) => {
       const timer = setTimeout(() => entry.wake(false), ackWaitMs);
       const entry = {
@@ -27,8 +29,14 @@ export class Deliveries {
     for (const entry of [...this.#waiting]) if (entry.batchIndex <= upToBatch) entry.wake(true);
   }
 
-  /** Nobody need wait any longer: the line is down or the service closes. */
+  /** Nobody need wait any longer: the line is down. */
   giveUp(): void {
     for (const entry of [...this.#waiting]) entry.wake(false);
+  }
+
+  /** Nobody waits from now on: the service closes. */
+  close(): void {
+    this.#closed = true;
+    this.giveUp();
   }
 }

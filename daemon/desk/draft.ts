@@ -21,7 +21,7 @@ export interface DraftFacts {
 }
 
 /** Room for sequence, number and times in front of the rest of a document. */
-const headMaxBytes = 512;
+const headMaxBytes = 256;
 
 const refuse = (field: string, why: string): UkeyError => new UkeyError('invalid-invoice', `${field}: ${why}`, { field });
 

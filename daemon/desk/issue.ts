@@ -9,7 +9,6 @@ import type { InvoiceRequest } from '#ipc-schema/invoice.ts';
 import type { Budget, Link, Result } from '#ipc-schema/methods.ts';
 import type { Custody } from '#ledger/custody.ts';
 import type { Issued, Ledger } from '#ledger/ledger.ts';
-import { judge } from '#ledger/limits.ts';
 import { keyHashOf } from '#ledger/lookup.ts';
 import type { DocumentDraft } from '#ledger/numbering.ts';
 import type { Committed } from '#ledger/stored.ts';
@@ -68,14 +67,13 @@ async function originalOf(ledger: Ledger, number: string): Promise<number> {
   throw new UkeyError('not-found', 'corrects.number: there is no such invoice on this token', { field: 'corrects.number' });
 }
 
-/** The same checks and totals as issuing; sequence and number are shown as what would come next is not known: zero and empty. */
+/** The same checks and totals as issuing; nothing is committed, so sequence and number stand as zero and empty. */
 export async function preview(parts: IssueParts, terminal: string | null, request: InvoiceRequest): Promise<Result<'invoice.preview'>> {
   const name = terminalOf(terminal);
   const ledger = await parts.custody.use();
   const charter = charterOf(ledger);
   const draft = await draftOf(parts, ledger, charter, name, request);
-  const verdict = judge(parts.custody.limitFacts(ledger.tip, charter), draft.total);
-  if (verdict.kind === 'refuse') throw new UkeyError(verdict.code, verdict.why);
+  await ledger.check(draft);
   const document = Buffer.from(draft.body({ sequence: 0, number: '', issuedAtMs: parts.clock.wallMs() })).toString('utf8');
   return { currency: draft.currency, total: draft.total, taxTotal: draft.taxTotal, document, budget: budgetOf(parts.custody) };
 }
@@ -89,8 +87,10 @@ async function waitIfAsked(
 ): Promise<boolean> {
   if (issued.batchIndex <= ledger.tip.ackedBatch) return true;
   const mustWait = charter.mode === 'online';
-  if (!mustWait && (wait !== 'acknowledged' || parts.link() !== 'up')) return false;
-  const acknowledged = (await parts.deliveries.wait(issued.batchIndex)) || issued.batchIndex <= ledger.tip.ackedBatch;
+  if (!mustWait && (wait !== 'acknowledged' || charter.mode === 'offline')) return false;
+  // With the line down nobody will acknowledge it: no reason to keep the caller.
+  const mayCome = parts.link() === 'up';
+  const acknowledged = (mayCome && (await parts.deliveries.wait(issued.batchIndex))) || issued.batchIndex <= ledger.tip.ackedBatch;
   if (mustWait && !acknowledged) {
     throw new UkeyError('offline', 'the document is issued and durable, but the ticket server has not acknowledged it yet', {
       action: 'Repeat with the same key until it is acknowledged; do not issue it under another key.',

@@ -20,8 +20,6 @@ import type { Ledger } from '#ledger/ledger.ts';
 import { Upstream } from '#upload/upstream.ts';
 import { writeDurably } from './durable-file.ts';
 
-const documentMaxBytes = 64 * 1024;
-
 export interface ProvisionParts {
   readonly holder: Holder;
   readonly custody: Custody;
@@ -77,10 +75,9 @@ export async function finish(parts: ProvisionParts, ledger: Ledger): Promise<voi
     { kind: 'charter' as const, signed: checked.charter.signed },
     ...checked.templates.map(({ signed }) => ({ kind: 'template' as const, signed })),
   ];
+  // One batch: together they are far below its bounds, so that a crash leaves all of them or none.
   await Promise.all(
-    documents.map(({ kind, signed }) =>
-      ledger.addOwn({ kind: 'own', entryKind: kind, bodyMaxBytes: documentMaxBytes, body: () => signed }),
-    ),
+    documents.map(({ kind, signed }) => ledger.addOwn({ kind: 'own', entryKind: kind, bodyMaxBytes: signed.length, body: () => signed })),
   );
   ledger.adopt({ charter: checked.charter.content });
   for (const { content } of checked.templates) ledger.adopt({ template: content });

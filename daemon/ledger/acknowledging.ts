@@ -15,15 +15,9 @@ export async function acknowledge(ledger: Ledger, charter: Charter, signed: Uint
   const ack = openAcknowledgement(signed, publicKeyFromSpki(Buffer.from(charter.server.ackKey, 'base64')));
   if (Buffer.compare(ack.tokenId, ledger.mount.tokenId) !== 0)
     throw new UkeyError('invalid-request', 'the acknowledgement is for another token');
-  const { ackedBatch, nextBatch } = ledger.tip;
-  if (ack.upToBatch >= nextBatch) {
-    throw new UkeyError('halted', `rollback: the server holds batch ${ack.upToBatch}, this token ends at ${nextBatch - 1}`);
-  }
+  await checkHead(ledger, ack);
+  const { ackedBatch } = ledger.tip;
   if (ack.upToBatch <= ackedBatch) return null;
-  const head = await ledger.summary(ack.upToBatch);
-  if (Buffer.compare(head.sealHash, ack.headSealHash) !== 0) {
-    throw new UkeyError('halted', `clone: the server holds another batch ${ack.upToBatch} of this token`);
-  }
   let releasedCount = 0;
   let releasedAmount = zero;
   for (let batch = ackedBatch + 1; batch <= ack.upToBatch; batch += 1) {
@@ -31,23 +25,40 @@ export async function acknowledge(ledger: Ledger, charter: Charter, signed: Uint
     releasedCount += summary.count;
     releasedAmount = releasedAmount.plus(money(summary.amount));
   }
-  await knowOldestAfter(ledger, ack.upToBatch);
+  const behind = await oldestBehind(ledger, ack.upToBatch);
   await ledger.addOwn({
     kind: 'own',
     entryKind: 'acknowledgement',
     bodyMaxBytes,
     body: (tip) => {
-      if (tip.ackedBatch !== ackedBatch) throw new UkeyError('internal', 'another acknowledgement came between');
-      const nextOldestMs = tip.pending.count === releasedCount ? null : ledger.oldestAfter(ack.upToBatch);
+      if (tip.ackedBatch !== ackedBatch) throw new UkeyError('busy', 'another acknowledgement came between', { retryAfterMs: 0 });
+      const nextOldestMs = tip.pending.count === releasedCount ? null : (behind.oldestMs ?? ledger.oldestFrom(behind.lookedUpTo));
       return encodeAcknowledgementBody({ signed, releasedCount, releasedAmount: releasedAmount.toFixed(), nextOldestMs });
     },
   });
   return ack;
 }
 
-/** Reads on until the first document behind the acknowledged batches is known: the decision inside the sequencer cannot wait for the FLASH. */
-async function knowOldestAfter(ledger: Ledger, batchIndex: number): Promise<void> {
-  for (let batch = batchIndex + 1; batch < ledger.tip.nextBatch; batch += 1) {
-    if ((await ledger.summary(batch)).count > 0) return;
+/** The server's newest batch must be ours, also where it is older than what we know to be acknowledged. */
+async function checkHead(ledger: Ledger, ack: Acknowledgement): Promise<void> {
+  const { nextBatch } = ledger.tip;
+  if (ack.upToBatch >= nextBatch)
+    throw new UkeyError('halted', `rollback: the server holds batch ${ack.upToBatch}, this token ends at ${nextBatch - 1}`);
+  if (ack.upToBatch < 1) return;
+  const head = await ledger.summary(ack.upToBatch);
+  if (Buffer.compare(head.sealHash, ack.headSealHash) !== 0)
+    throw new UkeyError('halted', `clone: the server holds another batch ${ack.upToBatch} of this token`);
+}
+
+/** The first document behind the acknowledged batches, read beforehand: the decision inside the sequencer cannot wait for the FLASH. */
+async function oldestBehind(
+  ledger: Ledger,
+  batchIndex: number,
+): Promise<{ readonly oldestMs: number | null; readonly lookedUpTo: number }> {
+  let batch = batchIndex + 1;
+  for (; batch < ledger.tip.nextBatch; batch += 1) {
+    const { oldestMs } = await ledger.summary(batch);
+    if (oldestMs !== null) return { oldestMs, lookedUpTo: batch };
   }
+  return { oldestMs: null, lookedUpTo: batch };
 }

@@ -1,43 +1,52 @@
 // Owns: what remains of originals that credit notes take back from, for those in use. Amounts of credit notes on their way are reserved.
-// Invariants: an original is loaded (its total and what was credited before) before a draft that corrects it is pooled; a reservation is given
-// back only when its batch is known not to be written; nothing with a reservation on its way is forgotten.
-import { type Money, money } from '#ipc-schema/money.ts';
+// Invariants: a book exists from before it is loaded until the last request that holds it is answered, and is loaded once for all of them, so that
+// no credit note can be committed between the reading of the earlier ones and the reservation of the next; a reservation is given back only when
+// its batch is known not to be written. A book that nobody holds is forgotten: by then the index knows all of it.
+import { type Money, money, zero } from '#ipc-schema/money.ts';
+
+/** What the original came to, and what was credited before. */
+export interface CreditHistory {
+  readonly total: string;
+  readonly credited: readonly string[];
+}
 
 interface Book {
-  readonly total: Money;
+  /** null until it is loaded. */
+  total: Money | null;
   credited: Money;
-  users: number;
+  holders: number;
+  readonly loaded: Promise<void>;
 }
 
 export class CreditBook {
   readonly #books = new Map<number, Book>();
 
-  has(sequence: number): boolean {
-    return this.#books.has(sequence);
+  get size(): number {
+    return this.#books.size;
   }
 
-  /** What the original came to, and what was credited before. Keeps what is known already: it is newer. */
-  load(sequence: number, total: string, credited: readonly string[]): void {
-    if (this.#books.has(sequence)) return;
-    const sum = credited.reduce((so, amount) => so.plus(money(amount)), money('0'));
-    this.#books.set(sequence, { total: money(total), credited: sum, users: 0 });
-  }
-
-  /** A request holds the book open from before it is loaded until it is answered. */
-  hold(sequence: number): void {
-    this.#of(sequence).users += 1;
+  /** Holds the book open; whoever holds first loads it. Rejects with what `load` rejects; then nothing is held. */
+  async hold(sequence: number, load: () => Promise<CreditHistory>): Promise<void> {
+    const book = this.#books.get(sequence) ?? this.#begin(sequence, load);
+    book.holders += 1;
+    try {
+      await book.loaded;
+    } catch (error) {
+      this.letGo(sequence);
+      throw error;
+    }
   }
 
   letGo(sequence: number): void {
     const book = this.#books.get(sequence);
     if (book === undefined) return;
-    book.users -= 1;
-    if (book.users === 0) this.#books.delete(sequence); // the index knows all of it once the caller is answered and the row is written
+    book.holders -= 1;
+    if (book.holders === 0) this.#books.delete(sequence);
   }
 
   remaining(sequence: number): string {
-    const book = this.#of(sequence);
-    return book.total.minus(book.credited).toFixed();
+    const { total, credited } = this.#of(sequence);
+    return total.minus(credited).toFixed();
   }
 
   /** false: more than remains. */
@@ -54,13 +63,23 @@ export class CreditBook {
     if (book !== undefined) book.credited = book.credited.minus(money(amount));
   }
 
-  clear(): void {
-    this.#books.clear();
+  #begin(sequence: number, load: () => Promise<CreditHistory>): Book {
+    const book: Book = {
+      total: null,
+      credited: zero,
+      holders: 0,
+      loaded: load().then((history) => {
+        book.total = money(history.total);
+        book.credited = history.credited.reduce((sum, amount) => sum.plus(money(amount)), book.credited);
+      }),
+    };
+    this.#books.set(sequence, book);
+    return book;
   }
 
-  #of(sequence: number): Book {
+  #of(sequence: number): Book & { readonly total: Money } {
     const book = this.#books.get(sequence);
-    if (book === undefined) throw new Error(`credit book ${sequence} is not open`);
-    return book;
+    if (book === undefined || book.total === null) throw new Error(`credit book ${sequence} is not open`);
+    return book as Book & { readonly total: Money };
   }
 }

@@ -1,6 +1,7 @@
 // Owns: the ledger of one token as the token comes and goes: mounts it when the holder opens, closes it when the token leaves, says the standing.
-// Invariants: states of the holder are followed one after the other; at most one Ledger is open; a ledger whose write failed is never used again:
-// the holder reopens the log, and a new Ledger is read from it. While that lasts only a moment, callers wait (graceMs) instead of failing.
+// Invariants: at most one Ledger is open, and what `use` gives is open; openings and closings follow one another, and an opening that the token has
+// left behind is dropped (`#generation`); a ledger whose write failed is never used again: the holder reopens the log, and a new Ledger is read
+// from it. While that lasts only a moment, callers wait (graceMs) instead of failing. A proven rollback or clone stays until the service starts anew.
 import path from 'node:path';
 import type { Clock } from '#ground/clock.ts';
 import { type Log, whyOf } from '#ground/log.ts';
@@ -8,18 +9,19 @@ import type { Holder, HolderState, Mount } from '#holder/holder.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Budget, Link } from '#ipc-schema/methods.ts';
-import { catchUp } from './catch-up.ts';
-import { IndexWriter } from './index-writer.ts';
+import { Ages } from './ages.ts';
 import { Ledger } from './ledger.ts';
+import { LedgerIndex } from './ledger-index.ts';
 import { budgetOf, judgeStanding, type LimitFacts } from './limits.ts';
 import { Lookup } from './lookup.ts';
-import { readLedger } from './mounting.ts';
+import { openIndex, readLedger } from './mounting.ts';
 import type { PlannedEntry } from './numbering.ts';
 import { type HoldingFact, type StandingReport, standingOf } from './standing.ts';
 import type { Tip } from './tip.ts';
 
 /** How long a caller waits while the token is being opened again, before it is told. */
 export const graceMs = 4_000;
+const busyRetryMs = 500;
 
 export interface CustodyParts {
   readonly holder: Holder;
@@ -36,22 +38,28 @@ export interface CustodyParts {
 
 interface Opened {
   readonly ledger: Ledger;
-  readonly lookup: Lookup;
-  readonly indexWriter: IndexWriter;
+  readonly index: LedgerIndex;
 }
 
 export class Custody {
   readonly #parts: CustodyParts;
+  readonly #ages = new Ages();
   #state: HolderState = { kind: 'starting' };
+  /** What callers may use. */
   #opened: Opened | null = null;
-  #mounting = false;
-  /** Proof of a rollback or clone: stays until the service starts anew. */
+  /** A ledger is on its way: being read, or waiting for the holder to reopen the log. */
+  #underWay = false;
+  /** Logins on their way: `locked` is then a moment. */
+  #logins = 0;
+  /** Counts openings: work of an earlier one is dropped. */
+  #generation = 0;
+  /** Proof of a rollback or clone. */
   #halted: string | null = null;
   /** Why the opened token's ledger could not be read; goes with the state. */
   #mountFailure: string | null = null;
+  #closed = false;
   #work: Promise<void> = Promise.resolve();
-  #waiting: (() => void)[] = [];
-  #oldest: { readonly oldestMs: number; readonly bornMonotonicMs: number } | null = null;
+  readonly #waiting = new Set<() => void>();
 
   constructor(parts: CustodyParts) {
     this.#parts = parts;
@@ -61,15 +69,27 @@ export class Custody {
   follow(state: HolderState): void {
     const before = this.#state;
     this.#state = state;
-    if (before.kind === 'open' && state.kind === 'open') return; // new facts of the same opening: a ledger is reopened only through another state
-    this.#mounting = state.kind === 'open';
+    if (before.kind === 'open' && state.kind === 'open') {
+      this.#changed(); // new facts: a log is reopened only through another state
+      return;
+    }
+    this.#generation += 1;
     this.#mountFailure = null;
-    if (state.kind !== 'open') this.#opened?.ledger.close(this.#unavailable());
-    this.#parts.onChange();
-    this.#work = this.#work.then(async () => {
-      await this.#close();
-      if (state.kind === 'open' && this.#state.kind === 'open') await this.#open(state.mount);
-    });
+    this.#underWay = state.kind === 'open' && this.#halted === null && !this.#closed;
+    this.#retire();
+    if (state.kind === 'open' && this.#underWay) this.#open(state.mount);
+    this.#changed();
+  }
+
+  /** While this lasts, `locked` is a moment: callers wait. */
+  async loggingIn<T>(login: Promise<T>): Promise<T> {
+    this.#logins += 1;
+    try {
+      return await login;
+    } finally {
+      this.#logins -= 1;
+      this.#changed();
+    }
   }
 
   get state(): HolderState {
@@ -83,31 +103,32 @@ export class Custody {
 
   /** The open ledger; waits graceMs while it is on its way. Errors: no-token, locked, halted, busy. */
   async use(): Promise<Ledger> {
-    if (this.#opened !== null) return this.#opened.ledger;
-    if (!this.#transient()) throw this.#unavailable();
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, graceMs);
-      this.#waiting.push(() => {
-        clearTimeout(timer);
-        resolve();
-      });
-    });
+    if (this.#opened === null && this.#isTransient()) await this.#change();
     if (this.#opened === null) throw this.#unavailable();
-    return (this.#opened as Opened).ledger;
+    return this.#opened.ledger;
   }
 
-  /** Resolves when nothing that was taken before is on its way. */
-  async drained(): Promise<void> {
-    await this.ledger?.drained();
+  /** Acts while nothing is on its way and nothing is taken: for logging out. Callers meanwhile get `locked`. */
+  async apart(act: () => Promise<void>): Promise<void> {
+    const { ledger } = this;
+    try {
+      ledger?.stop(new UkeyError('locked', 'the token is being locked'));
+      await ledger?.drained();
+      await act();
+    } catch (error) {
+      ledger?.stop(null);
+      throw error;
+    }
   }
 
   /** Stops issuing until a person acts: a rollback or a clone was proven. */
   halt(reason: string): void {
     this.#parts.log.error('issuing stops', { reason });
     this.#halted = reason;
-    this.#opened?.ledger.close(this.#unavailable());
-    this.#work = this.#work.then(() => this.#close());
-    this.#parts.onChange();
+    this.#underWay = false;
+    this.#generation += 1;
+    this.#retire();
+    this.#changed();
   }
 
   standing(): StandingReport {
@@ -121,6 +142,8 @@ export class Custody {
   }
 
   limitFacts(tip: Tip, charter: Charter): LimitFacts {
+    const { clock } = this.#parts;
+    const wallMs = clock.wallMs();
     return {
       mode: charter.mode,
       limits: charter.limits,
@@ -128,97 +151,174 @@ export class Custody {
       validUntilMs: Date.parse(charter.validUntil),
       pendingCount: tip.pending.count,
       pendingAmount: tip.pending.amount,
-      oldestAgeMs: this.#oldestAgeMs(tip.pending.oldestMs),
+      oldestAgeMs: this.#oldestAgeMs(tip, wallMs, clock.monotonicMs()),
       link: this.#parts.link(),
-      wallMs: this.#parts.clock.wallMs(),
+      wallMs,
       floorMs: floorOf(tip),
     };
   }
 
+  /** What was taken is answered first. */
   async close(): Promise<void> {
+    await this.ledger?.drained();
+    this.#closed = true;
+    this.#underWay = false;
+    this.#generation += 1;
+    this.#retire();
+    this.#changed();
     await this.#work;
-    await this.#close();
   }
 
-  #oldestAgeMs(oldestMs: number | null): number | null {
-    if (oldestMs === null) {
-      this.#oldest = null;
+  #oldestAgeMs({ pending, lastIssuedAtMs }: Tip, wallMs: number, monotonicMs: number): number | null {
+    if (pending.oldestMs === null) {
+      this.#ages.clear();
       return null;
     }
-    const { clock } = this.#parts;
-    if (this.#oldest?.oldestMs !== oldestMs) {
-      this.#oldest = { oldestMs, bornMonotonicMs: clock.monotonicMs() - Math.max(0, clock.wallMs() - oldestMs) };
-    }
-    return clock.monotonicMs() - this.#oldest.bornMonotonicMs;
+    this.#ages.note(Math.max(wallMs, lastIssuedAtMs), monotonicMs);
+    return this.#ages.ageMs(pending.oldestMs, monotonicMs);
   }
 
-  async #open(mount: Mount): Promise<void> {
-    const { holder, log, stateDirectory } = this.#parts;
-    let lookup: Lookup | null = null;
+  // ---- Opening and closing, one after the other
+
+  #then(step: () => Promise<void>): void {
+    this.#work = this.#work.then(step).catch((error: unknown) => this.#parts.log.error('a fault in custody', { why: whyOf(error) }));
+  }
+
+  #open(mount: Mount): void {
+    const generation = this.#generation;
+    this.#then(async () => {
+      const isStale = (): boolean => generation !== this.#generation;
+      if (isStale()) return;
+      try {
+        const opened = await this.#mount(mount);
+        if (isStale()) return await shut(opened, this.#unavailable());
+        this.#opened = opened;
+      } catch (error) {
+        if (isStale()) return;
+        const known = asUkeyError(error);
+        this.#mountFailure = known.message;
+        this.#parts.log.error('the ledger cannot be opened', { code: known.code, why: whyOf(error) });
+      }
+      this.#underWay = false;
+      this.#changed();
+    });
+  }
+
+  async #mount(mount: Mount): Promise<Opened> {
+    const { holder, clock, log, onCommitted } = this.#parts;
+    const open = await readLedger(holder, mount);
+    const lookup = await openIndex(this.#indexPath(mount), holder, mount, log);
+    const index = new LedgerIndex({ lookup, log, onBroken: () => this.#indexBroken(opened) });
+    const limitFacts = this.limitFacts.bind(this);
+    const ledger = new Ledger({ holder, index, clock, log, open, limitFacts, onCommitted, onFailed: () => this.#failed(opened) });
+    const opened: Opened = { ledger, index };
     try {
-      const open = await readLedger(holder, mount);
-      lookup = await Lookup.open(path.join(stateDirectory, `index-${Buffer.from(mount.tokenId).toString('hex')}.sqlite`));
-      const readAnew = await catchUp(lookup, holder, mount, (batch, lastBatch) => log.debug('index', { batch, lastBatch }));
-      const indexWriter = new IndexWriter({ lookup, log });
-      const parts = { holder, lookup, indexWriter, clock: this.#parts.clock, log, open, limitFacts: this.limitFacts.bind(this) };
-      const ledger = new Ledger({ ...parts, onCommitted: this.#parts.onCommitted, onFailed: () => this.#failed() });
       await this.#parts.onOpened(ledger);
-      this.#opened = { ledger, lookup, indexWriter };
-      log.info('the ledger is open', {
-        entries: open.tip.nextSequence - 1,
-        batches: open.tip.nextBatch - 1,
-        indexed: readAnew,
-        tornBytes: mount.tornBytes,
-      });
     } catch (error) {
-      const known = asUkeyError(error);
-      await lookup?.close();
-      if (this.#state.kind === 'open') this.#mountFailure = known.message;
-      log.error('the ledger cannot be opened', { code: known.code, why: whyOf(error) });
+      await shut(opened, asUkeyError(error));
+      throw error;
     }
-    this.#mounting = false;
-    this.#settled();
+    log.info('the ledger is open', { entries: open.tip.nextSequence - 1, batches: open.tip.nextBatch - 1, tornBytes: mount.tornBytes });
+    return opened;
   }
 
-  /** A write's outcome is unknown: the holder opens the log again by itself. */
-  #failed(): void {
-    this.#mounting = true; // until follow() hears of the holder's next state
-    const failed = this.#opened;
-    this.#work = this.#work.then(() => (this.#opened === failed ? this.#close() : undefined));
-    this.#parts.onChange();
-  }
-
-  async #close(): Promise<void> {
+  /** From here on nobody is given this ledger; its callers hear why. */
+  #retire(): void {
     const opened = this.#opened;
     this.#opened = null;
     if (opened === null) return;
-    opened.ledger.close(this.#unavailable());
-    await opened.indexWriter.close();
-    await opened.lookup.close();
-    this.#settled();
+    const why = this.#unavailable();
+    opened.ledger.close(why);
+    this.#then(() => shut(opened, why));
   }
 
-  #settled(): void {
-    if (this.#opened !== null || !this.#transient()) {
-      const waiting = this.#waiting;
-      this.#waiting = [];
-      for (const wake of waiting) wake();
-    }
+  /** A write's outcome is unknown: the holder opens the log again by itself, and `follow` hears of it. */
+  #failed(opened: Opened): void {
+    if (this.#opened !== opened) return;
+    this.#underWay = true;
+    this.#retire();
+    this.#changed();
+  }
+
+  /** The index is a cache: read anew from the log, while callers wait. */
+  #indexBroken(opened: Opened): void {
+    if (this.#opened !== opened) return;
+    this.#opened = null;
+    this.#underWay = true;
+    const { ledger } = opened;
+    const generation = this.#generation;
+    const busy = new UkeyError('busy', 'the index is being made anew', { retryAfterMs: busyRetryMs });
+    ledger.stop(busy);
+    this.#then(async () => {
+      await ledger.drained();
+      await shut(opened, busy);
+      Lookup.remove(this.#indexPath(ledger.mount));
+    });
+    this.#then(async () => {
+      if (generation === this.#generation) this.#open(ledger.mountNow());
+    });
+    this.#changed();
+  }
+
+  #indexPath(mount: Mount): string {
+    return path.join(this.#parts.stateDirectory, `index-${Buffer.from(mount.tokenId).toString('hex')}.sqlite`);
+  }
+
+  // ---- Waiting, and what callers are told
+
+  #changed(): void {
+    if (this.#opened !== null || !this.#isTransient()) for (const wake of [...this.#waiting]) wake();
     this.#parts.onChange();
   }
 
+  /** Resolves when there is a ledger or no hope of one, or after graceMs. */
+  #change(): Promise<void> {
+    return new Promise((resolve) => {
+      const wake = (): void => {
+        clearTimeout(timer);
+        this.#waiting.delete(wake);
+        resolve();
+      };
+      const timer = setTimeout(wake, graceMs);
+      this.#waiting.add(wake);
+    });
+  }
+
   /** Whether waiting a moment may help. */
-  #transient(): boolean {
-    return this.#halted === null && (this.#mounting || this.#state.kind === 'starting');
+  #isTransient(): boolean {
+    if (this.#halted !== null || this.#closed) return false;
+    const { kind } = this.#state;
+    return this.#underWay || kind === 'starting' || (kind === 'locked' && this.#logins > 0);
   }
 
   #unavailable(): UkeyError {
-    const report = this.standing();
-    const code = this.#halted !== null ? 'halted' : unavailableCode(this.#state, this.#mounting);
-    return new UkeyError(code, report.reason, {
-      action: report.action === '' ? undefined : report.action,
-      ...(code === 'busy' ? { retryAfterMs: 500 } : {}),
+    const { reason, action } = this.standing();
+    const code = this.#unavailableCode();
+    return new UkeyError(code, reason, {
+      action: action === '' ? undefined : action,
+      ...(code === 'busy' ? { retryAfterMs: busyRetryMs } : {}),
     });
+  }
+
+  #unavailableCode(): 'busy' | 'no-token' | 'locked' | 'halted' {
+    if (this.#halted !== null) return 'halted';
+    if (this.#isTransient()) return 'busy';
+    const { kind } = this.#state;
+    switch (kind) {
+      case 'starting':
+        return 'busy';
+      case 'absent':
+      case 'blank':
+        return 'no-token';
+      case 'locked':
+        return 'locked';
+      case 'halted':
+        return 'halted';
+      case 'open':
+        return this.#mountFailure === null ? 'busy' : 'halted';
+      default:
+        return unreachable(kind);
+    }
   }
 
   #holdingFact(): HoldingFact {
@@ -249,22 +349,9 @@ export class Custody {
   }
 }
 
-function unavailableCode(state: HolderState, mounting: boolean): 'busy' | 'no-token' | 'locked' | 'halted' {
-  switch (state.kind) {
-    case 'starting':
-      return 'busy';
-    case 'absent':
-    case 'blank':
-      return 'no-token';
-    case 'locked':
-      return 'locked';
-    case 'halted':
-      return 'halted';
-    case 'open':
-      return mounting ? 'busy' : 'halted';
-    default:
-      return unreachable(state);
-  }
+async function shut({ ledger, index }: Opened, why: UkeyError): Promise<void> {
+  ledger.close(why);
+  await index.close();
 }
 
 /** Newest time that is proven: own entries and the server's signatures. */

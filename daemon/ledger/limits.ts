@@ -77,19 +77,19 @@ function refuse(code: ErrorCode, why: string): Verdict {
 /** What is left; never negative. */
 export function budgetOf(facts: LimitFacts): Budget {
   const { limits } = facts;
-  const ageHours = (facts.oldestAgeMs ?? 0) / msPerHour;
+  const ageMs = facts.oldestAgeMs ?? 0;
   const pendingAmount = money(facts.pendingAmount);
-  const shares = [
-    limits.hours === null ? 0 : ageHours / limits.hours,
-    limits.count === null ? 0 : facts.pendingCount / limits.count,
-    limits.amount === null ? 0 : pendingAmount.div(limits.amount).toNumber(),
+  const percents = [
+    limits.hours === null ? 0 : Math.floor((ageMs * 100) / (limits.hours * msPerHour)),
+    limits.count === null ? 0 : Math.floor((facts.pendingCount * 100) / limits.count),
+    limits.amount === null ? 0 : pendingAmount.times(100).div(limits.amount).floor().toNumber(),
   ];
   return {
-    hoursLeft: limits.hours === null ? null : Math.max(0, Math.round((limits.hours - ageHours) * 100) / 100),
+    hoursLeft: limits.hours === null ? null : Math.max(0, Math.floor((limits.hours - ageMs / msPerHour) * 100) / 100),
     countLeft: limits.count === null ? null : Math.max(0, limits.count - facts.pendingCount),
     amountLeft: limits.amount === null ? null : atLeastZero(money(limits.amount).minus(pendingAmount)).toFixed(),
     single: limits.single,
-    usedPercent: Math.min(100, Math.floor(Math.max(...shares) * 100)),
+    usedPercent: Math.min(100, Math.max(...percents)),
   };
 }
 

@@ -67,23 +67,12 @@ export class Lookup {
     this.#database = database;
   }
 
-  /** Opens or creates the index. One that cannot be read is deleted and begun anew: it is a cache. */
-  static async open(path: string): Promise<Lookup> {
-    try {
-      return await Lookup.#openOnce(path);
-    } catch (cause) {
-      Lookup.remove(path);
-      return await Lookup.#openOnce(path).catch(() => {
-        throw new UkeyError('internal', 'the index can be neither opened nor made', { cause });
-      });
-    }
-  }
-
   static remove(path: string): void {
     for (const suffix of ['', '-wal', '-shm', '-journal']) rmSync(path + suffix, { force: true });
   }
 
-  static async #openOnce(path: string): Promise<Lookup> {
+  /** Opens or creates the index; `:memory:` keeps it in memory. Rejects when it cannot be read or made. */
+  static async open(path: string): Promise<Lookup> {
     const database = await new Promise<sqlite3.Database>((resolve, reject) => {
       const opened = new sqlite3.Database(path, (error) => (error === null ? resolve(opened) : reject(error)));
     });

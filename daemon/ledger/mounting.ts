@@ -1,16 +1,21 @@
 // Owns: reading a ledger from an opened token: the checkpoint and what came after it, the charter and templates in force, the index brought up to date.
 // Invariants: nothing is written to the token; charter and templates are believed only under the authority's key that the token's identity names.
-// Errors: halted when the log does not fold.
+// An index that can be neither used nor made is no reason to stop: it is then kept in memory.
+// Errors: halted when the log does not fold; the holder's where it cannot be read.
 import { X509Certificate } from 'node:crypto';
+import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder, Mount } from '#holder/holder.ts';
 import { type Charter, openCharter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { openTemplate, type Template } from '#ipc-schema/template.ts';
+import { catchUp } from './catch-up.ts';
 import type { OpenLedger } from './ledger.ts';
+import { Lookup } from './lookup.ts';
 import { readBatch, readBatches } from './stored.ts';
 import { decodeTip, emptyTip, type Tip, withBatchEnd, withEntry } from './tip.ts';
 
 const chunkBytes = 1024 * 1024;
+const inMemory = ':memory:';
 
 export async function readLedger(holder: Holder, mount: Mount): Promise<OpenLedger> {
   try {
@@ -25,6 +30,35 @@ export async function readLedger(holder: Holder, mount: Mount): Promise<OpenLedg
     if (known.code !== 'invalid-request') throw known;
     throw new UkeyError('halted', `the ledger does not read: ${known.message}`, { cause: error });
   }
+}
+
+/** An index of all that the mount holds. `path`: its file. */
+export async function openIndex(path: string, holder: Holder, mount: Mount, log: Log): Promise<Lookup> {
+  const fill = async (file: string): Promise<Lookup> => {
+    const lookup = await Lookup.open(file);
+    try {
+      const entries = await catchUp(lookup, holder, mount, (batch, lastBatch) => log.debug('index', { batch, lastBatch }));
+      if (entries > 0) log.info('the index has caught up', { entries });
+      return lookup;
+    } catch (error) {
+      await lookup.close();
+      throw error;
+    }
+  };
+  try {
+    return await fill(path);
+  } catch (error) {
+    if (error instanceof UkeyError && error.code !== 'internal') throw error; // the log's or the token's fault, not the index's
+    log.warn('the index is made anew', { why: whyOf(error) });
+  }
+  try {
+    Lookup.remove(path);
+    return await fill(path);
+  } catch (error) {
+    if (error instanceof UkeyError && error.code !== 'internal') throw error;
+    log.error('the index cannot be kept on disk and is kept in memory', { why: whyOf(error) });
+  }
+  return await fill(inMemory);
 }
 
 async function foldTip(holder: Holder, mount: Mount): Promise<Tip> {

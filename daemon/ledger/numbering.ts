@@ -3,7 +3,7 @@
 // Invariants: a number exists only inside an entry of the plan; sequence and counters follow the tip without a hole; every document passes `judge`.
 import { type Charter, numberText, seriesFor } from '#ipc-schema/charter.ts';
 import { bodyHashOf, bodyMaxBytes, type EntryKind, encodeEntry, encodeLeaf, type Leaf } from '#ipc-schema/entry.ts';
-import { UkeyError } from '#ipc-schema/errors.ts';
+import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { InvoiceKind } from '#ipc-schema/invoice.ts';
 import type { CreditBook } from './credits.ts';
 import { judge, type LimitFacts } from './limits.ts';
@@ -69,6 +69,7 @@ export interface Circumstance {
   readonly credits: CreditBook;
 }
 
+/** Refuses draft by draft: one that cannot be planned, whatever the reason, neither takes a number nor harms the others. */
 export function planBatch(tip: Tip, drafts: readonly Draft[], now: Circumstance): Plan {
   let at = tip;
   const outcomes: Outcome[] = [];
@@ -76,15 +77,28 @@ export function planBatch(tip: Tip, drafts: readonly Draft[], now: Circumstance)
   for (const draft of drafts) {
     try {
       const entry = draft.kind === 'document' ? planDocument(at, draft, now) : planOwn(at, draft, now);
-      at = withEntry(at, entry.leaf, entry);
+      const after = withEntry(at, entry.leaf, entry);
+      if (draft.kind === 'document') reserveCredit(draft, now.credits); // last: from here on nothing refuses
+      at = after;
       entries.push(entry);
       outcomes.push({ kind: 'planned', entry });
     } catch (error) {
-      if (!(error instanceof UkeyError)) throw error;
-      outcomes.push({ kind: 'refused', error });
+      outcomes.push({ kind: 'refused', error: asUkeyError(error) });
     }
   }
   return { outcomes, entries, tip: entries.length === 0 ? tip : withBatchEnd(at) };
+}
+
+function reserveCredit(draft: DocumentDraft, credits: CreditBook): void {
+  if (draft.corrects === null || credits.reserve(draft.corrects, draft.total)) return;
+  throw new UkeyError('credit-exceeds', `only ${credits.remaining(draft.corrects)} remains of the original`, { field: 'corrects' });
+}
+
+/** The reservations of entries that were not written. */
+export function giveBackCredits(entries: readonly PlannedEntry[], credits: CreditBook): void {
+  for (const { draft } of entries) {
+    if (draft.kind === 'document' && draft.corrects !== null) credits.giveBack(draft.corrects, draft.total);
+  }
 }
 
 function planDocument(tip: Tip, draft: DocumentDraft, now: Circumstance): PlannedEntry {
@@ -101,9 +115,6 @@ function planDocument(tip: Tip, draft: DocumentDraft, now: Circumstance): Planne
   const body = draft.body(numbered);
   if (body.length > bodyMaxBytes)
     throw new UkeyError('too-large', `the document has ${body.length} bytes, at most ${bodyMaxBytes} are allowed`);
-  if (draft.corrects !== null && !now.credits.reserve(draft.corrects, draft.total)) {
-    throw new UkeyError('credit-exceeds', `only ${now.credits.remaining(draft.corrects)} remains of the original`, { field: 'corrects' });
-  }
   return planned(draft, body, {
     kind: draft.documentKind,
     ...numbered,

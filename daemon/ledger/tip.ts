@@ -3,13 +3,13 @@
 // so that mounting folds only what came after it. Amounts are decimal strings.
 // Checkpoint: CBOR [1, nextBatch, nextSequence, lastIssuedAtMs, serverTimeMs, documents, [pending count, amount, oldestMs|null], ackedBatch,
 // lastWeightyBatch, [[prefix, counter], …], charter|null, [[id, version, batch], …]].
-import { decodeCbor, encodeCbor, FieldReader } from '#ipc-schema/cbor.ts';
+import { decodeCbor, encodeCbor, FieldReader, malformed } from '#ipc-schema/cbor.ts';
 import { type ChartedSeries, charterSchema } from '#ipc-schema/charter.ts';
 import { decodeSign1 } from '#ipc-schema/cose.ts';
 import { type Entry, isFiscal, type Leaf } from '#ipc-schema/entry.ts';
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
-import { money, zero } from '#ipc-schema/money.ts';
+import { money, sumPattern, zero } from '#ipc-schema/money.ts';
 import { templateSchema } from '#ipc-schema/template.ts';
 import { decodeAcknowledgementBody, openAcknowledgementUnverified } from '#ipc-schema/upstream.ts';
 
@@ -104,7 +104,12 @@ function withDocument(tip: Tip, leaf: Leaf): Tip {
   const { pending } = tip;
   const counters = new Map(tip.counters);
   const series = seriesOf(tip.charter, leaf.number ?? '');
-  if (series !== null) counters.set(series.prefix, Number((leaf.number ?? '').slice(series.prefix.length)));
+  if (series !== null) {
+    const counter = Number((leaf.number ?? '').slice(series.prefix.length));
+    if (!(counter > (counters.get(series.prefix) ?? 0)))
+      throw new UkeyError('halted', `number ${leaf.number} does not follow in its series`);
+    counters.set(series.prefix, counter);
+  }
   return {
     ...tip,
     documents: tip.documents + 1,
@@ -188,6 +193,7 @@ export function decodeTip(bytes: Uint8Array): Tip {
     amount: pendingFields.text('amount'),
     oldestMs: pendingFields.countOrNull('oldestMs'),
   };
+  if (!sumPattern.test(pending.amount)) throw malformed('checkpoint', 'has an amount that is not a decimal');
   const [ackedBatch, lastWeightyBatch] = [fields.count('ackedBatch'), fields.count('lastWeightyBatch')];
   const counters = fields.list('counters').map((value): [string, number] => {
     const pair = new FieldReader('counter', value);

@@ -1,6 +1,7 @@
 // Owns: bringing the backlog to the ticket server: probes, the link, upload runs, acknowledgements taken into the ledger.
-// Invariants: one run at a time; a run never delays or fails a till; what is sent is what the FLASH holds, sealed to the server's key; sending
-// again is safe; only a signed acknowledgement moves the cursor; waits are monotonic and jittered.
+// Invariants: one run at a time; a run never delays or fails a till; nothing is sent before our server was proven by its signature; what is sent is
+// what the FLASH holds, sealed to the server's key; sending again is safe; only a signed acknowledgement moves the cursor or proves a clone.
+// Waits are monotonic and jittered. A failed upload waits ever longer, however well the probes go; only an acknowledgement sets that back.
 import { randomBytes } from 'node:crypto';
 import { promisify } from 'node:util';
 import { zstdCompress } from 'node:zlib';
@@ -12,17 +13,19 @@ import type { Charter } from '#ipc-schema/charter.ts';
 import { publicKeyFromSpki } from '#ipc-schema/cose.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { Link } from '#ipc-schema/methods.ts';
-import { encodeUpload, nonceBytes, openProbe, uploadInfo, uploadMaxBatches, uploadMaxBytes } from '#ipc-schema/upstream.ts';
+import { encodeUpload, nonceBytes, openProbe, uploadInfo, uploadMaxBatches } from '#ipc-schema/upstream.ts';
 import { acknowledge } from '#ledger/acknowledging.ts';
 import type { Custody } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
-import { openBatch, summaryOf } from '#ledger/stored.ts';
+import { gather } from './gathering.ts';
 import { afterOutcome, backOffMs, type LinkState, unknownLink } from './probe.ts';
 import { type UploadAnswer, Upstream } from './upstream.ts';
 
 const compress = promisify(zstdCompress);
 const probeSoonMs = 250;
-const readChunkBytes = 2 * 1024 * 1024;
+/** What a Retry-After may ask for at most: longer silences are the timetable's to end. */
+const retryAfterMaxMs = 3_600_000;
+const parkedMax = 1_000;
 
 export interface UploaderParts {
   readonly custody: Custody;
@@ -40,18 +43,28 @@ export interface UploadReport {
   readonly parked: readonly number[];
 }
 
+/** What an upload came to. `link`: whether it also says something about the line. */
+interface Setback {
+  readonly link: 'unharmed' | 'failed';
+  readonly retryAfterMs: number | null;
+}
+
 export class Uploader {
   readonly #parts: UploaderParts;
   #link: LinkState = unknownLink;
   #upstream: { readonly key: string; readonly connection: Upstream } | null = null;
+  #ledger: Ledger | null = null;
   #run: Promise<void> | null = null;
   #again = false;
   #timer: NodeJS.Timeout | null = null;
-  #attempt = 0;
+  /** Uploads that failed in a row. */
+  #setbacks = 0;
   /** Monotonic: no upload before, whoever asks. */
   #notBeforeMs = 0;
   /** The server asked for batches from here on (its own loss); null: after the last acknowledged. */
   #wanted: number | null = null;
+  /** Batches in one upload: fewer after one that did not get through, more again after one that did. */
+  #batchesMax = uploadMaxBatches;
   #report: UploadReport = { lastAttemptMs: null, lastError: null, parked: [] };
   #closed = false;
 
@@ -74,6 +87,7 @@ export class Uploader {
 
   /** The timetable's call, and everybody's who wants to know now: probes, and drains when our server answers. Never rejects. */
   async probe(): Promise<void> {
+    await this.#run; // one that has begun may have probed before the line came back
     this.#begin(true);
     await this.#run;
   }
@@ -92,12 +106,12 @@ export class Uploader {
       return;
     }
     this.#run = this.#work(probeFirst)
-      .catch((error: unknown) => this.#failed(error))
+      .catch((error: unknown) => this.#fault(error))
       .finally(() => {
         this.#run = null;
         const again = this.#again;
         this.#again = false;
-        if (again && this.#link.link === 'up' && this.#timer === null) this.#begin(false);
+        if (again) this.committed();
       });
   }
 
@@ -105,108 +119,173 @@ export class Uploader {
     const { ledger } = this.#parts.custody;
     const charter = ledger?.charter;
     if (ledger === null || charter === null || charter === undefined) return;
-    if (probeFirst) {
-      this.#note({ lastAttemptMs: this.#parts.clock.wallMs() });
-      await this.#prove(charter);
+    this.#take(ledger, charter);
+    if (probeFirst && !(await this.#prove(charter))) return;
+    const leftMs = this.#notBeforeMs - this.#parts.clock.monotonicMs();
+    if (leftMs > 0) this.#arm(leftMs + 1);
+    if (leftMs > 0 || charter.mode === 'offline') return;
+    while (this.#mayGoOn(ledger)) {
+      const from = this.#wanted ?? ledger.tip.ackedBatch + 1;
+      if (from >= ledger.tip.nextBatch || (this.#wanted === null && ledger.tip.lastWeightyBatch <= ledger.tip.ackedBatch)) break;
+      const setback = await this.#uploadFrom(ledger, charter, from);
+      if (setback === null) continue;
+      this.#waitAfter(setback);
+      return;
     }
-    if (charter.mode === 'offline' || this.#parts.clock.monotonicMs() < this.#notBeforeMs) return;
-    await this.#drain(ledger, charter);
-    this.#attempt = 0;
-    this.#note({ lastError: null });
+    if (this.#setbacks === 0) this.#note({ lastError: null });
   }
 
-  async #prove(charter: Charter): Promise<void> {
-    const nonce = new Uint8Array(randomBytes(nonceBytes));
-    const answer = await this.#connection(charter).probe(nonce);
-    openProbe(answer, publicKeyFromSpki(Buffer.from(charter.server.ackKey, 'base64')), nonce);
+  #mayGoOn(ledger: Ledger): boolean {
+    return !this.#closed && this.#link.link === 'up' && this.#parts.custody.ledger === ledger;
+  }
+
+  /** Another ledger: what was asked of the last one is void. Another server: nothing is proven. */
+  #take(ledger: Ledger, charter: Charter): void {
+    if (ledger !== this.#ledger) this.#wanted = null;
+    this.#ledger = ledger;
+    const key = JSON.stringify(charter.server);
+    if (key === this.#upstream?.key) return;
+    this.#upstream?.connection.close();
+    this.#upstream = { key, connection: new Upstream(charter.server) };
+    const before = this.#link.link;
+    this.#link = unknownLink;
+    if (before !== 'unknown') this.#parts.onLink('unknown');
+  }
+
+  // ---- Probe
+
+  /** Whether our server has proven itself. */
+  async #prove(charter: Charter): Promise<boolean> {
+    this.#note({ lastAttemptMs: this.#parts.clock.wallMs() });
+    try {
+      const nonce = new Uint8Array(randomBytes(nonceBytes));
+      const answer = await this.#upstreamNow().probe(nonce);
+      openProbe(answer, ackKeyOf(charter), nonce);
+      this.#judge('proof');
+      return true;
+    } catch (error) {
+      this.#tell(error);
+      if (!this.#closed && this.#judge('failure').probeSoon) this.#arm(probeSoonMs); // else the timetable probes
+      return false;
+    }
+  }
+
+  // ---- Upload
+
+  /** null: it went through, or the next one is to be another. */
+  async #uploadFrom(ledger: Ledger, charter: Charter, from: number): Promise<Setback | null> {
+    this.#note({ lastAttemptMs: this.#parts.clock.wallMs() });
+    const { batches, lastBatch } = await gather(this.#parts.holder, ledger, from, this.#batchesMax);
+    let answer: UploadAnswer;
+    try {
+      answer = await this.#send(ledger, charter, batches);
+    } catch (error) {
+      this.#tell(error);
+      this.#batchesMax = Math.max(1, Math.floor(batches.length / 2)); // a slow line carries less at a time
+      return { link: 'failed', retryAfterMs: null };
+    }
+    if (answer.kind === 'refused') return await this.#refused(ledger, charter, answer, batches.length);
+    return await this.#acknowledged(ledger, charter, answer.signed, lastBatch);
+  }
+
+  async #send(ledger: Ledger, charter: Charter, batches: readonly Uint8Array[]): Promise<UploadAnswer> {
+    const plain = encodeUpload({ tokenId: ledger.mount.tokenId, batches });
+    const sealed = await sealTo(Buffer.from(charter.server.sealKey, 'base64'), uploadInfo, await compress(plain));
+    return await this.#upstreamNow().upload(sealed);
+  }
+
+  async #acknowledged(ledger: Ledger, charter: Charter, signed: Uint8Array, lastBatch: number): Promise<Setback | null> {
+    const before = ledger.tip.ackedBatch;
+    let parked: readonly number[] | null = null;
+    try {
+      parked = (await acknowledge(ledger, charter, signed))?.parked ?? null;
+    } catch (error) {
+      const { code } = asUkeyError(error);
+      if (code === 'halted') throw error;
+      this.#tell(error);
+      // Not our server's signature, or not for us: whoever answered is no proof. Anything else is the ledger's own trouble.
+      return { link: code === 'invalid-request' ? 'failed' : 'unharmed', retryAfterMs: null };
+    }
     this.#judge('proof');
+    this.#setbacks = 0;
+    this.#batchesMax = Math.min(uploadMaxBatches, this.#batchesMax * 2);
+    const isMending = this.#wanted !== null;
+    this.#wanted = isMending && lastBatch < ledger.tip.ackedBatch ? lastBatch + 1 : null;
+    if (parked === null) return isMending ? null : this.#noProgress();
+    this.#note({ parked: [...new Set([...this.#report.parked, ...parked])].slice(-parkedMax) });
+    if (ledger.tip.ackedBatch > before) this.#parts.onAcknowledged(ledger.tip.ackedBatch);
+    return null;
   }
 
-  async #drain(ledger: Ledger, charter: Charter): Promise<void> {
-    while (!this.#closed && this.#link.link === 'up' && this.#parts.custody.ledger === ledger) {
-      const { tip } = ledger;
-      const from = this.#wanted ?? tip.ackedBatch + 1;
-      if (from >= tip.nextBatch || (this.#wanted === null && tip.lastWeightyBatch <= tip.ackedBatch)) return;
-      this.#note({ lastAttemptMs: this.#parts.clock.wallMs() });
-      const { batches, lastBatch } = await this.#gather(ledger, from);
-      const plain = encodeUpload({ tokenId: ledger.mount.tokenId, batches });
-      const sealed = await sealTo(Buffer.from(charter.server.sealKey, 'base64'), uploadInfo, await compress(plain));
-      const answer = await this.#connection(charter).upload(sealed);
-      await this.#answered(ledger, charter, answer, lastBatch);
-    }
+  /** An acknowledgement that covers nothing of what was sent: sending it again at once would go on for ever. */
+  #noProgress(): Setback {
+    this.#tell(new UkeyError('internal', 'the acknowledgement covers nothing of what was sent'));
+    return { link: 'unharmed', retryAfterMs: null };
   }
 
-  async #gather(ledger: Ledger, from: number): Promise<{ readonly batches: Uint8Array[]; readonly lastBatch: number }> {
-    const batches: Uint8Array[] = [];
-    let bytes = 0;
-    let next = from;
-    while (next < ledger.tip.nextBatch && batches.length < uploadMaxBatches && bytes < uploadMaxBytes - readChunkBytes) {
-      for (const stored of await this.#parts.holder.read(next, readChunkBytes)) {
-        if (batches.length >= uploadMaxBatches || stored.batchIndex >= ledger.tip.nextBatch) break;
-        const batch = openBatch(stored.batchIndex, stored.bytes);
-        ledger.noteSummary(stored.batchIndex, summaryOf(batch.leaves, batch.sealBytes));
-        batches.push(stored.bytes);
-        bytes += stored.bytes.length;
-        next = stored.batchIndex + 1;
-      }
+  /** Status codes: 3-formats §3.4. A refusal is not signed, so that it moves nothing but the next attempt. */
+  async #refused(
+    ledger: Ledger,
+    charter: Charter,
+    answer: Extract<UploadAnswer, { kind: 'refused' }>,
+    batchCount: number,
+  ): Promise<Setback | null> {
+    const { refusal, status, retryAfterMs } = answer;
+    this.#tell(new UkeyError('offline', `the server answers status ${status}: ${refusal?.message ?? 'no reason was given'}`));
+    if (status === 413 && batchCount > 1) {
+      this.#batchesMax = Math.floor(batchCount / 2);
+      return null;
     }
-    return { batches, lastBatch: next - 1 };
+    const want = status === 409 ? refusal?.wantBatch : undefined;
+    if (refusal?.code === 'fork' || (want !== undefined && want > ledger.tip.nextBatch)) await this.#askForProof(ledger, charter);
+    else if (want !== undefined) {
+      const isFirst = this.#wanted === null; // asked twice without taking anything, it has to wait
+      this.#wanted = want;
+      if (isFirst) return null;
+    }
+    return { link: 'unharmed', retryAfterMs };
   }
 
-  async #answered(ledger: Ledger, charter: Charter, answer: UploadAnswer, lastBatch: number): Promise<void> {
-    if (answer.kind === 'refused') {
-      this.#refused(ledger, answer);
-      return;
-    }
-    const ack = await acknowledge(ledger, charter, answer.signed);
-    this.#judge('proof');
-    this.#wanted = this.#wanted !== null && lastBatch < ledger.tip.ackedBatch ? lastBatch + 1 : null;
-    if (ack === null) return;
-    this.#note({ parked: [...new Set([...this.#report.parked, ...ack.parked])].slice(-1_000) });
-    this.#parts.onAcknowledged(ack.upToBatch);
+  /** The server says clone or rollback. Its answer to the first batch, which it has, is signed and names its head: that decides. Throws halted. */
+  async #askForProof(ledger: Ledger, charter: Charter): Promise<void> {
+    const { batches } = await gather(this.#parts.holder, ledger, 1, 1);
+    const answer = await this.#send(ledger, charter, batches);
+    if (answer.kind === 'acknowledged') await acknowledge(ledger, charter, answer.signed);
   }
 
-  /** Status codes: 3-formats §3.4. Throws what makes the run end and wait. */
-  #refused(ledger: Ledger, answer: Extract<UploadAnswer, { kind: 'refused' }>): void {
-    const { refusal, status } = answer;
-    if (status === 409 && refusal?.code === 'fork') throw new UkeyError('halted', `clone: ${refusal.message}`);
-    if (status === 409 && refusal?.wantBatch !== undefined) {
-      if (refusal.wantBatch > ledger.tip.nextBatch)
-        throw new UkeyError('halted', `rollback: the server expects batch ${refusal.wantBatch}, this token ends before it`);
-      if (refusal.wantBatch === this.#wanted) throw new UkeyError('busy', 'the server asks for the same batch again');
-      this.#wanted = refusal.wantBatch;
-      return;
-    }
-    const why = refusal?.message ?? 'no reason was given';
-    throw new UkeyError(
-      'offline',
-      `the server answers status ${status}: ${why}`,
-      answer.retryAfterMs === null ? {} : { retryAfterMs: answer.retryAfterMs },
-    );
-  }
+  // ---- Failures and waits
 
-  #failed(error: unknown): void {
-    const known = asUkeyError(error);
-    this.#note({ lastError: `${known.code}: ${known.message}` });
-    if (this.#closed) return;
-    if (known.code === 'halted') {
-      this.#parts.custody.halt(known.message);
-      return;
-    }
-    if (this.#parts.custody.ledger === null) return; // the token has gone meanwhile: the next proof begins anew
-    // `busy`: our server answered and would not take it: the link is not to blame, so wait, longer each time.
-    const waitMs = known.code === 'busy' ? (known.retryAfterMs ?? backOffMs(this.#attempt++, this.#parts.random())) : this.#afterFailure();
-    this.#parts.log[this.#link.link === 'down' ? 'debug' : 'warn']('upload did not go through', { code: known.code, why: whyOf(error) });
-    if (waitMs === null || this.#timer !== null) return; // down: the timetable probes
+  #waitAfter({ link, retryAfterMs }: Setback): void {
+    if (link === 'failed') this.#judge('failure');
+    const waitMs = retryAfterMs === null ? backOffMs(this.#setbacks, this.#parts.random()) : Math.min(retryAfterMs, retryAfterMaxMs);
+    this.#setbacks += 1;
     this.#notBeforeMs = this.#parts.clock.monotonicMs() + waitMs;
+    this.#arm(waitMs);
+  }
+
+  /** Then: probe, and drain. */
+  #arm(waitMs: number): void {
+    if (this.#closed) return;
+    if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       this.#timer = null;
       this.#begin(true);
     }, waitMs);
   }
 
-  #afterFailure(): number | null {
-    return this.#judge('failure').probeSoon ? probeSoonMs : null;
+  /** What no step has taken: a proof of a clone or rollback, or trouble of token and ledger. */
+  #fault(error: unknown): void {
+    const known = asUkeyError(error);
+    this.#tell(error);
+    if (this.#closed) return;
+    if (known.code === 'halted') this.#parts.custody.halt(known.message);
+    else if (this.#parts.custody.ledger !== null) this.#waitAfter({ link: 'unharmed', retryAfterMs: null }); // gone: the next proof begins anew
+  }
+
+  #tell(error: unknown): void {
+    const { code, message } = asUkeyError(error);
+    this.#note({ lastError: `${code}: ${message}` });
+    this.#parts.log[this.#link.link === 'down' ? 'debug' : 'warn']('upload', { code, why: whyOf(error) });
   }
 
   #judge(outcome: 'proof' | 'failure'): { readonly probeSoon: boolean } {
@@ -217,16 +296,16 @@ export class Uploader {
     return decision;
   }
 
+  #upstreamNow(): Upstream {
+    if (this.#upstream === null) throw new UkeyError('internal', 'no server is known yet');
+    return this.#upstream.connection;
+  }
+
   #note(facts: Partial<UploadReport>): void {
     this.#report = { ...this.#report, ...facts };
   }
+}
 
-  #connection(charter: Charter): Upstream {
-    const key = JSON.stringify([charter.server.url, charter.server.tlsCertificate]);
-    if (this.#upstream?.key !== key) {
-      this.#upstream?.connection.close();
-      this.#upstream = { key, connection: new Upstream(charter.server) };
-    }
-    return this.#upstream.connection;
-  }
+function ackKeyOf(charter: Charter): ReturnType<typeof publicKeyFromSpki> {
+  return publicKeyFromSpki(Buffer.from(charter.server.ackKey, 'base64'));
 }

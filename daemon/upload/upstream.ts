@@ -1,7 +1,7 @@
 // Owns: talking HTTPS to the ticket server: probe, upload, enrolment. The only place that opens a network connection.
 // Invariants: every call has one deadline over all of it (Node has none of its own); answers are bounded; redirects are never followed; nothing is
 // believed for coming over TLS alone: probe answers and acknowledgements carry the server's signature.
-// Errors: UnreachableError-like failures are UkeyError `offline`; refusals of the server come back as values.
+// Errors: whatever keeps an answer from coming is UkeyError `offline`; refusals of the server come back as values.
 import https from 'node:https';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
@@ -9,7 +9,9 @@ import { check } from '#ipc-schema/schema.ts';
 import { type Enrolment, enrolmentSchema, mediaTypes, paths, type Refusal, refusalSchema } from '#ipc-schema/upstream.ts';
 
 export const probeTimeoutMs = 3_000;
-export const uploadTimeoutMs = 30_000;
+/** A slow line needs its time for an upload; one on which nothing moves (idleTimeoutMs) does not get it. */
+export const uploadTimeoutMs = 120_000;
+export const idleTimeoutMs = 20_000;
 const answerMaxBytes = 256 * 1024;
 
 export interface ServerAddress {
@@ -99,6 +101,7 @@ export class Upstream {
         );
       });
       request.on('error', fail);
+      request.setTimeout(idleTimeoutMs, () => request.destroy(new Error('nothing moves on the line')));
       request.end(body?.bytes);
     });
   }

@@ -1,0 +1,139 @@
+// Owns: finding what is committed, written to the index or not yet. Rows wait in memory and are written behind the replies.
+// Invariants: a row is found from the moment it is added: in memory first, then in the lookup, so that nothing falls between; rows are written in
+// batch order, each with the head that it leads to; a failed write loses nothing: the rows stay and are tried again; no more than unwrittenMaxRows
+// wait: past that the ledger takes nothing new (`full`). A lookup that cannot be read is told once (`onBroken`): it is a cache and is made anew.
+import { type Log, whyOf } from '#ground/log.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import type { IndexHead, IndexRow, Lookup } from './lookup.ts';
+
+const unwrittenMaxRows = 50_000;
+const rowsPerWrite = 1_024;
+const lingerMs = 25;
+const retryMs = 1_000;
+const brokenRetryMs = 500;
+
+export interface LedgerIndexParts {
+  readonly lookup: Lookup;
+  readonly log: Log;
+  onBroken(): void;
+}
+
+export class LedgerIndex {
+  readonly #parts: LedgerIndexParts;
+  readonly #byKey = new Map<string, IndexRow>();
+  #waiting: { readonly rows: readonly IndexRow[]; readonly head: IndexHead }[] = [];
+  #rowCount = 0;
+  #timer: NodeJS.Timeout | null = null;
+  #writing: Promise<void> | null = null;
+  #broken = false;
+  #closed = false;
+
+  constructor(parts: LedgerIndexParts) {
+    this.#parts = parts;
+  }
+
+  get full(): boolean {
+    return this.#rowCount >= unwrittenMaxRows;
+  }
+
+  add(rows: readonly IndexRow[], head: IndexHead): void {
+    this.#waiting.push({ rows, head });
+    this.#rowCount += rows.length;
+    for (const row of rows) if (row.keyHash !== null) this.#byKey.set(row.keyHash, row);
+    if (this.#rowCount >= rowsPerWrite) this.#begin();
+    else this.#arm(lingerMs);
+  }
+
+  async byKey(keyHash: string): Promise<IndexRow | null> {
+    return this.#byKey.get(keyHash) ?? (await this.#ask((lookup) => lookup.byKey(keyHash)));
+  }
+
+  async byNumber(number: string): Promise<IndexRow | null> {
+    return this.#newestWaiting((row) => row.number === number) ?? (await this.#ask((lookup) => lookup.byNumber(number)));
+  }
+
+  async bySequence(sequence: number): Promise<IndexRow | null> {
+    return this.#newestWaiting((row) => row.sequence === sequence) ?? (await this.#ask((lookup) => lookup.bySequence(sequence)));
+  }
+
+  /** Newest document of one terminal, or of all when null. */
+  async newest(terminal: string | null): Promise<IndexRow | null> {
+    const isNewest = (row: IndexRow): boolean => row.number !== null && (terminal === null || row.terminal === terminal);
+    return this.#newestWaiting(isNewest) ?? (await this.#ask((lookup) => lookup.newest(terminal)));
+  }
+
+  /** Credit notes that take back from this document, in order. */
+  async correctionsOf(sequence: number): Promise<IndexRow[]> {
+    // Memory first: a row that is written meanwhile is found twice rather than never.
+    const waiting = this.#waiting.flatMap((part) => part.rows).filter((row) => row.corrects === sequence);
+    const written = await this.#ask((lookup) => lookup.correctionsOf(sequence));
+    return [...new Map([...written, ...waiting].map((row) => [row.sequence, row])).values()].sort((a, b) => a.sequence - b.sequence);
+  }
+
+  /** Writes what waits, and closes the lookup. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+    await this.#writing;
+    if (!this.#broken) await this.#write();
+    if (this.#waiting.length > 0) this.#parts.log.warn('the index was left behind the log; it will catch up', { rows: this.#rowCount });
+    await this.#parts.lookup.close();
+  }
+
+  async #ask<T>(question: (lookup: Lookup) => Promise<T>): Promise<T> {
+    try {
+      return await question(this.#parts.lookup);
+    } catch (cause) {
+      this.#break(cause);
+      throw new UkeyError('busy', 'the index is being made anew', { cause, retryAfterMs: brokenRetryMs });
+    }
+  }
+
+  #break(cause: unknown): void {
+    if (this.#broken || this.#closed) return;
+    this.#broken = true;
+    this.#parts.log.error('the index cannot be read and is made anew', { why: whyOf(cause) });
+    this.#parts.onBroken();
+  }
+
+  #newestWaiting(test: (row: IndexRow) => boolean): IndexRow | null {
+    for (let at = this.#waiting.length - 1; at >= 0; at -= 1) {
+      const row = this.#waiting[at]?.rows.findLast(test);
+      if (row !== undefined) return row;
+    }
+    return null;
+  }
+
+  #arm(waitMs: number): void {
+    if (!this.#closed && !this.#broken) this.#timer ??= setTimeout(() => this.#begin(), waitMs);
+  }
+
+  #begin(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+    if (this.#writing !== null || this.#broken) return; // the end of the write under way goes on with what is left
+    this.#writing = this.#write().finally(() => {
+      this.#writing = null;
+    });
+  }
+
+  /** Never rejects. */
+  async #write(): Promise<void> {
+    const taken = [...this.#waiting]; // what is added while this is written belongs to the next write
+    const last = taken.at(-1);
+    if (last === undefined) return;
+    const rows = taken.flatMap((part) => part.rows);
+    try {
+      await this.#parts.lookup.write(rows, last.head);
+    } catch (error) {
+      this.#parts.log.warn('the index cannot be written; rows wait in memory', { why: whyOf(error), rows: this.#rowCount });
+      this.#arm(retryMs);
+      return;
+    }
+    this.#waiting = this.#waiting.slice(taken.length);
+    this.#rowCount -= rows.length;
+    for (const row of rows) if (row.keyHash !== null && this.#byKey.get(row.keyHash) === row) this.#byKey.delete(row.keyHash);
+    if (this.#waiting.length > 0) this.#arm(lingerMs);
+  }
+}

@@ -1,0 +1,257 @@
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { afterEach, describe, expect, test } from 'vitest';
+import { silentLog } from '#ground/log.ts';
+import { LedgerIndex } from '#ledger/ledger-index.ts';
+import { type IndexRow, keyHashOf, Lookup } from '#ledger/lookup.ts';
+import { documentDraft, LedgerRig } from '#test/support/ledger-rig.ts';
+
+let rig: LedgerRig;
+afterEach(() => rig?.close());
+
+const documents = 40;
+
+/** A ledger with documents and credit notes, closed. */
+async function filled(): Promise<void> {
+  rig = await LedgerRig.open();
+  for (let at = 0; at < documents; at += 1)
+    await rig.ledger.add(documentDraft(`key-${at}`, { total: `${at + 1}.00`, terminal: `till-${at % 3}` }));
+  const corrects = { sequence: 2, number: 'A-00000001' };
+  await rig.ledger.add(documentDraft('credit', { total: '0.40', corrects }));
+  await rig.custody.close();
+}
+
+/** What the index says about everything. */
+async function answers(): Promise<unknown[]> {
+  const ledger = await rig.restart();
+  const said: unknown[] = [];
+  const ask = async (which: Parameters<typeof ledger.find>[0]): Promise<void> => {
+    said.push(
+      await ledger.find(which).then(
+        ({ leaf, batchIndex, body }) => [leaf.sequence, leaf.number, batchIndex, Buffer.from(body).toString()],
+        (error: { code: string }) => error.code,
+      ),
+    );
+  };
+  for (let at = 0; at < documents; at += 1) await ask({ keyHash: keyHashOf(`till-${at % 3}`, `key-${at}`) });
+  for (let at = 1; at <= documents + 3; at += 1) await ask({ sequence: at });
+  for (const number of ['A-00000001', 'A-00000040', 'C-00000001', 'A-00000041']) await ask({ number });
+  for (const newestOf of [null, 'till-0', 'till-1', 'till-2', 'nobody']) await ask({ newestOf });
+  const { lookup } = await openedLookup();
+  said.push((await lookup.correctionsOf(2)).map((row) => row.number));
+  await lookup.close();
+  return said;
+}
+
+async function openedLookup(): Promise<{ lookup: Lookup }> {
+  return { lookup: await Lookup.open(rig.indexFile) };
+}
+
+describe('an index that is', () => {
+  const spoil: Record<string, () => Promise<void> | void> = {
+    deleted: () => Lookup.remove(rig.indexFile),
+    'full of garbage': () => {
+      Lookup.remove(rig.indexFile);
+      writeFileSync(rig.indexFile, Buffer.alloc(64 * 1024, 0xa5));
+    },
+    'a text': () => {
+      Lookup.remove(rig.indexFile);
+      writeFileSync(rig.indexFile, 'SQLite format 3 it is not');
+    },
+    empty: () => {
+      Lookup.remove(rig.indexFile);
+      writeFileSync(rig.indexFile, '');
+    },
+    'of garbage behind a good head': () => {
+      const fd = openSync(rig.indexFile, 'r+');
+      writeSync(fd, Buffer.alloc(readFileSync(rig.indexFile).length - 4_096, 0x5a), 0, undefined, 4_096);
+      closeSync(fd);
+    },
+    'of a newer version': async () => {
+      const { default: sqlite3 } = await import('sqlite3');
+      const database = new sqlite3.Database(rig.indexFile);
+      await new Promise((resolve) => database.exec('PRAGMA user_version = 99', resolve));
+      await new Promise((resolve) => database.close(resolve));
+    },
+    'of another token': () => changeHead((head) => ({ ...head, tokenId: '00'.repeat(16) })),
+    'of another seal': () => changeHead((head) => ({ ...head, sealHash: '00'.repeat(32) })),
+    'ahead of the log': () => changeHead((head) => ({ ...head, batch: head.batch + 1 })),
+    'without a head': async () => {
+      const { lookup } = await openedLookup();
+      await lookup.clear();
+      await lookup.close();
+    },
+  };
+
+  async function changeHead(
+    change: (head: { tokenId: string; batch: number; sealHash: string }) => { tokenId: string; batch: number; sealHash: string },
+  ): Promise<void> {
+    const { lookup } = await openedLookup();
+    const head = await lookup.head();
+    if (head === null) throw new Error('no head');
+    // Rows that belong to nothing come with it.
+    await lookup.write([foreignRow], change(head));
+    await lookup.close();
+  }
+
+  test.each(Object.keys(spoil))('%s gives the same answers', async (how) => {
+    await filled();
+    const before = await answers();
+    expect(before.filter((answer) => answer === 'not-found').length).toBe(3);
+    await rig.custody.close();
+    await spoil[how]?.();
+    expect(await answers()).toEqual(before);
+    const known = await rig.ledger.add(documentDraft('key-7', { total: '8.00', terminal: 'till-1' }));
+    expect(known.repeated).toBe(true);
+    expect((await rig.ledger.add(documentDraft('new'))).leaf.number).toBe('A-00000041');
+  });
+
+  test('behind reads on from where it stands', async () => {
+    await filled();
+    renameSync(rig.indexFile, `${rig.indexFile}.old`);
+    await rig.restart();
+    await rig.ledger.add(documentDraft('later'));
+    const before = await answers();
+    await rig.custody.close();
+    Lookup.remove(rig.indexFile);
+    renameSync(`${rig.indexFile}.old`, rig.indexFile);
+    expect(await answers()).toEqual(before);
+    expect((await rig.ledger.add(documentDraft('later'))).repeated).toBe(true);
+  });
+
+  test('spoilt while it is in use is made anew, and the key is still found', async () => {
+    await filled();
+    await rig.restart();
+    await rig.settle();
+    // Every page but the first, under the feet of the open connection; it reads them again once another connection has written.
+    const bytes = readFileSync(rig.indexFile);
+    const other = await openedLookup();
+    const head = await other.lookup.head();
+    if (head === null) throw new Error('no head');
+    await other.lookup.write([], head);
+    await other.lookup.close();
+    const fd = openSync(rig.indexFile, 'r+');
+    writeSync(fd, Buffer.alloc(bytes.length - 4_096, 0x5a), 0, undefined, 4_096);
+    closeSync(fd);
+    let repeated: boolean | null = null;
+    for (let at = 0; at < 20 && repeated === null; at += 1) {
+      const ledger = await rig.custody.use();
+      repeated = await ledger.add(documentDraft('key-7', { total: '8.00', terminal: 'till-1' })).then(
+        (issued) => issued.repeated,
+        () => null, // busy: the index is being made anew
+      );
+    }
+    expect(repeated).toBe(true);
+    expect((await (await rig.custody.use()).add(documentDraft('new'))).leaf.number).toBe('A-00000041');
+  });
+
+  test('impossible to keep on disk is kept in memory', async () => {
+    await filled();
+    Lookup.remove(rig.indexFile);
+    mkdirSync(rig.indexFile); // no file can be made there
+    writeFileSync(`${rig.indexFile}/x`, '');
+    await rig.restart();
+    expect((await rig.ledger.add(documentDraft('key-7', { total: '8.00', terminal: 'till-1' }))).repeated).toBe(true);
+    expect((await rig.ledger.add(documentDraft('new'))).leaf.number).toBe('A-00000041');
+    rmSync(rig.indexFile, { recursive: true });
+  });
+});
+
+const foreignRow: IndexRow = {
+  ...{
+    sequence: 77,
+    batch: 77,
+    place: 0,
+    kind: 1,
+    number: 'A-00000077',
+    terminal: 'till-9',
+    keyHash: 'foreign',
+    digest: 'd',
+    corrects: null,
+  },
+};
+const rowOf = (sequence: number, more: Partial<IndexRow> = {}): IndexRow => ({
+  ...{
+    sequence,
+    batch: sequence,
+    place: 0,
+    kind: 1,
+    number: `A-${sequence}`,
+    terminal: 't',
+    keyHash: `h${sequence}`,
+    digest: 'd',
+    corrects: null,
+  },
+  ...more,
+});
+const headOf = (batch: number) => ({ tokenId: 'ab', batch, sealHash: 'cd' });
+
+describe('rows', () => {
+  test('wait in memory while they cannot be written, are found there, and are tried again', async () => {
+    rig = await LedgerRig.open();
+    const lookup = await Lookup.open(':memory:');
+    let mayWrite = false;
+    const write = lookup.write.bind(lookup);
+    lookup.write = (...given) => (mayWrite ? write(...given) : Promise.reject(new Error('the disk is full')));
+    const broken: string[] = [];
+    const index = new LedgerIndex({ lookup, log: silentLog, onBroken: () => broken.push('told') });
+    index.add([rowOf(1), rowOf(2, { corrects: 1, kind: 2 })], headOf(1));
+    await new Promise((resolve) => setTimeout(resolve, 80));
+    index.add([rowOf(3)], headOf(2));
+    expect(await lookup.head()).toBeNull();
+    expect((await index.byKey('h1'))?.sequence).toBe(1);
+    expect((await index.byNumber('A-3'))?.sequence).toBe(3);
+    expect((await index.bySequence(2))?.number).toBe('A-2');
+    expect((await index.newest('t'))?.sequence).toBe(3);
+    expect((await index.newest(null))?.sequence).toBe(3);
+    expect((await index.correctionsOf(1)).map((row) => row.sequence)).toEqual([2]);
+    mayWrite = true;
+    await expect.poll(() => lookup.head(), { timeout: 5_000 }).toEqual(headOf(2));
+    expect((await index.correctionsOf(1)).map((row) => row.sequence)).toEqual([2]);
+    expect((await lookup.byKey('h3'))?.sequence).toBe(3);
+    expect(broken).toEqual([]);
+    await index.close();
+  });
+
+  test('that come while others are written are written next', async () => {
+    rig = await LedgerRig.open();
+    const lookup = await Lookup.open(':memory:');
+    const index = new LedgerIndex({ lookup, log: silentLog, onBroken: () => undefined });
+    for (let batch = 1; batch <= 400; batch += 1) {
+      index.add([rowOf(batch)], headOf(batch));
+      await index.byKey('nobody'); // the writes stand in the same line
+      if (batch % 40 === 0) await new Promise((resolve) => setTimeout(resolve, 26));
+    }
+    await expect.poll(() => lookup.head(), { timeout: 5_000 }).toEqual(headOf(400));
+    for (let sequence = 1; sequence <= 400; sequence += 1) expect((await lookup.byKey(`h${sequence}`))?.sequence).toBe(sequence);
+    await index.close();
+  });
+
+  test('are many at most: then nothing new is taken', async () => {
+    rig = await LedgerRig.open();
+    const lookup = await Lookup.open(':memory:');
+    lookup.write = () => Promise.reject(new Error('the disk is full'));
+    const index = new LedgerIndex({ lookup, log: silentLog, onBroken: () => undefined });
+    const rows = Array.from({ length: 49_999 }, (_, at) => rowOf(at + 1));
+    index.add(rows, headOf(1));
+    expect(index.full).toBe(false);
+    index.add([rowOf(50_000)], headOf(2));
+    expect(index.full).toBe(true);
+    await index.close();
+  });
+});
+
+test('the file says nothing but what its header says: no amount, no name, no plain key', async () => {
+  rig = await LedgerRig.open();
+  const secret = 'BUYER-OF-SOMETHING';
+  await rig.ledger.add(documentDraft(`plain-key-${secret}`, { total: '987654.32' }));
+  await rig.custody.close();
+  const bytes = Buffer.concat(
+    rig
+      .indexFiles()
+      .filter(existsSync)
+      .map((file) => readFileSync(file)),
+  );
+  expect(bytes.length).toBeGreaterThan(4_096);
+  expect(bytes.includes('A-00000001')).toBe(true);
+  for (const word of [secret, 'plain-key', '987654', 'filler', 'GBP']) expect(bytes.includes(word), word).toBe(false);
+});

@@ -1,0 +1,46 @@
+import { expect, test } from 'vitest';
+import { errorTable } from '#ipc-schema/errors.ts';
+import type { Verdict } from '#ledger/limits.ts';
+import { type HoldingFact, standingOf } from '#ledger/standing.ts';
+
+const allow: Verdict = { kind: 'allow' };
+const open = (change: Partial<Extract<HoldingFact, { kind: 'open' }>>): HoldingFact => ({
+  kind: 'open',
+  verdict: allow,
+  roomLeft: true,
+  link: 'up',
+  ...change,
+});
+
+test.each<[HoldingFact, string, boolean]>([
+  [{ kind: 'starting' }, 'no-token', true],
+  [{ kind: 'absent', reason: 'the token is out' }, 'no-token', true],
+  [{ kind: 'blank' }, 'no-token', true],
+  [{ kind: 'locked', pinLocked: false }, 'locked', true],
+  [{ kind: 'locked', pinLocked: true }, 'locked', true],
+  [{ kind: 'mounting' }, 'locked', true],
+  [{ kind: 'halted', reason: 'a clone' }, 'halted', true],
+  [open({}), 'issuing-online', false],
+  [open({ link: 'down' }), 'issuing-offline', false],
+  [open({ link: 'unknown' }), 'issuing-offline', false],
+  [open({ roomLeft: false }), 'store-full', true],
+  [open({ verdict: { kind: 'refuse', code: 'clock-untrusted', why: 'w' } }), 'clock-untrusted', true],
+  [open({ verdict: { kind: 'refuse', code: 'limit-count', why: 'w' } }), 'limit-reached', true],
+  [open({ verdict: { kind: 'refuse', code: 'offline', why: 'w' } }), 'limit-reached', true],
+  [open({ roomLeft: false, verdict: { kind: 'refuse', code: 'limit-count', why: 'w' } }), 'store-full', true],
+])('%j is %s', (fact, standing, mustAct) => {
+  const report = standingOf(fact);
+  expect(report.standing).toBe(standing);
+  expect(report.reason).not.toBe('');
+  expect(report.action !== '').toBe(mustAct);
+});
+
+test('a locked PIN and a waiting PIN ask different things of a person', () => {
+  expect(standingOf({ kind: 'locked', pinLocked: true }).action).toBe(errorTable['pin-locked'].action);
+  expect(standingOf({ kind: 'locked', pinLocked: false }).action).toBe(errorTable.locked.action);
+});
+
+test('the reason of what stops is passed on', () => {
+  expect(standingOf({ kind: 'halted', reason: 'batch 4 has two seals' }).reason).toBe('batch 4 has two seals');
+  expect(standingOf(open({ verdict: { kind: 'refuse', code: 'limit-hours', why: 'too old' } })).reason).toBe('too old');
+});
