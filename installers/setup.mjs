@@ -47,6 +47,19 @@ function isReady(stamp) {
   return existsSync(nodeBinary) && addons.every((addon) => existsSync(addon.file));
 }
 
+/** Whether what is installed is already what the lockfile says, as npm itself wrote it down: then there is nothing to install anew. */
+function fitsAlready() {
+  const written = path.join(modules, '.package-lock.json');
+  if (!existsSync(written) || !existsSync(nodeBinary) || !addons.every((addon) => existsSync(addon.file))) return false;
+  const packagesIn = (file) => JSON.parse(readFileSync(file, 'utf8')).packages ?? {};
+  const wanted = packagesIn(path.join(root, 'package-lock.json'));
+  const there = packagesIn(written);
+  const isSame = (name) => wanted[name]?.version === there[name]?.version && wanted[name]?.integrity === there[name]?.integrity;
+  // Optional packages of other platforms are in the lockfile and nowhere else.
+  const isMet = (name) => name === '' || (there[name] === undefined ? wanted[name].optional === true : isSame(name));
+  return Object.keys(wanted).length > 1 && Object.keys(wanted).every(isMet) && Object.keys(there).every(isSame);
+}
+
 /** One sentence about what the output of a failed install means. The order matters: the first that fits is said. */
 export function diagnose(output) {
   const missing = ['make', 'g++', 'python3'].filter((tool) => toolMissing(tool));
@@ -187,7 +200,7 @@ async function main(args) {
   }
   const stamp = wantedStamp();
   if (!isReady(stamp)) {
-    await install();
+    if (!fitsAlready()) await install();
     checkInstalled();
     writeFileSync(stampFile, stamp);
   }

@@ -81,6 +81,23 @@ describe('setup', () => {
     expect(npmCalls().length).toBe(3);
   });
 
+  test('takes over what npm has installed already, when it is what the lockfile says', () => {
+    const packages = (version: string) =>
+      JSON.stringify({
+        packages: { '': {}, 'node_modules/sqlite3': { version }, 'node_modules/odd': { version: '1.0.0', optional: true } },
+      });
+    write('package-lock.json', packages('6.0.1'));
+    setup();
+    const installed = JSON.stringify({ packages: { 'node_modules/sqlite3': { version: '6.0.1' } } });
+    write('node_modules/.package-lock.json', installed);
+    rmSync(path.join(clone, 'node_modules', '.ukeyd-setup'));
+    expect(setup()).toMatchObject({ status: 0, stderr: '' });
+    expect(npmCalls().length).toBe(1);
+    write('package-lock.json', packages('6.0.2'));
+    expect(setup().status).toBe(0);
+    expect(npmCalls().length).toBe(2);
+  });
+
   test('does it again after a failure, and says in its last line what to do', () => {
     write('npm-fails.txt', 'npm error code EUSAGE\nnpm error not in sync\n');
     const failed = setup();

@@ -3,14 +3,13 @@
 // provisioned is never provisioned again; the service logs in from its PIN file, and only if it does not, the world does, once per start.
 // The service is asked through its sockets alone, as a stranger would.
 // Must not: print, or read a command line.
-import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
-import path from 'node:path';
-import { usage } from '#ctl/exit-codes.ts';
-import { type Lock, takeLock } from '#ground/lock.ts';
+import { existsSync, mkdirSync, readdirSync } from 'node:fs';
+import type { Lock } from '#ground/lock.ts';
 import { type Client, connect } from '#ipc-schema/client.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { Params, ServiceStatus } from '#ipc-schema/methods.ts';
-import { findModule, programFile, softTokenName, writeCharterOptions, writeServiceConfig, writeSofthsmConfig } from './ground-plan.ts';
+import { firstMemory, lockFolder, unchangedMemory, type WorldParts } from './claim.ts';
+import { programFile, softTokenName, writeCharterOptions, writeServiceConfig, writeSofthsmConfig } from './ground-plan.ts';
 import {
   keepPin,
   type Layout,
@@ -22,23 +21,18 @@ import {
   readMemory,
   readPinFile,
   refuseForeignFolder,
-  refuseOther,
   removeForeignSockets,
   writeMemory,
 } from './layout.ts';
-import { chooseLinePort, type Line, loopback, openLine } from './line.ts';
+import { type Line, loopback, openLine } from './line.ts';
 import { type SettingUp, setUpToken } from './setting-up.ts';
+import { started, startWaitMs } from './started.ts';
 import { TendedProcess } from './tended-process.ts';
 
 export const terminalName = 'till-1';
-export const noModule = 'none';
 
-export interface WorldOptions {
+export interface WorldOptions extends WorldParts {
   readonly dir: string;
-  /** PKCS#11 module; `none`: the embedded soft token; left out: what the world was made with, else SoftHSM2 where installed. */
-  readonly module?: string | undefined;
-  /** FLASH; left out: an image among the token's parts. */
-  readonly store?: string | undefined;
   /** For whoever watches: a process died, a token was plugged in again. */
   note(text: string): void;
 }
@@ -70,10 +64,6 @@ export interface WorldStatus extends WorldFacts {
   readonly pending: number | null;
 }
 
-const startWaitMs = 60_000;
-/** Deaths of a process that never got ready before the start is given up. */
-const startsMax = 4;
-const lastLineMaxChars = 400;
 const stepMs = 50;
 const linkWaitMs = 8_000;
 const loginGraceMs = 3_000;
@@ -256,17 +246,7 @@ export class World {
   }
 
   async #serverUp(): Promise<void> {
-    await this.#started('the ticket server', this.#server, this.layout.serverLog, () => this.#serverReady);
-  }
-
-  /** Waits for the first readiness of a process; one that dies again and again is not waited for. */
-  async #started(what: string, process: TendedProcess | null, logFile: string, isReady: () => boolean): Promise<void> {
-    const endMs = performance.now() + startWaitMs;
-    while (!isReady()) {
-      if ((process?.failedStarts ?? 0) >= startsMax) throw notStarted(`${what} ended ${startsMax} times while starting`, logFile);
-      if (performance.now() > endMs) throw notStarted(`${what} did not start within ${startWaitMs / 1000} s`, logFile);
-      await sleep(stepMs);
-    }
+    await started({ what: 'the ticket server', process: this.#server, logFile: this.layout.serverLog, isReady: () => this.#serverReady });
   }
 
   #startService(): void {
@@ -303,7 +283,8 @@ export class World {
         refused = asUkeyError(thrown);
       },
     );
-    await this.#started('the service', this.#service, this.layout.serviceLog, () => client !== null || refused !== null);
+    const isReady = (): boolean => client !== null || refused !== null;
+    await started({ what: 'the service', process: this.#service, logFile: this.layout.serviceLog, isReady });
     if (client === null) throw refused ?? new UkeyError('internal', 'the service does not answer');
     return client;
   }
@@ -366,51 +347,6 @@ export class World {
       await sleep(stepMs);
     }
   }
-}
-
-function lockFolder(layout: Layout): Lock {
-  try {
-    return takeLock(layout.lock);
-  } catch (thrown) {
-    const error = asUkeyError(thrown);
-    if (error.code !== 'busy') throw error;
-    throw usage(`a sandbox runs in ${layout.dir} already`, {
-      field: '--dir',
-      action: `Use it, stop it (ukeyctl sandbox --dir ${layout.dir} stop), or name another folder.`,
-      cause: error,
-    });
-  }
-}
-
-async function firstMemory(layout: Layout, { module, store }: WorldOptions): Promise<Memory> {
-  const linePort = await chooseLinePort(Math.random);
-  let serverPort = linePort;
-  while (serverPort === linePort) serverPort = await chooseLinePort(Math.random);
-  return {
-    format: 'ukey-sandbox/1',
-    module: module === noModule ? null : module === undefined ? findModule() : path.resolve(module),
-    store: store === undefined ? layout.flash : path.resolve(store),
-    linePort,
-    serverPort,
-    provisioned: false,
-  };
-}
-
-function unchangedMemory(memory: Memory, { module, store }: WorldOptions): Memory {
-  const wanted = module === noModule ? null : module === undefined ? memory.module : path.resolve(module);
-  if (wanted !== memory.module) throw refuseOther('module', '--module');
-  if (store !== undefined && path.resolve(store) !== memory.store) throw refuseOther('store', '--store');
-  return memory;
-}
-
-function notStarted(what: string, logFile: string): UkeyError {
-  return new UkeyError('internal', what, { action: `See ${logFile}, which ends with: ${lastLine(logFile)}` });
-}
-
-/** The last line that says something. */
-function lastLine(file: string): string {
-  const lines = readFileSync(file, 'utf8').trimEnd().split('\n');
-  return (lines.findLast((line) => /error/i.test(line)) ?? lines.at(-1) ?? '').slice(0, lastLineMaxChars);
 }
 
 function sleep(waitMs: number): Promise<void> {
