@@ -157,7 +157,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     custody.follow(state);
   };
   follow(holder.state());
-  const timetable = openTimetable(config.upload.probe, clock, () => uploader.probe());
+  const timetable = openTimetable(config.upload.probe, clock, log, () => uploader.probe());
   const watch = setInterval(() => herald.standing(custody), standingWatchMs);
   closing.push(async () => {
     clearInterval(watch);

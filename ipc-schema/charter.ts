@@ -95,10 +95,6 @@ function shareNumbers(a: ChartedSeries, b: ChartedSeries): boolean {
   return a.first <= shift + b.last && shift + b.first <= a.last;
 }
 
-export function seriesFor(charter: Charter, kind: ChartedSeries['kind']): ChartedSeries | null {
-  return charter.series.find((part) => part.kind === kind) ?? null;
-}
-
 /** The printed number: prefix and zero-padded counter. */
 export function numberText(part: ChartedSeries, counter: number): string {
   return part.prefix + String(counter).padStart(part.digits, '0');

@@ -92,7 +92,7 @@ async function waitIfAsked(
   const mayCome = parts.link() === 'up';
   const acknowledged = (mayCome && (await parts.deliveries.wait(issued.batchIndex))) || issued.batchIndex <= ledger.tip.ackedBatch;
   if (mustWait && !acknowledged) {
-    throw new UkeyError('offline', 'the document is issued and durable, but the ticket server has not acknowledged it yet', {
+    throw new UkeyError('unknown-outcome', 'the document is durable, and the ticket server has not acknowledged it yet', {
       action: 'Repeat with the same key until it is acknowledged; do not issue it under another key.',
     });
   }

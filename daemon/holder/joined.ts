@@ -280,10 +280,10 @@ class JoinedHolder implements Holder {
   /** Finds out from nothing what is there. Writes nothing. Where only the FLASH is missing the token stays at hand, to be provisioned. */
   async #lookAnew(): Promise<void> {
     try {
+      const missing = await this.#presence.remember();
+      if (missing !== null) throw new UkeyError('no-token', `the token is not plugged in: ${missing} is not there`);
       this.#token ??= this.#parts.openToken();
       const facts = this.#token.facts();
-      const missing = await this.#presence.remember();
-      if (missing !== null) throw new UkeyError('no-token', `${missing} is not there`);
       this.#setState(await this.#survey.stateBy(this.#token, facts));
     } catch (thrown) {
       this.#letGo();

@@ -1,7 +1,7 @@
 // Owns: the decision what becomes of the pool: which drafts enter the next batch, with which sequence and number, and which are refused. Pure but for
 // the credit book that it is handed (what remains of originals), whose reservations the sequencer gives back when a batch is not written.
 // Invariants: a number exists only inside an entry of the plan; sequence and counters follow the tip without a hole; every document passes `judge`.
-import { type Charter, numberText, seriesFor } from '#ipc-schema/charter.ts';
+import { type ChartedSeries, type Charter, numberText } from '#ipc-schema/charter.ts';
 import { bodyHashOf, bodyMaxBytes, type EntryKind, encodeEntry, encodeLeaf, type Leaf } from '#ipc-schema/entry.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { InvoiceKind } from '#ipc-schema/invoice.ts';
@@ -106,10 +106,7 @@ function planDocument(tip: Tip, draft: DocumentDraft, now: Circumstance): Planne
   if (charter === null) throw new UkeyError('halted', 'the ledger has no charter');
   const verdict = judge(now.limitFacts(tip, charter), draft.total);
   if (verdict.kind === 'refuse') throw new UkeyError(verdict.code, verdict.why);
-  const series = seriesFor(charter, draft.documentKind);
-  if (series === null) throw new UkeyError('range-exhausted', `the charter grants no series for ${draft.documentKind}`);
-  const counter = nextCounter(tip, series);
-  if (counter === null) throw new UkeyError('range-exhausted', `series ${series.prefix} is used up`);
+  const { series, counter } = placeInSeries(tip, charter, draft.documentKind);
   const issuedAtMs = Math.max(now.wallMs, tip.lastIssuedAtMs);
   const numbered = { sequence: tip.nextSequence, number: numberText(series, counter), issuedAtMs };
   const body = draft.body(numbered);
@@ -123,6 +120,15 @@ function planDocument(tip: Tip, draft: DocumentDraft, now: Circumstance): Planne
     total: draft.total,
     taxTotal: draft.taxTotal,
   });
+}
+
+/** The first series of this kind that has a number left: a charter may grant a second one before the first is used up. */
+function placeInSeries(tip: Tip, charter: Charter, kind: InvoiceKind): { readonly series: ChartedSeries; readonly counter: number } {
+  for (const series of charter.series) {
+    const counter = series.kind === kind ? nextCounter(tip, series) : null;
+    if (counter !== null) return { series, counter };
+  }
+  throw new UkeyError('range-exhausted', `the charter has no number left for ${kind}`);
 }
 
 function planOwn(tip: Tip, draft: OwnDraft, now: Circumstance): PlannedEntry {

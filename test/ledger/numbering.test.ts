@@ -75,6 +75,17 @@ describe('a plan', () => {
     expect(entry?.leaf.issuedAtMs).toBe(wallMs + 5_000);
   });
 
+  test('goes on in the second series of its kind when the first is used up', () => {
+    const two = charter({
+      series: [
+        { kind: 'invoice', prefix: 'A-', digits: 8, first: 7, last: 8 },
+        { kind: 'invoice', prefix: 'B-', digits: 8, first: 1, last: 99 },
+      ],
+    });
+    const drafts = ['a', 'b', 'c'].map((key) => documentDraft(key));
+    expect(told(planBatch(tip, drafts, circumstance({ charter: two })).outcomes)).toEqual(['A-00000007', 'A-00000008', 'B-00000001']);
+  });
+
   test('ends with its range', () => {
     const short = charter({ series: [{ kind: 'invoice', prefix: 'A-', digits: 8, first: 7, last: 8 }] });
     const drafts = ['a', 'b', 'c'].map((key) => documentDraft(key));
