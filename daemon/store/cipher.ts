@@ -5,7 +5,6 @@
 import { createCipheriv, createDecipheriv, hkdfSync } from 'node:crypto';
 import { constants, zstdCompressSync, zstdDecompressSync } from 'node:zlib';
 import {
-  dataKind,
   encodeFrameHeader,
   encodeRunFixed,
   type FrameHeader,
@@ -131,7 +130,7 @@ function unpack(flags: number, bytes: Buffer, payloadBytes: number): Buffer | nu
   }
 }
 
-export type FramePlace = Omit<FrameHeader, 'kind' | 'flags' | 'sealedBytes' | 'payloadBytes' | 'storeId'>;
+export type FramePlace = Omit<FrameHeader, 'flags' | 'sealedBytes' | 'payloadBytes' | 'storeId'>;
 
 /** The frame as it stands on the device (padded) and its tag. */
 export function sealFrame(
@@ -145,7 +144,6 @@ export function sealFrame(
 ): { bytes: Buffer; tag: Buffer } {
   const header = encodeFrameHeader({
     ...place,
-    kind: dataKind,
     flags: packed.flags,
     storeId: ids.storeId,
     sealedBytes: packed.bytes.length,

@@ -5,35 +5,26 @@
 import { randomBytes as cryptoRandomBytes } from 'node:crypto';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
-import type { FormatOptions, Frame, Mounted, StoreHeader, StoreLog, StoreUsage } from '#store/store.ts';
+import type { AppendOptions, FormatOptions, Frame, Mounted, StoreHeader, StoreLog, StoreUsage } from '#store/store.ts';
 import { openCheckpoint, sealIdentity } from './cipher.ts';
 import {
-  copyCount,
   copyStrideBytes,
   dataKeyBytes,
   defaultSegmentBytesFor,
   idBytes,
   isBlank,
   logStartBytes,
+  reserveSegmentsFor,
   saltBytes,
   segmentCountFor,
   segmentPosition,
   tagBytes,
 } from './format.ts';
-import { chooseSuperblock, headerOf, identityOf, type LogFound, readCopies, readLog, readSuperblock, superblockKey } from './mount.ts';
+import { SuperblockKeeper, superblockWriteBytes, writeSuperblock } from './keeper.ts';
+import { chooseSuperblock, headerOf, identityOf, type LogFound, readCopies, readLog, readSuperblock } from './mount.ts';
 import { Reader } from './reader.ts';
-import { encodeSuperblock, identityMaxBytes, isGeometry, type Superblock } from './superblock.ts';
-import { type RandomBytes, type WriteCursor, Writer } from './writer.ts';
-
-/** Copies 0 and 1 are durable before 2 and 3 are touched: at any instant two equal whole copies exist. */
-async function writeSuperblock(device: Device, superblock: Superblock, dataKey: Uint8Array): Promise<number> {
-  const macKey = superblockKey(dataKey, superblock.storeId);
-  const bytes = encodeSuperblock(superblock, macKey);
-  macKey.fill(0);
-  if (bytes === null) throw new UkeyError('too-large', 'the key slots do not fit the superblock');
-  for (let copy = 0; copy < copyCount; copy += 1) await device.writeAndSync(copy * copyStrideBytes, bytes);
-  return bytes.length * copyCount;
-}
+import { identityMaxBytes, isGeometry, type Superblock } from './superblock.ts';
+import { type Checkpoint, type RandomBytes, tailOf, type WriteCursor, Writer } from './writer.ts';
 
 async function isAreaBlank(device: Device, fromBytes: number, toBytes: number): Promise<boolean> {
   for (let at = fromBytes; at < toBytes; at += copyStrideBytes) {
@@ -74,6 +65,10 @@ export async function formatStore(device: Device, options: FormatOptions, random
     updateCounter: 1,
     mountEpoch: 0,
     tail: { runIndex: 0, segment: 0, frameIndex: 0, frameTag: new Uint8Array(tagBytes) },
+    oldestRun: 1,
+    oldestIndex: 1,
+    carryPosition: 0,
+    lifeBytes: superblockWriteBytes,
     identitySalt,
     slots: options.slots,
     identitySealed: sealIdentity(dataKey, identitySalt, options, identity),
@@ -88,15 +83,26 @@ export async function readStoreHeader(device: Device): Promise<StoreHeader | nul
 }
 
 function cursorOf(superblock: Superblock, found: LogFound): WriteCursor {
-  const { walk } = found;
+  const { walk, carried } = found;
   const run = walk?.runs.at(-1);
+  const rest = { carryPosition: carried.position, lifeBytes: superblock.lifeBytes };
   if (walk === null || run === undefined) {
-    return { segment: -1, offset: 0, nextIndex: 1, lastTag: new Uint8Array(tagBytes), runIndex: 0, runPosition: 0, endPosition: 0 };
+    return {
+      ...rest,
+      segment: -1,
+      offset: 0,
+      nextIndex: 1,
+      lastTag: new Uint8Array(tagBytes),
+      runIndex: 0,
+      runPosition: 0,
+      endPosition: 0,
+    };
   }
-  const { segment, runIndex, position, previousEndPosition } = run.header;
+  const { segment, runIndex, position, previousEndPosition, lifeBytes } = run.header;
   const last = walk.frames.at(-1);
   const base = segmentPosition(superblock, segment);
   return {
+    ...rest,
     segment,
     offset: walk.endOffset,
     nextIndex: walk.nextIndex,
@@ -104,32 +110,25 @@ function cursorOf(superblock: Superblock, found: LogFound): WriteCursor {
     runIndex,
     runPosition: position,
     endPosition: last === undefined ? previousEndPosition : base + last.offset + last.frameBytes,
+    lifeBytes: Math.max(superblock.lifeBytes, lifeBytes + base + walk.endOffset - position),
   };
 }
 
-function mountedOf(superblock: Superblock, found: LogFound, dataKey: Uint8Array): Mounted {
+function checkpointOf(superblock: Superblock, found: LogFound, dataKey: Uint8Array): Checkpoint {
   const run = found.walk?.runs.at(-1);
-  const checkpoint = run === undefined ? null : openCheckpoint(dataKey, superblock, run.header, run.sealed);
-  if (run !== undefined && checkpoint === null)
-    throw new UkeyError('halted', `the checkpoint before frame ${run.header.firstIndex} is damaged`);
-  return {
-    identity: identityOf(superblock, dataKey),
-    checkpoint,
-    checkpointIndex: run?.header.firstIndex ?? 1,
-    nextIndex: found.lastIndex + 1,
-    tornBytes: found.tornBytes,
-    mountEpoch: superblock.mountEpoch,
-  };
+  if (run === undefined) return { bytes: new Uint8Array(0), index: 0 };
+  const bytes = openCheckpoint(dataKey, superblock, run.header, run.sealed);
+  if (bytes === null) throw new UkeyError('halted', `the checkpoint before frame ${run.header.firstIndex} is damaged`);
+  return { bytes, index: run.header.checkpointIndex };
 }
 
 interface LogParts {
   readonly device: Device;
-  readonly superblock: Superblock;
+  readonly keeper: SuperblockKeeper;
   readonly dataKey: Buffer;
   readonly mounted: Mounted;
   readonly reader: Reader;
   readonly writer: Writer;
-  readonly bytesWritten: number;
 }
 
 class BlockLog implements StoreLog {
@@ -140,14 +139,23 @@ class BlockLog implements StoreLog {
 
   constructor(parts: LogParts) {
     this.#parts = parts;
-    this.header = headerOf(parts.superblock);
+    this.header = headerOf(parts.keeper.current);
     this.mounted = parts.mounted;
   }
 
-  async append(payload: Uint8Array, checkpoint: Uint8Array): Promise<number> {
-    this.#refuseIfClosed();
-    if (this.#parts.device.readOnly) throw new UkeyError('halted', 'the store was opened for reading only');
-    return await this.#parts.writer.append(payload, checkpoint);
+  async append(payload: Uint8Array, checkpoint: Uint8Array, options: AppendOptions = {}): Promise<number> {
+    this.#refuseToWrite();
+    return await this.#parts.writer.append(payload, checkpoint, options.reserved ?? false);
+  }
+
+  async carry(bytes: Uint8Array): Promise<void> {
+    this.#refuseToWrite();
+    await this.#parts.writer.carry(bytes);
+  }
+
+  async release(upToIndex: number): Promise<number> {
+    this.#refuseToWrite();
+    return await this.#parts.writer.release(upToIndex);
   }
 
   async read(fromIndex: number, maxBytes: number): Promise<Frame[]> {
@@ -158,19 +166,26 @@ class BlockLog implements StoreLog {
     return await this.#parts.reader.read(fromIndex, maxBytes);
   }
 
-  hasRoomFor(payloadBytes: number): boolean {
-    return this.#closing === null && !this.#parts.device.readOnly && this.#parts.writer.hasRoomFor(payloadBytes);
+  hasRoomFor(payloadBytes: number, options: AppendOptions = {}): boolean {
+    if (this.#closing !== null || this.#parts.device.readOnly) return false;
+    return this.#parts.writer.hasRoomFor(payloadBytes, options.reserved ?? false);
   }
 
   usage(): StoreUsage {
-    const { superblock, reader, writer, bytesWritten } = this.#parts;
-    const { segment, offset } = writer.durable;
+    const { keeper, reader, writer } = this.#parts;
+    const { sizeBytes, segmentBytes, segmentCount } = keeper.current;
+    const { segment, offset, lifeBytes } = writer.durable;
+    const capacityBytes = (segmentCount - reserveSegmentsFor(segmentCount)) * segmentBytes;
     return {
-      sizeBytes: superblock.sizeBytes,
-      usedBytes: logStartBytes + Math.max(0, reader.segments - 1) * superblock.segmentBytes + (segment < 0 ? 0 : offset),
-      bytesWritten: bytesWritten + writer.bytesWritten,
-      segments: superblock.segmentCount,
-      freeSegments: superblock.segmentCount - reader.segments,
+      sizeBytes,
+      usedBytes: logStartBytes + Math.max(0, reader.segments - 1) * segmentBytes + (segment < 0 ? 0 : offset),
+      capacityBytes,
+      freeBytes: writer.freeBytes,
+      percentUsed: Math.ceil((100 * (capacityBytes - writer.freeBytes)) / capacityBytes),
+      bytesWritten: lifeBytes,
+      segments: segmentCount,
+      freeSegments: writer.freeSegments,
+      oldestIndex: reader.oldestIndex,
     };
   }
 
@@ -183,18 +198,19 @@ class BlockLog implements StoreLog {
     if (this.#closing !== null) throw new UkeyError('halted', 'the store is closed');
   }
 
+  #refuseToWrite(): void {
+    this.#refuseIfClosed();
+    if (this.#parts.device.readOnly) throw new UkeyError('halted', 'the store was opened for reading only');
+  }
+
   async #close(): Promise<void> {
-    const { device, superblock, dataKey, writer } = this.#parts;
+    const { device, keeper, dataKey, writer } = this.#parts;
     try {
       await writer.drain();
-      // The superblock vouches for the last frame of a clean close: should it rot, it will not pass as a torn tail.
-      if (writer.failed === null && writer.durable.nextIndex > this.mounted.nextIndex) {
-        await writeSuperblock(
-          device,
-          { ...superblock, updateCounter: superblock.updateCounter + 1, tail: tailOf(writer.durable) },
-          dataKey,
-        );
-      }
+      // The superblock vouches for the last run and frame of a clean close: should they rot, they will not pass as a torn tail.
+      const { tail } = keeper.current;
+      const isNews = writer.durable.runIndex > tail.runIndex || writer.durable.nextIndex > tail.frameIndex + 1;
+      if (!device.readOnly && writer.failed === null && isNews) await keeper.write(stateOf(writer.durable));
     } finally {
       writer.wipe();
       dataKey.fill(0);
@@ -203,11 +219,11 @@ class BlockLog implements StoreLog {
   }
 }
 
-const tailOf = (cursor: WriteCursor): Superblock['tail'] => ({
-  runIndex: cursor.runIndex,
-  segment: Math.max(0, cursor.segment),
-  frameIndex: cursor.nextIndex - 1,
-  frameTag: cursor.lastTag,
+/** What the superblock says about the end of the log, with the bytes of its own writing. */
+const stateOf = (cursor: WriteCursor): Pick<Superblock, 'tail' | 'carryPosition' | 'lifeBytes'> => ({
+  tail: tailOf(cursor),
+  carryPosition: cursor.carryPosition,
+  lifeBytes: cursor.lifeBytes + superblockWriteBytes,
 });
 
 /**
@@ -217,22 +233,44 @@ const tailOf = (cursor: WriteCursor): Superblock['tail'] => ({
 export async function openLog(device: Device, dataKey: Uint8Array, randomBytes: RandomBytes = cryptoRandomBytes): Promise<StoreLog> {
   const key = Buffer.from(dataKey);
   try {
-    const before = (await readSuperblock(device, key)).superblock;
-    const found = await readLog(device, before, key);
-    const cursor = cursorOf(before, found);
-    const superblock: Superblock = device.readOnly
-      ? before
-      : { ...before, updateCounter: before.updateCounter + 1, mountEpoch: before.mountEpoch + 1, tail: tailOf(cursor) };
-    const mounted = mountedOf(superblock, found, key);
+    const found = await readLog(device, (await readSuperblock(device, key)).superblock, key);
+    const before = found.superblock;
+    const keeper = new SuperblockKeeper(device, before, key);
+    const end = cursorOf(before, found);
+    const checkpoint = checkpointOf(before, found, key);
     // Durable afterwards, before any append: the new epoch and the tail that this mount starts from. Also repairs stale copies.
-    const bytesWritten = device.readOnly ? 0 : await writeSuperblock(device, superblock, key);
-    const parts = { device, superblock, dataKey: key };
-    const reader = new Reader({ ...parts, heads: found.heads, newestFrames: found.walk?.frames ?? [], nextIndex: mounted.nextIndex });
-    const writer = new Writer(
-      { ...parts, cursor, randomBytes, onDurable: (frame) => reader.add(frame) },
-      found.walk?.runs.at(-1)?.header.oldestIndex ?? 1,
-    );
-    return new BlockLog({ ...parts, mounted, reader, writer, bytesWritten });
+    if (!device.readOnly) await keeper.write({ ...stateOf(end), mountEpoch: before.mountEpoch + 1 });
+    const mounted: Mounted = {
+      identity: identityOf(before, key),
+      checkpoint: checkpoint.index === 0 ? null : checkpoint.bytes,
+      checkpointIndex: Math.max(1, checkpoint.index),
+      oldestIndex: before.oldestIndex,
+      nextIndex: found.lastIndex + 1,
+      carried: found.carried.bytes,
+      tornBytes: found.tornBytes,
+      mountEpoch: keeper.current.mountEpoch,
+    };
+    const parts = { device, keeper, dataKey: key };
+    const reader = new Reader({
+      device,
+      superblock: before,
+      dataKey: key,
+      heads: found.heads,
+      newestFrames: found.walk?.frames ?? [],
+      nextIndex: mounted.nextIndex,
+      oldestIndex: before.oldestIndex,
+    });
+    const writer = new Writer({
+      ...parts,
+      cursor: device.readOnly ? end : { ...end, lifeBytes: keeper.current.lifeBytes },
+      segments: found.heads,
+      checkpoint,
+      carried: found.carried.bytes,
+      randomBytes,
+      onDurable: (run, frame) => reader.add(run, frame),
+      onForget: (oldestIndex, segments) => reader.forget(oldestIndex, segments),
+    });
+    return new BlockLog({ ...parts, mounted, reader, writer });
   } catch (thrown) {
     key.fill(0);
     throw thrown;

@@ -3,7 +3,9 @@
 // count were cut by the mount that wrote it. Only frames in the order of their indexes are listed.
 // Must not: decide whether a missing frame is damage or a torn tail (recover.ts), or touch a device.
 import {
+  carryKind,
   type DecodedRun,
+  dataKind,
   decodeFrameHeader,
   decodeRunHeader,
   type FrameHeader,
@@ -106,7 +108,18 @@ class Walker {
     if (offset + runHeaderBytes > bytes.length) return null;
     const decoded = decodeRunHeader(bytes.subarray(offset, offset + runHeaderBytes), storeId, segment, this.#base + offset);
     if (decoded === null || decoded.header.runIndex <= this.#runFloor || !this.#input.isRunWhole(decoded)) return null;
-    return { ...decoded, offset };
+    return this.#carriesWhole(decoded, offset) ? { ...decoded, offset } : null;
+  }
+
+  /** A run that carries is one write: without its frame it counts as torn, and what it would have replaced still stands. */
+  #carriesWhole(run: DecodedRun, offset: number): boolean {
+    const { carryFrameBytes, runIndex } = run.header;
+    if (carryFrameBytes === 0) return true;
+    const bytes = this.#input.bytes.subarray(offset + runHeaderBytes, offset + runHeaderBytes + carryFrameBytes);
+    const header = this.#headerAt(offset + runHeaderBytes);
+    if (bytes.length < carryFrameBytes || header === null || header.kind !== carryKind || header.runIndex !== runIndex) return false;
+    if (frameBytesFor(header.sealedBytes, this.#input.geometry.sectorBytes) !== carryFrameBytes) return false;
+    return this.#input.isFrameWhole(run, header, bytes);
   }
 
   #headerAt(offset: number): FrameHeader | null {
@@ -118,6 +131,7 @@ class Walker {
   #frameAt(offset: number, header: FrameHeader): SeenFrame | null {
     const run = this.run;
     if (run === null || header.runIndex !== run.header.runIndex || header.mountEpoch !== run.header.mountEpoch) return null;
+    if (header.kind !== dataKind || run.header.carryFrameBytes > 0) return null;
     if (header.index < this.nextIndex || header.ordinal !== header.index - run.header.firstIndex + 1) return null;
     const frameBytes = frameBytesFor(header.sealedBytes, this.#input.geometry.sectorBytes);
     if (offset + frameBytes > this.#input.bytes.length) return null;
@@ -164,7 +178,7 @@ class Walker {
     this.run = run;
     this.nextIndex = firstIndex;
     this.lastTag = previousTag;
-    this.offset = run.offset + runHeaderBytes;
+    this.offset = run.offset + runHeaderBytes + run.header.carryFrameBytes;
   }
 
   #tagOf(frame: SeenFrame): Buffer {

@@ -61,7 +61,7 @@ export async function appendAll(log: StoreLog, fromIndex: number, sizes: readonl
 
 export async function readAll(log: StoreLog, maxBytes = 8192): Promise<Frame[]> {
   const all: Frame[] = [];
-  for (let next = 1; ; ) {
+  for (let next = log.usage().oldestIndex; ; ) {
     const frames = await log.read(next, maxBytes);
     if (frames.length === 0) return all;
     all.push(...frames);
