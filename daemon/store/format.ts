@@ -51,6 +51,8 @@ export const segmentCountFor = (sizeBytes: number, segmentBytes: number): number
 
 export const segmentPosition = (geometry: Geometry, segment: number): number => logStartBytes + segment * geometry.segmentBytes;
 
+export const segmentOf = (geometry: Geometry, position: number): number => Math.floor((position - logStartBytes) / geometry.segmentBytes);
+
 export const roundUp = (value: number, unit: number): number => Math.ceil(value / unit) * unit;
 
 /** Largest payload of one frame: with its run header it fills a segment, even where zstd does not shrink it. */

@@ -5,14 +5,25 @@
 import { randomBytes as cryptoRandomBytes } from 'node:crypto';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
-import type { AppendOptions, FormatOptions, Frame, Mounted, StoreHeader, StoreLog, StoreUsage } from '#store/store.ts';
+import type {
+  AppendOptions,
+  CheckOptions,
+  CheckReport,
+  FormatOptions,
+  Frame,
+  MirrorMode,
+  Mounted,
+  StoreHeader,
+  StoreLog,
+  StoreUsage,
+} from '#store/store.ts';
+import { checkSegments, healOne } from './check.ts';
 import { openCheckpoint, sealIdentity } from './cipher.ts';
+import { blankHead, isAreaBlank } from './erase.ts';
 import {
-  copyStrideBytes,
   dataKeyBytes,
   defaultSegmentBytesFor,
   idBytes,
-  isBlank,
   logStartBytes,
   reserveSegmentsFor,
   saltBytes,
@@ -20,18 +31,13 @@ import {
   segmentPosition,
   tagBytes,
 } from './format.ts';
+import { joinMirror } from './heal.ts';
 import { SuperblockKeeper, superblockWriteBytes, writeSuperblock } from './keeper.ts';
-import { chooseSuperblock, headerOf, identityOf, type LogFound, readCopies, readLog, readSuperblock } from './mount.ts';
+import { MirroredDevice } from './mirror.ts';
+import { chooseSuperblock, headerOf, identityOf, judgeCopies, type LogFound, readCopies, readLog, readSuperblock } from './mount.ts';
 import { Reader } from './reader.ts';
 import { identityMaxBytes, isGeometry, type Superblock } from './superblock.ts';
 import { type Checkpoint, type RandomBytes, tailOf, type WriteCursor, Writer } from './writer.ts';
-
-async function isAreaBlank(device: Device, fromBytes: number, toBytes: number): Promise<boolean> {
-  for (let at = fromBytes; at < toBytes; at += copyStrideBytes) {
-    if (!isBlank(await device.read(at, Math.min(copyStrideBytes, toBytes - at)))) return false;
-  }
-  return true;
-}
 
 /**
  * Makes an empty store. Throws `halted` when the first 4 MiB are not blank and `erase` is not set (nothing is written
@@ -51,16 +57,14 @@ export async function formatStore(device: Device, options: FormatOptions, random
   const blank = await isAreaBlank(device, 0, logStartBytes);
   if (!blank && !options.erase) throw new UkeyError('halted', `${device.path} is not blank: formatting would destroy what is on it`);
   const leftovers = !blank || !(await isAreaBlank(device, logStartBytes, logStartBytes + segmentBytes));
-  if (!blank) {
-    // A crash in here leaves no store or the old one: copies of two stores never stand side by side.
-    for (let at = 0; at < logStartBytes; at += copyStrideBytes) await device.writeAndSync(at, Buffer.alloc(copyStrideBytes));
-  }
+  if (!blank) await blankHead(device);
   const identitySalt = Uint8Array.from(randomBytes(saltBytes));
   const superblock: Superblock = {
     ...geometry,
     sizeBytes,
     storeId,
     tokenKeyId,
+    sealedFor: tokenKeyId,
     leftovers,
     updateCounter: 1,
     mountEpoch: 0,
@@ -71,14 +75,20 @@ export async function formatStore(device: Device, options: FormatOptions, random
     lifeBytes: superblockWriteBytes,
     identitySalt,
     slots: options.slots,
-    identitySealed: sealIdentity(dataKey, identitySalt, options, identity),
+    identitySealed: sealIdentity(dataKey, identitySalt, { storeId, sealedFor: tokenKeyId }, identity),
   };
   await writeSuperblock(device, superblock, dataKey);
 }
 
-/** What needs no key; null when the device is blank. Throws `halted`: foreign, newer format, damaged, other device. */
-export async function readStoreHeader(device: Device): Promise<StoreHeader | null> {
-  const found = chooseSuperblock(device, await readCopies(device), null);
+/**
+ * What needs no key; null when the device is blank. Where all copies of the FLASH rotted, those of the mirror tell. Throws
+ * `halted`: foreign, newer format, damaged, other device.
+ */
+export async function readStoreHeader(device: Device, mirror: Device | null = null): Promise<StoreHeader | null> {
+  const copies = await readCopies(device);
+  const isRotten = judgeCopies(copies, null).kind === 'damage' && !copies.some((copy) => copy.kind === 'valid');
+  const found =
+    isRotten && mirror !== null ? chooseSuperblock(mirror, await readCopies(mirror), null) : chooseSuperblock(device, copies, null);
   return found === null ? null : headerOf(found.superblock);
 }
 
@@ -126,6 +136,7 @@ interface LogParts {
   readonly device: Device;
   readonly keeper: SuperblockKeeper;
   readonly dataKey: Buffer;
+  readonly mirrored: MirroredDevice | null;
   readonly mounted: Mounted;
   readonly reader: Reader;
   readonly writer: Writer;
@@ -166,13 +177,19 @@ class BlockLog implements StoreLog {
     return await this.#parts.reader.read(fromIndex, maxBytes);
   }
 
+  async check(options: CheckOptions): Promise<CheckReport> {
+    this.#refuseIfClosed();
+    if (options.heal) this.#refuseToWrite();
+    return await checkSegments(this.#parts, options);
+  }
+
   hasRoomFor(payloadBytes: number, options: AppendOptions = {}): boolean {
     if (this.#closing !== null || this.#parts.device.readOnly) return false;
     return this.#parts.writer.hasRoomFor(payloadBytes, options.reserved ?? false);
   }
 
   usage(): StoreUsage {
-    const { keeper, reader, writer } = this.#parts;
+    const { keeper, reader, writer, mirrored } = this.#parts;
     const { sizeBytes, segmentBytes, segmentCount } = keeper.current;
     const { segment, offset, lifeBytes } = writer.durable;
     const capacityBytes = (segmentCount - reserveSegmentsFor(segmentCount)) * segmentBytes;
@@ -186,6 +203,7 @@ class BlockLog implements StoreLog {
       segments: segmentCount,
       freeSegments: writer.freeSegments,
       oldestIndex: reader.oldestIndex,
+      mirror: mirrored === null ? null : { mode: mirrored.mode, behindBytes: mirrored.behindBytes, failed: mirrored.failure !== null },
     };
   }
 
@@ -226,15 +244,29 @@ const stateOf = (cursor: WriteCursor): Pick<Superblock, 'tail' | 'carryPosition'
   lifeBytes: cursor.lifeBytes + superblockWriteBytes,
 });
 
+export interface OpenOptions {
+  /**
+   * The second copy and how closely it follows; it is healed at opening, or made. Whatever its mode was, it belongs to the log from here on, which
+   * closes it. Not used when reading only.
+   */
+  readonly mirror?: { readonly device: Device; readonly mode: MirrorMode };
+  /** A parameter for test vectors. */
+  readonly randomBytes?: RandomBytes;
+}
+
 /**
- * Opens the log. Throws `halted`: blank, foreign, newer format, wrong data key, or damage with the frames named; the device
- * stays open then. `dataKey` is copied; the caller wipes its own. `randomBytes` is a parameter for test vectors.
+ * Opens the log. Throws `halted`: blank, foreign, newer format, wrong data key, FLASH and mirror that have parted, or damage with the frames
+ * named (damageOf); the devices stay open then. `dataKey` is copied; the caller wipes its own.
  */
-export async function openLog(device: Device, dataKey: Uint8Array, randomBytes: RandomBytes = cryptoRandomBytes): Promise<StoreLog> {
+export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenOptions = {}): Promise<StoreLog> {
+  const { randomBytes = cryptoRandomBytes, mirror } = options;
   const key = Buffer.from(dataKey);
   try {
-    const found = await readLog(device, (await readSuperblock(device, key)).superblock, key);
+    const joined = mirror === undefined || flash.readOnly ? null : await joinMirror(flash, mirror.device, key);
+    const found = await readLog(flash, joined?.superblock ?? (await readSuperblock(flash, key)).superblock, key);
     const before = found.superblock;
+    const mirrored = mirror === undefined || flash.readOnly ? null : new MirroredDevice(flash, mirror.device, mirror.mode);
+    const device = mirrored ?? flash;
     const keeper = new SuperblockKeeper(device, before, key);
     const end = cursorOf(before, found);
     const checkpoint = checkpointOf(before, found, key);
@@ -249,8 +281,9 @@ export async function openLog(device: Device, dataKey: Uint8Array, randomBytes: 
       carried: found.carried.bytes,
       tornBytes: found.tornBytes,
       mountEpoch: keeper.current.mountEpoch,
+      mirror: joined?.report ?? null,
     };
-    const parts = { device, keeper, dataKey: key };
+    const parts = { device, keeper, dataKey: key, mirrored };
     const reader = new Reader({
       device,
       superblock: before,
@@ -259,8 +292,9 @@ export async function openLog(device: Device, dataKey: Uint8Array, randomBytes: 
       newestFrames: found.walk?.frames ?? [],
       nextIndex: mounted.nextIndex,
       oldestIndex: before.oldestIndex,
+      heal: mirrored === null ? null : (head) => healOne({ ...parts, reader, writer }, head),
     });
-    const writer = new Writer({
+    const writer: Writer = new Writer({
       ...parts,
       cursor: device.readOnly ? end : { ...end, lifeBytes: keeper.current.lifeBytes },
       segments: found.heads,

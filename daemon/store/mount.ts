@@ -14,12 +14,13 @@ import {
   decodeRunHeader,
   formatVersion,
   idBytes,
-  logStartBytes,
+  pageBytes,
   type RunHeader,
   runHeaderBytes,
+  segmentOf,
   segmentPosition,
 } from './format.ts';
-import { chooseCopy, type Damage, decideTail, type Head, nameFrames, orderHeads, type TailDecision } from './recover.ts';
+import { type CopyChoice, chooseCopy, type Damage, decideTail, type Head, nameFrames, orderHeads, type TailDecision } from './recover.ts';
 import { type CopyState, decodeSuperblock, isAuthentic, type Superblock, superblockBytes } from './superblock.ts';
 import { type Gap, type Walk, walkSegment } from './walk.ts';
 
@@ -49,20 +50,63 @@ export interface LogFound {
   readonly tornBytes: number;
 }
 
+/** Null where the device cannot be read: that counts as damage of what should stand there. */
+async function readOrNull(device: Device, positionBytes: number, lengthBytes: number): Promise<Uint8Array | null> {
+  try {
+    return await device.read(positionBytes, lengthBytes);
+  } catch (thrown) {
+    if (thrown instanceof UkeyError && thrown.code === 'halted' && thrown.cause !== undefined) return null;
+    throw thrown;
+  }
+}
+
+export interface Salvaged {
+  readonly bytes: Uint8Array;
+  /** Offsets of pages that the device refuses to read; zeros in `bytes`. */
+  readonly unreadable: readonly number[];
+}
+
+/** All that can be read, page by page where the whole cannot. Positions and lengths are whole pages. */
+export async function salvage(device: Device, positionBytes: number, lengthBytes: number): Promise<Salvaged> {
+  const whole = await readOrNull(device, positionBytes, lengthBytes);
+  if (whole !== null) return { bytes: whole, unreadable: [] };
+  const bytes = new Uint8Array(lengthBytes);
+  const unreadable: number[] = [];
+  for (let at = 0; at < lengthBytes; at += pageBytes) {
+    const page = await readOrNull(device, positionBytes + at, pageBytes);
+    if (page === null) unreadable.push(at);
+    else bytes.set(page, at);
+  }
+  return { bytes, unreadable };
+}
+
 export async function readCopies(device: Device): Promise<CopyState[]> {
   const copies: CopyState[] = [];
-  for (let copy = 0; copy < copyCount; copy += 1) copies.push(decodeSuperblock(await device.read(copy * copyStrideBytes, superblockBytes)));
+  let unreadable = 0;
+  for (let copy = 0; copy < copyCount; copy += 1) {
+    const bytes = await readOrNull(device, copy * copyStrideBytes, superblockBytes);
+    unreadable += bytes === null ? 1 : 0;
+    copies.push(bytes === null ? { kind: 'damaged' } : decodeSuperblock(bytes));
+  }
+  // That is no rot, but a device that went away.
+  if (unreadable === copyCount) throw new UkeyError('halted', `${device.path} cannot be read`);
   return copies;
 }
 
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');
 
-/** Chooses among the copies; with a key, copies that it did not write count as damaged. Null when the device is blank. */
+/** With a key, copies that it did not write count as damaged. */
+export function judgeCopies(copies: readonly CopyState[], macKey: Uint8Array | null): CopyChoice {
+  return chooseCopy(
+    copies.map((copy): CopyState => {
+      return copy.kind !== 'valid' || macKey === null || isAuthentic(copy.bytes, macKey) ? copy : { kind: 'damaged' };
+    }),
+  );
+}
+
+/** Chooses among the copies. Null when the device is blank. */
 export function chooseSuperblock(device: Device, copies: readonly CopyState[], macKey: Uint8Array | null): SuperblockFound | null {
-  const trusted = copies.map((copy): CopyState => {
-    return copy.kind !== 'valid' || macKey === null || isAuthentic(copy.bytes, macKey) ? copy : { kind: 'damaged' };
-  });
-  const choice = chooseCopy(trusted);
+  const choice = judgeCopies(copies, macKey);
   switch (choice.kind) {
     case 'empty':
       return null;
@@ -81,7 +125,8 @@ export function chooseSuperblock(device: Device, copies: readonly CopyState[], m
   }
 }
 
-function checkDevice(device: Device, superblock: Superblock): void {
+/** Throws `halted` when the device cannot hold the store. */
+export function checkDevice(device: Device, superblock: Superblock): void {
   if (device.sizeBytes < superblock.sizeBytes) {
     throw new UkeyError(
       'halted',
@@ -131,32 +176,35 @@ export function headOf({ header }: DecodedRun): Head {
   return { segment, runIndex, firstIndex, oldestRun, carryFrameBytes };
 }
 
-async function readHeads(device: Device, superblock: Superblock): Promise<Head[]> {
-  const heads: Head[] = [];
+/** The run header that each segment begins with, where there is one. */
+export async function readHeadRuns(device: Device, superblock: Superblock): Promise<DecodedRun[]> {
+  const runs: DecodedRun[] = [];
   for (let segment = 0; segment < superblock.segmentCount; segment += 1) {
     const position = segmentPosition(superblock, segment);
-    const run = decodeRunHeader(await device.read(position, runHeaderBytes), superblock.storeId, segment, position);
-    if (run === null) continue;
-    heads.push(headOf(run));
+    const page = await readOrNull(device, position, runHeaderBytes);
+    const run = page === null ? null : decodeRunHeader(page, superblock.storeId, segment, position);
+    if (run !== null) runs.push(run);
   }
-  return heads;
+  return runs;
 }
 
-async function readVerified(
-  device: Device,
+/** Walks a segment, on one side or two, and takes only what carries a valid tag. */
+export function verifiedWalk(
   superblock: Superblock,
   dataKey: Uint8Array,
   segment: number,
+  sides: readonly Uint8Array[],
   aboveRunIndex: number,
-): Promise<Walk> {
-  const keys = new Map<number, Buffer>();
+): Walk {
+  const keys = new Map<string, Buffer>();
   const keyOf = (run: RunHeader): Buffer => {
-    const key = keys.get(run.runIndex) ?? deriveKey(dataKey, run.salt, 'frame');
-    keys.set(run.runIndex, key);
+    const name = hex(run.salt);
+    const key = keys.get(name) ?? deriveKey(dataKey, run.salt, 'frame');
+    keys.set(name, key);
     return key;
   };
   const walk = walkSegment({
-    bytes: await device.read(segmentPosition(superblock, segment), superblock.segmentBytes),
+    sides,
     segment,
     geometry: superblock,
     storeId: superblock.storeId,
@@ -166,6 +214,17 @@ async function readVerified(
   });
   for (const key of keys.values()) key.fill(0);
   return walk;
+}
+
+async function readVerified(
+  device: Device,
+  superblock: Superblock,
+  dataKey: Uint8Array,
+  segment: number,
+  aboveRunIndex: number,
+): Promise<Walk> {
+  const { bytes } = await salvage(device, segmentPosition(superblock, segment), superblock.segmentBytes);
+  return verifiedWalk(superblock, dataKey, segment, [bytes], aboveRunIndex);
 }
 
 /** Frames that stood in segments whose heads are gone: between the end of the segment before and the head behind. */
@@ -192,14 +251,14 @@ interface Reading extends LogFound {
   readonly decision: TailDecision;
 }
 
-interface Tail {
+export interface Tail {
   readonly heads: readonly Head[];
   readonly newest: Head | undefined;
   readonly walk: Walk | null;
 }
 
 /** The newest segment. A head that carries and is torn does not count, unless the superblock knows its run. */
-async function readTail(device: Device, superblock: Superblock, dataKey: Uint8Array, heads: readonly Head[]): Promise<Tail> {
+export async function readTail(device: Device, superblock: Superblock, dataKey: Uint8Array, heads: readonly Head[]): Promise<Tail> {
   const newest = heads.at(-1);
   if (newest === undefined) return { heads, newest, walk: null };
   const walk = await readVerified(device, superblock, dataKey, newest.segment, newest.runIndex - 1);
@@ -208,7 +267,7 @@ async function readTail(device: Device, superblock: Superblock, dataKey: Uint8Ar
 }
 
 async function readOnce(device: Device, superblock: Superblock, dataKey: Uint8Array): Promise<Reading> {
-  const seen = await readHeads(device, superblock);
+  const seen = (await readHeadRuns(device, superblock)).map(headOf);
   const order = orderHeads(seen, superblock.segmentCount, superblock.oldestRun);
   const { heads, newest, walk } = await readTail(device, superblock, dataKey, order.heads);
   const lastRunIndex = walk?.runs.at(-1)?.header.runIndex ?? newest?.runIndex ?? 0;
@@ -243,15 +302,16 @@ async function readCarried(device: Device, superblock: Superblock, dataKey: Uint
   const newest = walk?.runs.at(-1)?.header;
   const position = newest === undefined ? superblock.carryPosition : newest.carryFrameBytes > 0 ? newest.position : newest.carryPosition;
   if (position === 0) return { position, bytes: null };
-  const segment = Math.floor((position - logStartBytes) / superblock.segmentBytes);
+  const segment = segmentOf(superblock, position);
   if (segment < 0 || segment >= superblock.segmentCount) return null;
-  const run = decodeRunHeader(await device.read(position, runHeaderBytes), superblock.storeId, segment, position);
+  const page = await readOrNull(device, position, runHeaderBytes);
+  const run = page === null ? null : decodeRunHeader(page, superblock.storeId, segment, position);
   if (run === null || run.header.carryFrameBytes === 0 || openCheckpoint(dataKey, superblock, run.header, run.sealed) === null) return null;
   const frameAt = position + runHeaderBytes;
   if (frameAt + run.header.carryFrameBytes > segmentPosition(superblock, segment + 1)) return null;
-  const bytes = await device.read(frameAt, run.header.carryFrameBytes);
-  const header = decodeFrameHeader(bytes, superblock.storeId, frameAt);
-  if (header === null || header.runIndex !== run.header.runIndex) return null;
+  const bytes = await readOrNull(device, frameAt, run.header.carryFrameBytes);
+  const header = bytes === null ? null : decodeFrameHeader(bytes, superblock.storeId, frameAt);
+  if (bytes === null || header === null || header.runIndex !== run.header.runIndex) return null;
   const key = deriveKey(dataKey, run.header.salt, 'frame');
   const carried = openFrame(key, superblock, segment, header, bytes);
   key.fill(0);

@@ -25,6 +25,8 @@ export interface ReaderParts {
   readonly nextIndex: number;
   /** First frame that is kept. */
   readonly oldestIndex: number;
+  /** Puts a segment right from the mirror, null without one. */
+  readonly heal: ((head: Head) => Promise<void>) | null;
 }
 
 export class Reader {
@@ -76,12 +78,29 @@ export class Reader {
     const head = this.#headOf(fromIndex);
     if (fromIndex < this.#oldestIndex || head === null) throw forgotten(fromIndex);
     try {
-      return await this.#readIn(head, fromIndex, maxBytes);
+      return await this.#readHealed(head, fromIndex, maxBytes);
     } catch (thrown) {
       // It was released while it was read, and something else stands there now.
       if (fromIndex < this.#oldestIndex) throw forgotten(fromIndex);
       throw thrown;
     }
+  }
+
+  async #readHealed(head: Head, fromIndex: number, maxBytes: number): Promise<Frame[]> {
+    const { heal } = this.#parts;
+    try {
+      return await this.#readIn(head, fromIndex, maxBytes);
+    } catch (thrown) {
+      if (heal === null || !(thrown instanceof UkeyError) || thrown.code !== 'halted') throw thrown;
+      await heal(head);
+      this.#cache.delete(head.segment);
+      return await this.#readIn(head, fromIndex, maxBytes);
+    }
+  }
+
+  /** Kept segments, oldest first. */
+  get heads(): readonly Head[] {
+    return this.#heads;
   }
 
   async #readIn(head: Head, fromIndex: number, maxBytes: number): Promise<Frame[]> {
@@ -123,7 +142,7 @@ export class Reader {
     }
     const { device, superblock } = this.#parts;
     const { frames } = walkSegment({
-      bytes: await device.read(segmentPosition(superblock, segment), superblock.segmentBytes),
+      sides: [await device.read(segmentPosition(superblock, segment), superblock.segmentBytes)],
       segment,
       geometry: superblock,
       storeId: superblock.storeId,

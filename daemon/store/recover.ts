@@ -166,3 +166,58 @@ export function damageOf(thrown: unknown): Damage | null {
 /** For a person: `7, 9-12`. */
 export const nameFrames = (missing: readonly Gap[]): string =>
   missing.map((gap) => (gap.from === gap.to ? `${gap.from}` : `${gap.from}-${gap.to}`)).join(', ');
+
+/** What one device shows where a run header or frame of the log belongs. */
+export type UnitState = 'valid' | 'broken' | 'missing';
+
+export interface UnitFound {
+  readonly flash: UnitState;
+  /** `other`: valid, but not what rules here (an older life of the mirror). */
+  readonly mirror: UnitState | 'other' | 'off';
+  /** Something that was written later is valid on either of them, or the superblock counts on this. */
+  readonly behind: boolean;
+}
+
+export type UnitDecision = 'keep' | 'heal-flash' | 'heal-mirror' | 'damage' | 'cut' | 'end';
+
+interface UnitRow {
+  readonly name: string;
+  readonly when: (found: UnitFound) => boolean;
+  readonly decision: UnitDecision;
+}
+
+/** FORMAT.md §10, row by row; the first that fits decides. */
+export const unitRows: readonly UnitRow[] = [
+  { name: 'both have it', when: ({ flash, mirror }) => flash === 'valid' && (mirror === 'valid' || mirror === 'off'), decision: 'keep' },
+  { name: 'the FLASH has it', when: ({ flash }) => flash === 'valid', decision: 'heal-mirror' },
+  { name: 'the mirror has it', when: ({ mirror }) => mirror === 'valid', decision: 'heal-flash' },
+  { name: 'nobody has it, and something counts on it', when: ({ behind }) => behind, decision: 'damage' },
+  {
+    name: 'nobody has it whole, and nothing follows',
+    when: ({ flash, mirror }) => flash === 'broken' || mirror === 'broken',
+    decision: 'cut',
+  },
+  { name: 'nobody has any of it', when: () => true, decision: 'end' },
+];
+
+export const decideUnit = (found: UnitFound): UnitDecision => unitRows.find((row) => row.when(found))?.decision ?? 'damage';
+
+/** How the ends of two copies stand to what was read from both together. */
+export interface HistoriesFound {
+  /** The last frame of the FLASH is part of it. */
+  readonly flashKept: boolean;
+  readonly mirrorKept: boolean;
+  /** The FLASH was opened without the mirror since they were last written together. */
+  readonly flashLeads: boolean;
+  /** The mirror alone has more frames than both together would keep. */
+  readonly mirrorLonger: boolean;
+}
+
+/** `discard-mirror`: what only the mirror has was never answered, or was given up when the FLASH was opened without it. */
+export type HistoriesDecision = 'go-on' | 'discard-mirror' | 'halt';
+
+export function decideHistories({ flashKept, mirrorKept, flashLeads, mirrorLonger }: HistoriesFound): HistoriesDecision {
+  if (!flashKept) return 'halt';
+  if (mirrorKept) return 'go-on';
+  return flashLeads && !mirrorLonger ? 'discard-mirror' : 'halt';
+}

@@ -40,6 +40,47 @@ export interface Frame {
   readonly payload: Uint8Array;
 }
 
+/** `sync`: an append resolves when FLASH and mirror are both durable. `async`: with the FLASH; the mirror is a bounded way behind. */
+export type MirrorMode = 'sync' | 'async';
+
+/** What was done at opening so that FLASH and mirror are the same. Counts are of run headers, frames and carried strings. */
+export interface MirrorReport {
+  /** It was missing or of another store, and was made anew: healedMirror counts segments then. */
+  readonly remade: boolean;
+  readonly healedFlash: number;
+  readonly healedMirror: number;
+  /** The mirror held frames that were given up when the FLASH was opened without it. */
+  readonly discarded: boolean;
+}
+
+/** Gaps name frames by index, `from` to `to`, both included. */
+export interface CheckReport {
+  /** Frames that were found whole on at least one side. */
+  readonly frames: number;
+  /** Frames that nobody has whole. */
+  readonly missing: readonly { readonly from: number; readonly to: number }[];
+  /** Frames that were damaged there and whole on the other side; 0 stands for a run header or what is carried. */
+  readonly flashDamaged: readonly number[];
+  readonly mirrorDamaged: readonly number[];
+  /** Whether those were put right. */
+  readonly healed: boolean;
+}
+
+export interface CheckOptions {
+  /** Put right what one side has whole and the other has not. Needs a mirror and a store that is open for writing. */
+  readonly heal: boolean;
+  /** Told after each segment. */
+  readonly onProgress?: (done: number, segments: number) => void;
+}
+
+export interface MirrorUsage {
+  readonly mode: MirrorMode;
+  /** What an `async` mirror does not have yet. */
+  readonly behindBytes: number;
+  /** It failed and gets nothing more until the next opening. */
+  readonly failed: boolean;
+}
+
 /** What mounting found. */
 export interface Mounted {
   readonly identity: Uint8Array;
@@ -56,6 +97,8 @@ export interface Mounted {
   /** Bytes of a torn tail that were cut, 0 if none. */
   readonly tornBytes: number;
   readonly mountEpoch: number;
+  /** Null without a mirror. */
+  readonly mirror: MirrorReport | null;
 }
 
 export interface StoreUsage {
@@ -72,6 +115,8 @@ export interface StoreUsage {
   readonly segments: number;
   readonly freeSegments: number;
   readonly oldestIndex: number;
+  /** Null without a mirror. */
+  readonly mirror: MirrorUsage | null;
 }
 
 export interface AppendOptions {
@@ -103,6 +148,8 @@ export interface StoreLog {
   /** Replaces the bytes that survive every release (at most 256 KiB, and less than a segment). Resolves when they are durable. */
   carry(bytes: Uint8Array): Promise<void>;
   usage(): StoreUsage;
+  /** Reads all that is kept, on FLASH and mirror. Appends wait while a segment is read. Never throws for damage: it reports it. */
+  check(options: CheckOptions): Promise<CheckReport>;
   /** Waits for what is under way, wipes the data key, closes the device. */
   close(): Promise<void>;
 }

@@ -46,7 +46,10 @@ export interface Superblock extends Geometry {
   readonly updateCounter: number;
   readonly mountEpoch: number;
   readonly storeId: Uint8Array;
+  /** The token that it belongs to now. */
   readonly tokenKeyId: Uint8Array;
+  /** The token that it was formatted for: part of every seal. */
+  readonly sealedFor: Uint8Array;
   readonly sizeBytes: number;
   /** The log area was not blank when it was formatted: strange bytes behind the tail mean nothing. */
   readonly leftovers: boolean;
@@ -126,6 +129,7 @@ function encodeBody(superblock: Superblock): Buffer | null {
   out.writeBigUInt64BE(BigInt(superblock.oldestIndex), 176);
   out.writeBigUInt64BE(BigInt(superblock.carryPosition), 184);
   out.writeBigUInt64BE(BigInt(superblock.lifeBytes), 192);
+  out.set(superblock.sealedFor, 200);
   slots.copy(out, slotsAt);
   out.set(superblock.identitySealed, identityAt);
   return out;
@@ -168,6 +172,7 @@ function decodeFields(bytes: Buffer): Superblock | null {
     mountEpoch,
     storeId: Uint8Array.from(bytes.subarray(40, 40 + idBytes)),
     tokenKeyId: Uint8Array.from(bytes.subarray(56, 56 + idBytes)),
+    sealedFor: Uint8Array.from(bytes.subarray(200, 200 + idBytes)),
     sizeBytes,
     sectorBytes: bytes.readUInt32BE(80),
     segmentBytes: bytes.readUInt32BE(84),

@@ -14,7 +14,6 @@ import {
   dataKind,
   encodeRunHeader,
   frameBytesFor,
-  logStartBytes,
   maxPayloadBytes,
   pageBytes,
   type RunHeader,
@@ -22,6 +21,7 @@ import {
   roundUp,
   runHeaderBytes,
   saltBytes,
+  segmentOf,
   segmentPosition,
 } from './format.ts';
 import { type SuperblockKeeper, superblockWriteBytes } from './keeper.ts';
@@ -210,6 +210,12 @@ export class Writer {
     return freed;
   }
 
+  /** Runs something in the queue's turn: no write of ours is under way meanwhile. */
+  async exclusive(what: string, run: () => Promise<void>): Promise<void> {
+    this.#refuseIfBusy();
+    await this.#enqueue(what, run);
+  }
+
   /** Resolves when nothing is under way any more. */
   async drain(): Promise<void> {
     await this.#last;
@@ -279,7 +285,7 @@ export class Writer {
   #carryPlace(): number | null {
     const { carryPosition } = this.#cursor;
     if (carryPosition === 0) return null;
-    const segment = Math.floor((carryPosition - logStartBytes) / this.#superblock.segmentBytes);
+    const segment = segmentOf(this.#superblock, carryPosition);
     const place = this.#segments.findIndex((kept) => kept.segment === segment);
     return place < 0 ? null : place;
   }
@@ -351,7 +357,10 @@ export class Writer {
     }
     const sealed = sealCheckpoint(dataKey, this.#superblock, header, this.#checkpoint.bytes);
     this.wipe();
-    const run: OpenRun = { seen: { header, sealed, offset: place.offset }, key: deriveKey(dataKey, header.salt, 'frame') };
+    const run: OpenRun = {
+      seen: { header, sealed, offset: place.offset, side: 0, carrySide: 0 },
+      key: deriveKey(dataKey, header.salt, 'frame'),
+    };
     this.#run = run;
     return { run, page: encodeRunHeader(header, sealed) };
   }
@@ -386,7 +395,7 @@ export class Writer {
       position: runPage === null ? place.position : header.position,
       bytes: runPage === null ? bytes : Buffer.concat([runPage, bytes]),
       run: run.seen,
-      frame: carries ? null : { header: { ...place, ...lengths, storeId }, run: run.seen, offset, frameBytes: bytes.length },
+      frame: carries ? null : { header: { ...place, ...lengths, storeId }, run: run.seen, offset, frameBytes: bytes.length, side: 0 },
       after: carries
         ? { ...cursor, ...after, carryPosition: header.position }
         : { ...cursor, ...after, nextIndex: place.index + 1, lastTag: tag, endPosition: place.position + bytes.length },

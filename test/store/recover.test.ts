@@ -1,5 +1,18 @@
 import { describe, expect, it } from 'vitest';
-import { type CopyChoice, chooseCopy, decideTail, type Head, nameFrames, orderHeads, type TailFound, tailRows } from '#store/recover.ts';
+import {
+  type CopyChoice,
+  chooseCopy,
+  decideHistories,
+  decideTail,
+  decideUnit,
+  type Head,
+  nameFrames,
+  orderHeads,
+  type TailFound,
+  tailRows,
+  type UnitFound,
+  unitRows,
+} from '#store/recover.ts';
 import type { CopyState, Superblock } from '#store/superblock.ts';
 
 function copyOf(name: string, store: number, counter: number): CopyState {
@@ -163,5 +176,57 @@ describe('deciding where the log ends', () => {
         { from: 9, to: 12 },
       ]),
     ).toBe('7, 9-12');
+  });
+});
+
+describe('one frame on FLASH and mirror', () => {
+  const all = (['valid', 'broken', 'missing'] as const).flatMap((flash) =>
+    (['off', 'valid', 'other', 'broken', 'missing'] as const).flatMap((mirror) =>
+      [false, true].map((behind): UnitFound => ({ flash, mirror, behind })),
+    ),
+  );
+
+  it('is taken from who has it, cut only when nobody has it and nothing follows, for every combination', () => {
+    expect(all).toHaveLength(3 * 5 * 2);
+    for (const found of all) {
+      const { flash, mirror, behind } = found;
+      const decision = decideUnit(found);
+      const label = JSON.stringify(found);
+      if (flash === 'valid') expect(decision, label).toBe(mirror === 'off' || mirror === 'valid' ? 'keep' : 'heal-mirror');
+      else if (mirror === 'valid') expect(decision, label).toBe('heal-flash');
+      else if (behind) expect(decision, label).toBe('damage');
+      else expect(decision, label).toBe(flash === 'broken' || mirror === 'broken' ? 'cut' : 'end');
+    }
+  });
+
+  it('needs each row of its table', () => {
+    for (const row of unitRows) {
+      const others = unitRows.filter((other) => other !== row);
+      expect(
+        all.some((found) => others.find((other) => other.when(found))?.decision !== decideUnit(found)),
+        row.name,
+      ).toBe(true);
+    }
+  });
+});
+
+describe('the ends of FLASH and mirror', () => {
+  it('are never shortened, for every combination', () => {
+    const flags = [false, true];
+    let discards = 0;
+    for (const flashKept of flags) {
+      for (const mirrorKept of flags) {
+        for (const flashLeads of flags) {
+          for (const mirrorLonger of flags) {
+            const decision = decideHistories({ flashKept, mirrorKept, flashLeads, mirrorLonger });
+            if (flashKept && mirrorKept) expect(decision).toBe('go-on');
+            // What only the mirror has is given up in this one case.
+            else if (flashKept && flashLeads && !mirrorLonger) discards += decision === 'discard-mirror' ? 1 : 0;
+            else expect(decision).toBe('halt');
+          }
+        }
+      }
+    }
+    expect(discards).toBe(1);
   });
 });
