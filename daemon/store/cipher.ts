@@ -5,7 +5,6 @@
 import { createCipheriv, createDecipheriv, hkdfSync } from 'node:crypto';
 import { constants, zstdCompressSync, zstdDecompressSync } from 'node:zlib';
 import {
-  dataKind,
   encodeFrameHeader,
   encodeRunFixed,
   type FrameHeader,
@@ -65,19 +64,20 @@ function unseal(key: Uint8Array, counter: number, aad: readonly Uint8Array[], se
 /** What a store's ids contribute to every seal. */
 export interface StoreIds {
   readonly storeId: Uint8Array;
-  readonly tokenKeyId: Uint8Array;
+  /** Key id of the token that it was formatted for: it stays when the store moves to another token. */
+  readonly sealedFor: Uint8Array;
 }
 
 export function sealIdentity(dataKey: Uint8Array, salt: Uint8Array, ids: StoreIds, identity: Uint8Array): Buffer {
   const key = deriveKey(dataKey, salt, 'identity');
-  const sealed = seal(key, 0, [ids.storeId, ids.tokenKeyId], identity);
+  const sealed = seal(key, 0, [ids.storeId, ids.sealedFor], identity);
   key.fill(0);
   return sealed;
 }
 
 export function openIdentity(dataKey: Uint8Array, salt: Uint8Array, ids: StoreIds, sealed: Uint8Array): Buffer | null {
   const key = deriveKey(dataKey, salt, 'identity');
-  const identity = unseal(key, 0, [ids.storeId, ids.tokenKeyId], sealed);
+  const identity = unseal(key, 0, [ids.storeId, ids.sealedFor], sealed);
   key.fill(0);
   return identity;
 }
@@ -85,7 +85,7 @@ export function openIdentity(dataKey: Uint8Array, salt: Uint8Array, ids: StoreId
 /** The salt is fresh for each run, so nonce 0 under the run's own checkpoint key is used once. */
 export function sealCheckpoint(dataKey: Uint8Array, ids: StoreIds, run: RunHeader, checkpoint: Uint8Array): Buffer {
   const key = deriveKey(dataKey, run.salt, 'checkpoint');
-  const sealed = seal(key, 0, [ids.tokenKeyId, encodeRunFixed(run)], checkpoint);
+  const sealed = seal(key, 0, [ids.sealedFor, encodeRunFixed(run)], checkpoint);
   key.fill(0);
   return sealed;
 }
@@ -93,7 +93,7 @@ export function sealCheckpoint(dataKey: Uint8Array, ids: StoreIds, run: RunHeade
 /** Null: the run header was not written by who holds the data key. */
 export function openCheckpoint(dataKey: Uint8Array, ids: StoreIds, run: RunHeader, sealed: Uint8Array): Buffer | null {
   const key = deriveKey(dataKey, run.salt, 'checkpoint');
-  const checkpoint = unseal(key, 0, [ids.tokenKeyId, encodeRunFixed(run)], sealed);
+  const checkpoint = unseal(key, 0, [ids.sealedFor, encodeRunFixed(run)], sealed);
   key.fill(0);
   return checkpoint;
 }
@@ -102,7 +102,7 @@ function frameAad(ids: StoreIds, segment: number, header: Buffer, position: numb
   const place = Buffer.alloc(12);
   place.writeUInt32BE(segment, 0);
   place.writeBigUInt64BE(BigInt(position), 4);
-  return [ids.storeId, ids.tokenKeyId, place, header];
+  return [ids.storeId, ids.sealedFor, place, header];
 }
 
 export interface Packed {
@@ -131,7 +131,7 @@ function unpack(flags: number, bytes: Buffer, payloadBytes: number): Buffer | nu
   }
 }
 
-export type FramePlace = Omit<FrameHeader, 'kind' | 'flags' | 'sealedBytes' | 'payloadBytes' | 'storeId'>;
+export type FramePlace = Omit<FrameHeader, 'flags' | 'sealedBytes' | 'payloadBytes' | 'storeId'>;
 
 /** The frame as it stands on the device (padded) and its tag. */
 export function sealFrame(
@@ -145,7 +145,6 @@ export function sealFrame(
 ): { bytes: Buffer; tag: Buffer } {
   const header = encodeFrameHeader({
     ...place,
-    kind: dataKind,
     flags: packed.flags,
     storeId: ids.storeId,
     sealedBytes: packed.bytes.length,

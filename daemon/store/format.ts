@@ -24,6 +24,7 @@ const wantedSegments = 4096;
 
 export const runHeaderBytes = pageBytes;
 export const frameHeaderBytes = 80;
+const minSectorBytes = 512;
 const runFixedBytes = 176;
 const runChecksumBytes = 32;
 /** State that a run begins with; sealed in the run header. */
@@ -50,10 +51,27 @@ export const segmentCountFor = (sizeBytes: number, segmentBytes: number): number
 
 export const segmentPosition = (geometry: Geometry, segment: number): number => logStartBytes + segment * geometry.segmentBytes;
 
+export const segmentOf = (geometry: Geometry, position: number): number => Math.floor((position - logStartBytes) / geometry.segmentBytes);
+
 export const roundUp = (value: number, unit: number): number => Math.ceil(value / unit) * unit;
 
 /** Largest payload of one frame: with its run header it fills a segment, even where zstd does not shrink it. */
 export const maxPayloadBytes = (segmentBytes: number): number => segmentBytes - runHeaderBytes - frameHeaderBytes - tagBytes;
+
+/** Most that can be carried forward: charter, templates, totals. */
+const carryMaxBytes = 256 * 1024;
+export const carryMaxBytesFor = (segmentBytes: number): number => Math.min(carryMaxBytes, maxPayloadBytes(segmentBytes));
+
+/**
+ * Segments that plain appends leave free: one for a batch of the largest size with its voids, one for acks and other small
+ * entries, one for moving what is carried. Small stores keep a quarter, of less than four segments nothing.
+ */
+const reserveSegmentsMax = 3;
+const segmentsPerReserve = 4;
+export const reserveSegmentsFor = (segmentCount: number): number =>
+  Math.min(reserveSegmentsMax, Math.floor(segmentCount / segmentsPerReserve));
+/** Appends that may use the reserve leave this much of it: without it nothing could be carried, so nothing be freed. */
+export const carryReserveSegmentsFor = (segmentCount: number): number => Math.min(1, reserveSegmentsFor(segmentCount));
 
 /** Bytes of a frame on the device: header, ciphertext, tag, zeros up to the sector. */
 export const frameBytesFor = (sealedBytes: number, sectorBytes: number): number =>
@@ -88,7 +106,7 @@ export interface RunHeader {
   readonly segment: number;
   /** Index that the first frame of this run has; the checkpoint is the state before it. */
   readonly firstIndex: number;
-  /** Oldest frame that the log keeps: 1 until blocks are reclaimed. */
+  /** Oldest frame that the log keeps: 1 until segments are reclaimed. */
   readonly oldestIndex: number;
   readonly salt: Uint8Array;
   /** Tag of frame firstIndex - 1; zeros before the first frame of the store. */
@@ -98,6 +116,16 @@ export interface RunHeader {
   /** First byte behind frame firstIndex - 1: what lies between it and here was cut. 0 for the first. */
   readonly previousEndPosition: number;
   readonly checkpointBytes: number;
+  /** The checkpoint is the state before this frame: firstIndex in a run of data, 0 while there is none. */
+  readonly checkpointIndex: number;
+  /** Run that the oldest kept segment begins with. */
+  readonly oldestRun: number;
+  /** Where the run starts that holds what was carried last, before this run; 0 for none. */
+  readonly carryPosition: number;
+  /** Bytes that were written to the device up to this run, since formatting. */
+  readonly lifeBytes: number;
+  /** Length on the device of the carried frame behind this header; 0 in a run of data. A run holds the one or the other. */
+  readonly carryFrameBytes: number;
 }
 
 /** The authenticated part: associated data of the sealed checkpoint. */
@@ -116,6 +144,11 @@ export function encodeRunFixed(run: RunHeader): Buffer {
   out.set(run.previousTag, 104);
   out.writeBigUInt64BE(BigInt(run.previousRunPosition), 120);
   out.writeBigUInt64BE(BigInt(run.previousEndPosition), 128);
+  out.writeBigUInt64BE(BigInt(run.checkpointIndex), 136);
+  out.writeBigUInt64BE(BigInt(run.oldestRun), 144);
+  out.writeBigUInt64BE(BigInt(run.carryPosition), 152);
+  out.writeBigUInt64BE(BigInt(run.lifeBytes), 160);
+  out.writeUInt32BE(run.carryFrameBytes, 168);
   return out;
 }
 
@@ -147,9 +180,17 @@ export function decodeRunHeader(page: Uint8Array, storeId: Uint8Array, segment: 
   const oldestIndex = safeU64(bytes, 64);
   const previousRunPosition = safeU64(bytes, 120);
   const previousEndPosition = safeU64(bytes, 128);
+  const checkpointIndex = safeU64(bytes, 136);
+  const oldestRun = safeU64(bytes, 144);
+  const carryPosition = safeU64(bytes, 152);
+  const lifeBytes = safeU64(bytes, 160);
+  const carryFrameBytes = bytes.readUInt32BE(168);
   if (runIndex === null || mountEpoch === null || firstIndex === null || oldestIndex === null) return null;
   if (previousRunPosition === null || previousEndPosition === null || safeU64(bytes, 40) !== position) return null;
-  if (runIndex < 1 || firstIndex < 1 || oldestIndex < 1 || checkpointBytes > checkpointMaxBytes) return null;
+  if (checkpointIndex === null || oldestRun === null || carryPosition === null || lifeBytes === null) return null;
+  if (oldestIndex < 1 || oldestIndex > firstIndex || checkpointBytes > checkpointMaxBytes) return null;
+  if (oldestRun < 1 || oldestRun > runIndex || checkpointIndex > firstIndex || carryFrameBytes > maxSegmentBytes) return null;
+  if (carryFrameBytes % minSectorBytes !== 0 || (carryFrameBytes === 0 && checkpointIndex !== firstIndex)) return null;
   const header: RunHeader = {
     storeId: Uint8Array.from(storeId),
     runIndex,
@@ -163,13 +204,19 @@ export function decodeRunHeader(page: Uint8Array, storeId: Uint8Array, segment: 
     previousRunPosition,
     previousEndPosition,
     checkpointBytes,
+    checkpointIndex,
+    oldestRun,
+    carryPosition,
+    lifeBytes,
+    carryFrameBytes,
   };
   const sealed = Uint8Array.from(bytes.subarray(runFixedBytes, runFixedBytes + checkpointBytes + tagBytes));
   return encodeRunHeader(header, sealed).equals(bytes.subarray(0, runHeaderBytes)) ? { header, sealed } : null;
 }
 
-/** What a frame holds. Kinds 2.. are kept for what reclaiming carries forward. */
+/** What a frame holds: a batch, or the bytes that are carried forward when segments are reclaimed. */
 export const dataKind = 1;
+export const carryKind = 2;
 export const zstdFlag = 1;
 
 /** FORMAT.md §5. */
@@ -236,7 +283,8 @@ export function decodeFrameHeader(start: Uint8Array, storeId: Uint8Array, positi
     ordinal: bytes.readUInt32BE(56),
     previousTag: Uint8Array.from(bytes.subarray(60, 68)),
   };
-  if (header.kind !== dataKind || header.flags > zstdFlag || index < 1 || header.ordinal < 1) return null;
+  if (header.kind !== dataKind && header.kind !== carryKind) return null;
+  if (header.flags > zstdFlag || index < 1 || header.ordinal < 1 || (header.kind === carryKind && header.ordinal !== 1)) return null;
   if (header.payloadBytes > maxSegmentBytes) return null;
   // Raw payloads have one length; a compressed one is always shorter than what it stands for.
   if (header.flags === 0 ? header.sealedBytes !== header.payloadBytes : header.sealedBytes >= header.payloadBytes) return null;

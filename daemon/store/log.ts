@@ -5,42 +5,39 @@
 import { randomBytes as cryptoRandomBytes } from 'node:crypto';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
-import type { FormatOptions, Frame, Mounted, StoreHeader, StoreLog, StoreUsage } from '#store/store.ts';
+import type {
+  AppendOptions,
+  CheckOptions,
+  CheckReport,
+  FormatOptions,
+  Frame,
+  MirrorMode,
+  Mounted,
+  StoreHeader,
+  StoreLog,
+  StoreUsage,
+} from '#store/store.ts';
+import { checkSegments, healOne } from './check.ts';
 import { openCheckpoint, sealIdentity } from './cipher.ts';
+import { blankHead, isAreaBlank } from './erase.ts';
 import {
-  copyCount,
-  copyStrideBytes,
   dataKeyBytes,
   defaultSegmentBytesFor,
   idBytes,
-  isBlank,
   logStartBytes,
+  reserveSegmentsFor,
   saltBytes,
   segmentCountFor,
   segmentPosition,
   tagBytes,
 } from './format.ts';
-import { chooseSuperblock, headerOf, identityOf, type LogFound, readCopies, readLog, readSuperblock, superblockKey } from './mount.ts';
+import { joinMirror } from './heal.ts';
+import { SuperblockKeeper, superblockWriteBytes, writeSuperblock } from './keeper.ts';
+import { MirroredDevice } from './mirror.ts';
+import { chooseSuperblock, headerOf, identityOf, judgeCopies, type LogFound, readCopies, readLog, readSuperblock } from './mount.ts';
 import { Reader } from './reader.ts';
-import { encodeSuperblock, identityMaxBytes, isGeometry, type Superblock } from './superblock.ts';
-import { type RandomBytes, type WriteCursor, Writer } from './writer.ts';
-
-/** Copies 0 and 1 are durable before 2 and 3 are touched: at any instant two equal whole copies exist. */
-async function writeSuperblock(device: Device, superblock: Superblock, dataKey: Uint8Array): Promise<number> {
-  const macKey = superblockKey(dataKey, superblock.storeId);
-  const bytes = encodeSuperblock(superblock, macKey);
-  macKey.fill(0);
-  if (bytes === null) throw new UkeyError('too-large', 'the key slots do not fit the superblock');
-  for (let copy = 0; copy < copyCount; copy += 1) await device.writeAndSync(copy * copyStrideBytes, bytes);
-  return bytes.length * copyCount;
-}
-
-async function isAreaBlank(device: Device, fromBytes: number, toBytes: number): Promise<boolean> {
-  for (let at = fromBytes; at < toBytes; at += copyStrideBytes) {
-    if (!isBlank(await device.read(at, Math.min(copyStrideBytes, toBytes - at)))) return false;
-  }
-  return true;
-}
+import { identityMaxBytes, isGeometry, type Superblock } from './superblock.ts';
+import { type Checkpoint, type RandomBytes, tailOf, type WriteCursor, Writer } from './writer.ts';
 
 /**
  * Makes an empty store. Throws `halted` when the first 4 MiB are not blank and `erase` is not set (nothing is written
@@ -60,43 +57,62 @@ export async function formatStore(device: Device, options: FormatOptions, random
   const blank = await isAreaBlank(device, 0, logStartBytes);
   if (!blank && !options.erase) throw new UkeyError('halted', `${device.path} is not blank: formatting would destroy what is on it`);
   const leftovers = !blank || !(await isAreaBlank(device, logStartBytes, logStartBytes + segmentBytes));
-  if (!blank) {
-    // A crash in here leaves no store or the old one: copies of two stores never stand side by side.
-    for (let at = 0; at < logStartBytes; at += copyStrideBytes) await device.writeAndSync(at, Buffer.alloc(copyStrideBytes));
-  }
+  if (!blank) await blankHead(device);
   const identitySalt = Uint8Array.from(randomBytes(saltBytes));
   const superblock: Superblock = {
     ...geometry,
     sizeBytes,
     storeId,
     tokenKeyId,
+    sealedFor: tokenKeyId,
     leftovers,
     updateCounter: 1,
     mountEpoch: 0,
     tail: { runIndex: 0, segment: 0, frameIndex: 0, frameTag: new Uint8Array(tagBytes) },
+    oldestRun: 1,
+    oldestIndex: 1,
+    carryPosition: 0,
+    lifeBytes: superblockWriteBytes,
     identitySalt,
     slots: options.slots,
-    identitySealed: sealIdentity(dataKey, identitySalt, options, identity),
+    identitySealed: sealIdentity(dataKey, identitySalt, { storeId, sealedFor: tokenKeyId }, identity),
   };
   await writeSuperblock(device, superblock, dataKey);
 }
 
-/** What needs no key; null when the device is blank. Throws `halted`: foreign, newer format, damaged, other device. */
-export async function readStoreHeader(device: Device): Promise<StoreHeader | null> {
-  const found = chooseSuperblock(device, await readCopies(device), null);
+/**
+ * What needs no key; null when the device is blank. Where all copies of the FLASH rotted, those of the mirror tell. Throws
+ * `halted`: foreign, newer format, damaged, other device.
+ */
+export async function readStoreHeader(device: Device, mirror: Device | null = null): Promise<StoreHeader | null> {
+  const copies = await readCopies(device);
+  const isRotten = judgeCopies(copies, null).kind === 'damage' && !copies.some((copy) => copy.kind === 'valid');
+  const found =
+    isRotten && mirror !== null ? chooseSuperblock(mirror, await readCopies(mirror), null) : chooseSuperblock(device, copies, null);
   return found === null ? null : headerOf(found.superblock);
 }
 
 function cursorOf(superblock: Superblock, found: LogFound): WriteCursor {
-  const { walk } = found;
+  const { walk, carried } = found;
   const run = walk?.runs.at(-1);
+  const rest = { carryPosition: carried.position, lifeBytes: superblock.lifeBytes };
   if (walk === null || run === undefined) {
-    return { segment: -1, offset: 0, nextIndex: 1, lastTag: new Uint8Array(tagBytes), runIndex: 0, runPosition: 0, endPosition: 0 };
+    return {
+      ...rest,
+      segment: -1,
+      offset: 0,
+      nextIndex: 1,
+      lastTag: new Uint8Array(tagBytes),
+      runIndex: 0,
+      runPosition: 0,
+      endPosition: 0,
+    };
   }
-  const { segment, runIndex, position, previousEndPosition } = run.header;
+  const { segment, runIndex, position, previousEndPosition, lifeBytes } = run.header;
   const last = walk.frames.at(-1);
   const base = segmentPosition(superblock, segment);
   return {
+    ...rest,
     segment,
     offset: walk.endOffset,
     nextIndex: walk.nextIndex,
@@ -104,32 +120,26 @@ function cursorOf(superblock: Superblock, found: LogFound): WriteCursor {
     runIndex,
     runPosition: position,
     endPosition: last === undefined ? previousEndPosition : base + last.offset + last.frameBytes,
+    lifeBytes: Math.max(superblock.lifeBytes, lifeBytes + base + walk.endOffset - position),
   };
 }
 
-function mountedOf(superblock: Superblock, found: LogFound, dataKey: Uint8Array): Mounted {
+function checkpointOf(superblock: Superblock, found: LogFound, dataKey: Uint8Array): Checkpoint {
   const run = found.walk?.runs.at(-1);
-  const checkpoint = run === undefined ? null : openCheckpoint(dataKey, superblock, run.header, run.sealed);
-  if (run !== undefined && checkpoint === null)
-    throw new UkeyError('halted', `the checkpoint before frame ${run.header.firstIndex} is damaged`);
-  return {
-    identity: identityOf(superblock, dataKey),
-    checkpoint,
-    checkpointIndex: run?.header.firstIndex ?? 1,
-    nextIndex: found.lastIndex + 1,
-    tornBytes: found.tornBytes,
-    mountEpoch: superblock.mountEpoch,
-  };
+  if (run === undefined) return { bytes: new Uint8Array(0), index: 0 };
+  const bytes = openCheckpoint(dataKey, superblock, run.header, run.sealed);
+  if (bytes === null) throw new UkeyError('halted', `the checkpoint before frame ${run.header.firstIndex} is damaged`);
+  return { bytes, index: run.header.checkpointIndex };
 }
 
 interface LogParts {
   readonly device: Device;
-  readonly superblock: Superblock;
+  readonly keeper: SuperblockKeeper;
   readonly dataKey: Buffer;
+  readonly mirrored: MirroredDevice | null;
   readonly mounted: Mounted;
   readonly reader: Reader;
   readonly writer: Writer;
-  readonly bytesWritten: number;
 }
 
 class BlockLog implements StoreLog {
@@ -140,14 +150,23 @@ class BlockLog implements StoreLog {
 
   constructor(parts: LogParts) {
     this.#parts = parts;
-    this.header = headerOf(parts.superblock);
+    this.header = headerOf(parts.keeper.current);
     this.mounted = parts.mounted;
   }
 
-  async append(payload: Uint8Array, checkpoint: Uint8Array): Promise<number> {
-    this.#refuseIfClosed();
-    if (this.#parts.device.readOnly) throw new UkeyError('halted', 'the store was opened for reading only');
-    return await this.#parts.writer.append(payload, checkpoint);
+  async append(payload: Uint8Array, checkpoint: Uint8Array, options: AppendOptions = {}): Promise<number> {
+    this.#refuseToWrite();
+    return await this.#parts.writer.append(payload, checkpoint, options.reserved ?? false);
+  }
+
+  async carry(bytes: Uint8Array): Promise<void> {
+    this.#refuseToWrite();
+    await this.#parts.writer.carry(bytes);
+  }
+
+  async release(upToIndex: number): Promise<number> {
+    this.#refuseToWrite();
+    return await this.#parts.writer.release(upToIndex);
   }
 
   async read(fromIndex: number, maxBytes: number): Promise<Frame[]> {
@@ -158,19 +177,33 @@ class BlockLog implements StoreLog {
     return await this.#parts.reader.read(fromIndex, maxBytes);
   }
 
-  hasRoomFor(payloadBytes: number): boolean {
-    return this.#closing === null && !this.#parts.device.readOnly && this.#parts.writer.hasRoomFor(payloadBytes);
+  async check(options: CheckOptions): Promise<CheckReport> {
+    this.#refuseIfClosed();
+    if (options.heal) this.#refuseToWrite();
+    return await checkSegments(this.#parts, options);
+  }
+
+  hasRoomFor(payloadBytes: number, options: AppendOptions = {}): boolean {
+    if (this.#closing !== null || this.#parts.device.readOnly) return false;
+    return this.#parts.writer.hasRoomFor(payloadBytes, options.reserved ?? false);
   }
 
   usage(): StoreUsage {
-    const { superblock, reader, writer, bytesWritten } = this.#parts;
-    const { segment, offset } = writer.durable;
+    const { keeper, reader, writer, mirrored } = this.#parts;
+    const { sizeBytes, segmentBytes, segmentCount } = keeper.current;
+    const { segment, offset, lifeBytes } = writer.durable;
+    const capacityBytes = (segmentCount - reserveSegmentsFor(segmentCount)) * segmentBytes;
     return {
-      sizeBytes: superblock.sizeBytes,
-      usedBytes: logStartBytes + Math.max(0, reader.segments - 1) * superblock.segmentBytes + (segment < 0 ? 0 : offset),
-      bytesWritten: bytesWritten + writer.bytesWritten,
-      segments: superblock.segmentCount,
-      freeSegments: superblock.segmentCount - reader.segments,
+      sizeBytes,
+      usedBytes: logStartBytes + Math.max(0, reader.segments - 1) * segmentBytes + (segment < 0 ? 0 : offset),
+      capacityBytes,
+      freeBytes: writer.freeBytes,
+      percentUsed: Math.ceil((100 * (capacityBytes - writer.freeBytes)) / capacityBytes),
+      bytesWritten: lifeBytes,
+      segments: segmentCount,
+      freeSegments: writer.freeSegments,
+      oldestIndex: reader.oldestIndex,
+      mirror: mirrored === null ? null : { mode: mirrored.mode, behindBytes: mirrored.behindBytes, failed: mirrored.failure !== null },
     };
   }
 
@@ -183,18 +216,19 @@ class BlockLog implements StoreLog {
     if (this.#closing !== null) throw new UkeyError('halted', 'the store is closed');
   }
 
+  #refuseToWrite(): void {
+    this.#refuseIfClosed();
+    if (this.#parts.device.readOnly) throw new UkeyError('halted', 'the store was opened for reading only');
+  }
+
   async #close(): Promise<void> {
-    const { device, superblock, dataKey, writer } = this.#parts;
+    const { device, keeper, dataKey, writer } = this.#parts;
     try {
       await writer.drain();
-      // The superblock vouches for the last frame of a clean close: should it rot, it will not pass as a torn tail.
-      if (writer.failed === null && writer.durable.nextIndex > this.mounted.nextIndex) {
-        await writeSuperblock(
-          device,
-          { ...superblock, updateCounter: superblock.updateCounter + 1, tail: tailOf(writer.durable) },
-          dataKey,
-        );
-      }
+      // The superblock vouches for the last run and frame of a clean close: should they rot, they will not pass as a torn tail.
+      const { tail } = keeper.current;
+      const isNews = writer.durable.runIndex > tail.runIndex || writer.durable.nextIndex > tail.frameIndex + 1;
+      if (!device.readOnly && writer.failed === null && isNews) await keeper.write(stateOf(writer.durable));
     } finally {
       writer.wipe();
       dataKey.fill(0);
@@ -203,36 +237,74 @@ class BlockLog implements StoreLog {
   }
 }
 
-const tailOf = (cursor: WriteCursor): Superblock['tail'] => ({
-  runIndex: cursor.runIndex,
-  segment: Math.max(0, cursor.segment),
-  frameIndex: cursor.nextIndex - 1,
-  frameTag: cursor.lastTag,
+/** What the superblock says about the end of the log, with the bytes of its own writing. */
+const stateOf = (cursor: WriteCursor): Pick<Superblock, 'tail' | 'carryPosition' | 'lifeBytes'> => ({
+  tail: tailOf(cursor),
+  carryPosition: cursor.carryPosition,
+  lifeBytes: cursor.lifeBytes + superblockWriteBytes,
 });
 
+export interface OpenOptions {
+  /**
+   * The second copy and how closely it follows; it is healed at opening, or made. Whatever its mode was, it belongs to the log from here on, which
+   * closes it. Not used when reading only.
+   */
+  readonly mirror?: { readonly device: Device; readonly mode: MirrorMode };
+  /** A parameter for test vectors. */
+  readonly randomBytes?: RandomBytes;
+}
+
 /**
- * Opens the log. Throws `halted`: blank, foreign, newer format, wrong data key, or damage with the frames named; the device
- * stays open then. `dataKey` is copied; the caller wipes its own. `randomBytes` is a parameter for test vectors.
+ * Opens the log. Throws `halted`: blank, foreign, newer format, wrong data key, FLASH and mirror that have parted, or damage with the frames
+ * named (damageOf); the devices stay open then. `dataKey` is copied; the caller wipes its own.
  */
-export async function openLog(device: Device, dataKey: Uint8Array, randomBytes: RandomBytes = cryptoRandomBytes): Promise<StoreLog> {
+export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenOptions = {}): Promise<StoreLog> {
+  const { randomBytes = cryptoRandomBytes, mirror } = options;
   const key = Buffer.from(dataKey);
   try {
-    const before = (await readSuperblock(device, key)).superblock;
-    const found = await readLog(device, before, key);
-    const cursor = cursorOf(before, found);
-    const superblock: Superblock = device.readOnly
-      ? before
-      : { ...before, updateCounter: before.updateCounter + 1, mountEpoch: before.mountEpoch + 1, tail: tailOf(cursor) };
-    const mounted = mountedOf(superblock, found, key);
+    const joined = mirror === undefined || flash.readOnly ? null : await joinMirror(flash, mirror.device, key);
+    const found = await readLog(flash, joined?.superblock ?? (await readSuperblock(flash, key)).superblock, key);
+    const before = found.superblock;
+    const mirrored = mirror === undefined || flash.readOnly ? null : new MirroredDevice(flash, mirror.device, mirror.mode);
+    const device = mirrored ?? flash;
+    const keeper = new SuperblockKeeper(device, before, key);
+    const end = cursorOf(before, found);
+    const checkpoint = checkpointOf(before, found, key);
     // Durable afterwards, before any append: the new epoch and the tail that this mount starts from. Also repairs stale copies.
-    const bytesWritten = device.readOnly ? 0 : await writeSuperblock(device, superblock, key);
-    const parts = { device, superblock, dataKey: key };
-    const reader = new Reader({ ...parts, heads: found.heads, newestFrames: found.walk?.frames ?? [], nextIndex: mounted.nextIndex });
-    const writer = new Writer(
-      { ...parts, cursor, randomBytes, onDurable: (frame) => reader.add(frame) },
-      found.walk?.runs.at(-1)?.header.oldestIndex ?? 1,
-    );
-    return new BlockLog({ ...parts, mounted, reader, writer, bytesWritten });
+    if (!device.readOnly) await keeper.write({ ...stateOf(end), mountEpoch: before.mountEpoch + 1 });
+    const mounted: Mounted = {
+      identity: identityOf(before, key),
+      checkpoint: checkpoint.index === 0 ? null : checkpoint.bytes,
+      checkpointIndex: Math.max(1, checkpoint.index),
+      oldestIndex: before.oldestIndex,
+      nextIndex: found.lastIndex + 1,
+      carried: found.carried.bytes,
+      tornBytes: found.tornBytes,
+      mountEpoch: keeper.current.mountEpoch,
+      mirror: joined?.report ?? null,
+    };
+    const parts = { device, keeper, dataKey: key, mirrored };
+    const reader = new Reader({
+      device,
+      superblock: before,
+      dataKey: key,
+      heads: found.heads,
+      newestFrames: found.walk?.frames ?? [],
+      nextIndex: mounted.nextIndex,
+      oldestIndex: before.oldestIndex,
+      heal: mirrored === null ? null : (head) => healOne({ ...parts, reader, writer }, head),
+    });
+    const writer: Writer = new Writer({
+      ...parts,
+      cursor: device.readOnly ? end : { ...end, lifeBytes: keeper.current.lifeBytes },
+      segments: found.heads,
+      checkpoint,
+      carried: found.carried.bytes,
+      randomBytes,
+      onDurable: (run, frame) => reader.add(run, frame),
+      onForget: (oldestIndex, segments) => reader.forget(oldestIndex, segments),
+    });
+    return new BlockLog({ ...parts, mounted, reader, writer });
   } catch (thrown) {
     key.fill(0);
     throw thrown;

@@ -5,20 +5,22 @@
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import type { StoreHeader } from '#store/store.ts';
-import { deriveKey, isFrameWhole, openCheckpoint, openIdentity } from './cipher.ts';
+import { deriveKey, isFrameWhole, openCheckpoint, openFrame, openIdentity } from './cipher.ts';
 import {
   copyCount,
   copyStrideBytes,
+  type DecodedRun,
+  decodeFrameHeader,
   decodeRunHeader,
   formatVersion,
   idBytes,
   pageBytes,
   type RunHeader,
-  roundUp,
   runHeaderBytes,
+  segmentOf,
   segmentPosition,
 } from './format.ts';
-import { chooseCopy, decideTail, type Head, nameFrames, orderHeads, type TailDecision } from './recover.ts';
+import { type CopyChoice, chooseCopy, type Damage, decideTail, type Head, nameFrames, orderHeads, type TailDecision } from './recover.ts';
 import { type CopyState, decodeSuperblock, isAuthentic, type Superblock, superblockBytes } from './superblock.ts';
 import { type Gap, type Walk, walkSegment } from './walk.ts';
 
@@ -30,29 +32,81 @@ export interface SuperblockFound {
   readonly stale: readonly number[];
 }
 
+/** What is carried forward, and where its run starts: 0 and null when nothing is. */
+export interface Carried {
+  readonly position: number;
+  readonly bytes: Uint8Array | null;
+}
+
 export interface LogFound {
-  /** Oldest first. */
+  /** As it was read last: a reader beside a writer reads it again. */
+  readonly superblock: Superblock;
+  /** Kept segments, oldest first. */
   readonly heads: readonly Head[];
   /** The newest segment's content; null while the log is empty. */
   readonly walk: Walk | null;
+  readonly carried: Carried;
   readonly lastIndex: number;
   readonly tornBytes: number;
 }
 
+/** Null where the device cannot be read: that counts as damage of what should stand there. */
+async function readOrNull(device: Device, positionBytes: number, lengthBytes: number): Promise<Uint8Array | null> {
+  try {
+    return await device.read(positionBytes, lengthBytes);
+  } catch (thrown) {
+    if (thrown instanceof UkeyError && thrown.code === 'halted' && thrown.cause !== undefined) return null;
+    throw thrown;
+  }
+}
+
+export interface Salvaged {
+  readonly bytes: Uint8Array;
+  /** Offsets of pages that the device refuses to read; zeros in `bytes`. */
+  readonly unreadable: readonly number[];
+}
+
+/** All that can be read, page by page where the whole cannot. Positions and lengths are whole pages. */
+export async function salvage(device: Device, positionBytes: number, lengthBytes: number): Promise<Salvaged> {
+  const whole = await readOrNull(device, positionBytes, lengthBytes);
+  if (whole !== null) return { bytes: whole, unreadable: [] };
+  const bytes = new Uint8Array(lengthBytes);
+  const unreadable: number[] = [];
+  for (let at = 0; at < lengthBytes; at += pageBytes) {
+    const page = await readOrNull(device, positionBytes + at, pageBytes);
+    if (page === null) unreadable.push(at);
+    else bytes.set(page, at);
+  }
+  return { bytes, unreadable };
+}
+
 export async function readCopies(device: Device): Promise<CopyState[]> {
   const copies: CopyState[] = [];
-  for (let copy = 0; copy < copyCount; copy += 1) copies.push(decodeSuperblock(await device.read(copy * copyStrideBytes, superblockBytes)));
+  let unreadable = 0;
+  for (let copy = 0; copy < copyCount; copy += 1) {
+    const bytes = await readOrNull(device, copy * copyStrideBytes, superblockBytes);
+    unreadable += bytes === null ? 1 : 0;
+    copies.push(bytes === null ? { kind: 'damaged' } : decodeSuperblock(bytes));
+  }
+  // That is no rot, but a device that went away.
+  if (unreadable === copyCount) throw new UkeyError('halted', `${device.path} cannot be read`);
   return copies;
 }
 
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');
 
-/** Chooses among the copies; with a key, copies that it did not write count as damaged. Null when the device is blank. */
+/** With a key, copies that it did not write count as damaged. */
+export function judgeCopies(copies: readonly CopyState[], macKey: Uint8Array | null): CopyChoice {
+  return chooseCopy(
+    copies.map((copy): CopyState => {
+      return copy.kind !== 'valid' || macKey === null || isAuthentic(copy.bytes, macKey) ? copy : { kind: 'damaged' };
+    }),
+  );
+}
+
+/** Chooses among the copies. Null when the device is blank. */
 export function chooseSuperblock(device: Device, copies: readonly CopyState[], macKey: Uint8Array | null): SuperblockFound | null {
-  const trusted = copies.map((copy): CopyState => {
-    return copy.kind !== 'valid' || macKey === null || isAuthentic(copy.bytes, macKey) ? copy : { kind: 'damaged' };
-  });
-  const choice = chooseCopy(trusted);
+  const choice = judgeCopies(copies, macKey);
   switch (choice.kind) {
     case 'empty':
       return null;
@@ -71,7 +125,8 @@ export function chooseSuperblock(device: Device, copies: readonly CopyState[], m
   }
 }
 
-function checkDevice(device: Device, superblock: Superblock): void {
+/** Throws `halted` when the device cannot hold the store. */
+export function checkDevice(device: Device, superblock: Superblock): void {
   if (device.sizeBytes < superblock.sizeBytes) {
     throw new UkeyError(
       'halted',
@@ -116,33 +171,40 @@ export function identityOf(superblock: Superblock, dataKey: Uint8Array): Uint8Ar
   return identity;
 }
 
-async function readHeads(device: Device, superblock: Superblock): Promise<Head[]> {
-  const heads: Head[] = [];
-  for (let segment = 0; segment < superblock.segmentCount; segment += 1) {
-    const position = segmentPosition(superblock, segment);
-    const run = decodeRunHeader(await device.read(position, runHeaderBytes), superblock.storeId, segment, position);
-    if (run === null) continue;
-    const { runIndex, firstIndex, oldestIndex } = run.header;
-    heads.push({ segment, runIndex, firstIndex, oldestIndex });
-  }
-  return heads;
+export function headOf({ header }: DecodedRun): Head {
+  const { segment, runIndex, firstIndex, oldestRun, carryFrameBytes } = header;
+  return { segment, runIndex, firstIndex, oldestRun, carryFrameBytes };
 }
 
-async function readVerified(
-  device: Device,
+/** The run header that each segment begins with, where there is one. */
+export async function readHeadRuns(device: Device, superblock: Superblock): Promise<DecodedRun[]> {
+  const runs: DecodedRun[] = [];
+  for (let segment = 0; segment < superblock.segmentCount; segment += 1) {
+    const position = segmentPosition(superblock, segment);
+    const page = await readOrNull(device, position, runHeaderBytes);
+    const run = page === null ? null : decodeRunHeader(page, superblock.storeId, segment, position);
+    if (run !== null) runs.push(run);
+  }
+  return runs;
+}
+
+/** Walks a segment, on one side or two, and takes only what carries a valid tag. */
+export function verifiedWalk(
   superblock: Superblock,
   dataKey: Uint8Array,
   segment: number,
+  sides: readonly Uint8Array[],
   aboveRunIndex: number,
-): Promise<Walk> {
-  const keys = new Map<number, Buffer>();
+): Walk {
+  const keys = new Map<string, Buffer>();
   const keyOf = (run: RunHeader): Buffer => {
-    const key = keys.get(run.runIndex) ?? deriveKey(dataKey, run.salt, 'frame');
-    keys.set(run.runIndex, key);
+    const name = hex(run.salt);
+    const key = keys.get(name) ?? deriveKey(dataKey, run.salt, 'frame');
+    keys.set(name, key);
     return key;
   };
   const walk = walkSegment({
-    bytes: await device.read(segmentPosition(superblock, segment), superblock.segmentBytes),
+    sides,
     segment,
     geometry: superblock,
     storeId: superblock.storeId,
@@ -152,6 +214,17 @@ async function readVerified(
   });
   for (const key of keys.values()) key.fill(0);
   return walk;
+}
+
+async function readVerified(
+  device: Device,
+  superblock: Superblock,
+  dataKey: Uint8Array,
+  segment: number,
+  aboveRunIndex: number,
+): Promise<Walk> {
+  const { bytes } = await salvage(device, segmentPosition(superblock, segment), superblock.segmentBytes);
+  return verifiedWalk(superblock, dataKey, segment, [bytes], aboveRunIndex);
 }
 
 /** Frames that stood in segments whose heads are gone: between the end of the segment before and the head behind. */
@@ -168,7 +241,7 @@ async function missingInHoles(
     if (head === undefined) continue;
     const before = heads[place - 1];
     const walk = before === undefined ? null : await readVerified(device, superblock, dataKey, before.segment, before.runIndex - 1);
-    const from = walk === null ? head.oldestIndex : walk.nextIndex;
+    const from = Math.max(walk === null ? 1 : walk.nextIndex, superblock.oldestIndex);
     if (from < head.firstIndex) gaps.push({ from, to: head.firstIndex - 1 });
   }
   return gaps;
@@ -178,20 +251,39 @@ interface Reading extends LogFound {
   readonly decision: TailDecision;
 }
 
-async function readOnce(device: Device, superblock: Superblock, dataKey: Uint8Array): Promise<Reading> {
-  const { heads, holesBefore } = orderHeads(await readHeads(device, superblock), superblock.segmentCount);
+export interface Tail {
+  readonly heads: readonly Head[];
+  readonly newest: Head | undefined;
+  readonly walk: Walk | null;
+}
+
+/** The newest segment. A head that carries and is torn does not count, unless the superblock knows its run. */
+export async function readTail(device: Device, superblock: Superblock, dataKey: Uint8Array, heads: readonly Head[]): Promise<Tail> {
   const newest = heads.at(-1);
-  const walk = newest === undefined ? null : await readVerified(device, superblock, dataKey, newest.segment, newest.runIndex - 1);
+  if (newest === undefined) return { heads, newest, walk: null };
+  const walk = await readVerified(device, superblock, dataKey, newest.segment, newest.runIndex - 1);
+  const torn = walk.runs.length === 0 && newest.carryFrameBytes > 0 && superblock.tail.runIndex < newest.runIndex;
+  return torn ? await readTail(device, superblock, dataKey, heads.slice(0, -1)) : { heads, newest, walk };
+}
+
+async function readOnce(device: Device, superblock: Superblock, dataKey: Uint8Array): Promise<Reading> {
+  const seen = (await readHeadRuns(device, superblock)).map(headOf);
+  const order = orderHeads(seen, superblock.segmentCount, superblock.oldestRun);
+  const { heads, newest, walk } = await readTail(device, superblock, dataKey, order.heads);
   const lastRunIndex = walk?.runs.at(-1)?.header.runIndex ?? newest?.runIndex ?? 0;
   // The next segment may hold a run whose header was lost: then its frames must not be forgotten.
   const nextSegment = newest === undefined ? 0 : (newest.segment + 1) % superblock.segmentCount;
   const behind = nextSegment === newest?.segment ? null : await readVerified(device, superblock, dataKey, nextSegment, lastRunIndex);
-  const stray = (one: Walk | null): number => (superblock.leftovers ? one?.markedBytes : one?.strayBytes) ?? 0;
-  const tornBytes = stray(walk) + stray(behind);
+  // Where the ring has been before, old bytes behind the end mean nothing.
+  const usedBefore = superblock.leftovers || superblock.oldestRun > 1;
+  const tornBytes =
+    ((usedBefore ? walk?.markedBytes : walk?.strayBytes) ?? 0) +
+    ((usedBefore || seen.some((head) => head.segment === nextSegment) ? behind?.markedBytes : behind?.strayBytes) ?? 0);
   const lastIndex = Math.max(0, (walk?.nextIndex ?? 0) - 1);
+  const carried = await readCarried(device, superblock, dataKey, walk);
   const decision = decideTail({
     gaps: [
-      ...(await missingInHoles(device, superblock, dataKey, heads, holesBefore)),
+      ...(await missingInHoles(device, superblock, dataKey, heads, order.holesBefore)),
       ...(walk?.gaps ?? []),
       ...lostHeads(newest, walk, behind, lastIndex),
     ],
@@ -199,9 +291,31 @@ async function readOnce(device: Device, superblock: Superblock, dataKey: Uint8Ar
     started: newest !== undefined,
     lostRun: walk?.lostRun ?? behind?.lostRun ?? null,
     promisedIndex: superblock.tail.frameIndex,
+    carryLost: carried === null || superblock.tail.runIndex > lastRunIndex,
     tornBytes,
   });
-  return { heads, walk, lastIndex, tornBytes, decision };
+  return { superblock, heads, walk, carried: carried ?? { position: 0, bytes: null }, lastIndex, tornBytes, decision };
+}
+
+/** What the newest run carries or points to; null when it was durable and cannot be read. */
+async function readCarried(device: Device, superblock: Superblock, dataKey: Uint8Array, walk: Walk | null): Promise<Carried | null> {
+  const newest = walk?.runs.at(-1)?.header;
+  const position = newest === undefined ? superblock.carryPosition : newest.carryFrameBytes > 0 ? newest.position : newest.carryPosition;
+  if (position === 0) return { position, bytes: null };
+  const segment = segmentOf(superblock, position);
+  if (segment < 0 || segment >= superblock.segmentCount) return null;
+  const page = await readOrNull(device, position, runHeaderBytes);
+  const run = page === null ? null : decodeRunHeader(page, superblock.storeId, segment, position);
+  if (run === null || run.header.carryFrameBytes === 0 || openCheckpoint(dataKey, superblock, run.header, run.sealed) === null) return null;
+  const frameAt = position + runHeaderBytes;
+  if (frameAt + run.header.carryFrameBytes > segmentPosition(superblock, segment + 1)) return null;
+  const bytes = await readOrNull(device, frameAt, run.header.carryFrameBytes);
+  const header = bytes === null ? null : decodeFrameHeader(bytes, superblock.storeId, frameAt);
+  if (bytes === null || header === null || header.runIndex !== run.header.runIndex) return null;
+  const key = deriveKey(dataKey, run.header.salt, 'frame');
+  const carried = openFrame(key, superblock, segment, header, bytes);
+  key.fill(0);
+  return carried === null ? null : { position, bytes: carried };
 }
 
 function lostHeads(newest: Head | undefined, walk: Walk | null, behind: Walk | null, lastIndex: number): Gap[] {
@@ -214,24 +328,30 @@ function lostHeads(newest: Head | undefined, walk: Walk | null, behind: Walk | n
   return gaps;
 }
 
-/** Reads where the log ends. Throws `halted` naming the frames when something that was durable is not there any more. */
+export function damaged(damage: Damage): UkeyError {
+  const frames = damage.missing.length > 0 ? `frames ${nameFrames(damage.missing)}` : '';
+  const what = [frames, damage.carryLost ? 'carried bytes' : ''].filter((part) => part !== '').join(' and ');
+  return new UkeyError('halted', `the store is damaged: ${what} were durable and cannot be read`, { cause: damage });
+}
+
+/** Reads where the log ends. Throws `halted` naming the frames (damageOf) when something that was durable is not there any more. */
 export async function readLog(device: Device, superblock: Superblock, dataKey: Uint8Array): Promise<LogFound> {
-  let missing: readonly Gap[] = [];
+  let damage: Damage = { kind: 'damage', missing: [], carryLost: false };
+  let current = superblock;
   for (let reading = 0; reading < tailReadings; reading += 1) {
-    const found = await readOnce(device, superblock, dataKey);
+    // The writer beside this reader may have freed segments meanwhile.
+    if (reading > 0 && device.readOnly) current = (await readSuperblock(device, dataKey)).superblock;
+    const found = await readOnce(device, current, dataKey);
     switch (found.decision.kind) {
       case 'empty':
       case 'tail':
         return found;
       case 'damage':
-        missing = found.decision.missing;
+        damage = found.decision;
         break;
       default:
         return unreachable(found.decision);
     }
   }
-  throw new UkeyError('halted', `the store is damaged: frames ${nameFrames(missing)} were durable and cannot be read`);
+  throw damaged(damage);
 }
-
-/** Where the next run may start in a segment: a fresh page behind everything durable. */
-export const nextRunOffset = (endOffset: number): number => roundUp(endOffset, pageBytes);

@@ -6,9 +6,10 @@ import type { Device } from '#store/device.ts';
 import type { Frame } from '#store/store.ts';
 import { deriveKey, openFrame } from './cipher.ts';
 import { segmentPosition } from './format.ts';
+import { damaged, headOf } from './mount.ts';
 import type { Head } from './recover.ts';
 import type { Superblock } from './superblock.ts';
-import { type SeenFrame, walkSegment } from './walk.ts';
+import { type SeenFrame, type SeenRun, walkSegment } from './walk.ts';
 
 /** Segments whose frame positions are kept, besides the newest. */
 export const cachedSegmentsMax = 8;
@@ -22,6 +23,10 @@ export interface ReaderParts {
   readonly heads: readonly Head[];
   readonly newestFrames: readonly SeenFrame[];
   readonly nextIndex: number;
+  /** First frame that is kept. */
+  readonly oldestIndex: number;
+  /** Puts a segment right from the mirror, null without one. */
+  readonly heal: ((head: Head) => Promise<void>) | null;
 }
 
 export class Reader {
@@ -30,36 +35,78 @@ export class Reader {
   readonly #cache = new Map<number, readonly SeenFrame[]>();
   #newest: SeenFrame[];
   #nextIndex: number;
+  #oldestIndex: number;
 
   constructor(parts: ReaderParts) {
     this.#parts = parts;
     this.#heads = [...parts.heads];
     this.#newest = [...parts.newestFrames];
     this.#nextIndex = parts.nextIndex;
+    this.#oldestIndex = parts.oldestIndex;
   }
 
   get segments(): number {
     return this.#heads.length;
   }
 
-  /** A frame became durable. */
-  add(frame: SeenFrame): void {
-    const { segment, runIndex, firstIndex, oldestIndex } = frame.run.header;
-    if (this.#heads.at(-1)?.segment !== segment) {
-      this.#heads.push({ segment, runIndex, firstIndex, oldestIndex });
+  get oldestIndex(): number {
+    return this.#oldestIndex;
+  }
+
+  /** A run's header or a frame became durable. */
+  add(run: SeenRun, frame: SeenFrame | null): void {
+    const head = headOf(run);
+    if (this.#heads.at(-1)?.segment !== head.segment) {
+      this.#heads.push(head);
+      this.#cache.delete(head.segment);
       this.#newest = [];
     }
+    if (frame === null) return;
     this.#newest.push(frame);
     this.#nextIndex = frame.header.index + 1;
+  }
+
+  /** These segments were released and may be overwritten from now on. */
+  forget(oldestIndex: number, segments: readonly number[]): void {
+    this.#oldestIndex = oldestIndex;
+    for (const segment of segments) this.#cache.delete(segment);
+    while (segments.includes(this.#heads[0]?.segment ?? -1)) this.#heads.shift();
   }
 
   async read(fromIndex: number, maxBytes: number): Promise<Frame[]> {
     if (fromIndex >= this.#nextIndex) return [];
     const head = this.#headOf(fromIndex);
-    if (head === null) throw new UkeyError('not-found', `frame ${fromIndex} is not kept any more`);
-    const frames = await this.#framesOf(head.segment);
+    if (fromIndex < this.#oldestIndex || head === null) throw forgotten(fromIndex);
+    try {
+      return await this.#readHealed(head, fromIndex, maxBytes);
+    } catch (thrown) {
+      // It was released while it was read, and something else stands there now.
+      if (fromIndex < this.#oldestIndex) throw forgotten(fromIndex);
+      throw thrown;
+    }
+  }
+
+  async #readHealed(head: Head, fromIndex: number, maxBytes: number): Promise<Frame[]> {
+    const { heal } = this.#parts;
+    try {
+      return await this.#readIn(head, fromIndex, maxBytes);
+    } catch (thrown) {
+      if (heal === null || !(thrown instanceof UkeyError) || thrown.code !== 'halted') throw thrown;
+      await heal(head);
+      this.#cache.delete(head.segment);
+      return await this.#readIn(head, fromIndex, maxBytes);
+    }
+  }
+
+  /** Kept segments, oldest first. */
+  get heads(): readonly Head[] {
+    return this.#heads;
+  }
+
+  async #readIn(head: Head, fromIndex: number, maxBytes: number): Promise<Frame[]> {
+    const frames = await this.#framesOf(head);
     const first = locate(frames, fromIndex);
-    if (first === null) throw damaged(fromIndex);
+    if (first === null) throw lostFrame(fromIndex);
     let payloadBytes = 0;
     let end = first;
     for (let place = first; place < frames.length; place += 1) {
@@ -84,7 +131,8 @@ export class Reader {
     return this.#heads[low - 1] ?? null;
   }
 
-  async #framesOf(segment: number): Promise<readonly SeenFrame[]> {
+  async #framesOf(head: Head): Promise<readonly SeenFrame[]> {
+    const { segment } = head;
     if (segment === this.#heads.at(-1)?.segment) return this.#newest;
     const cached = this.#cache.get(segment);
     if (cached !== undefined) {
@@ -94,16 +142,17 @@ export class Reader {
     }
     const { device, superblock } = this.#parts;
     const { frames } = walkSegment({
-      bytes: await device.read(segmentPosition(superblock, segment), superblock.segmentBytes),
+      sides: [await device.read(segmentPosition(superblock, segment), superblock.segmentBytes)],
       segment,
       geometry: superblock,
       storeId: superblock.storeId,
-      aboveRunIndex: 0,
+      aboveRunIndex: head.runIndex - 1,
       // Every frame that is handed out is opened with its tag below.
       isRunWhole: () => true,
       isFrameWhole: () => true,
     });
-    this.#cache.set(segment, frames);
+    // Released while it was read: not to be found again in the segment's next life.
+    if (this.#heads.includes(head)) this.#cache.set(segment, frames);
     for (const oldest of this.#cache.keys()) {
       if (this.#cache.size <= cachedSegmentsMax) break;
       this.#cache.delete(oldest);
@@ -131,7 +180,7 @@ export class Reader {
         const payload = openFrame(key, superblock, segment, header, bytes.subarray(at, at + frameBytes));
         // What lies before the damage is handed out; the next call starts at the damage and names it.
         if (payload === null && opened.length > 0) break;
-        if (payload === null) throw damaged(header.index);
+        if (payload === null) throw lostFrame(header.index);
         opened.push({ index: header.index, payload });
       }
     } finally {
@@ -153,5 +202,6 @@ function locate(frames: readonly SeenFrame[], index: number): number | null {
   return frames[low]?.header.index === index ? low : null;
 }
 
-const damaged = (index: number): UkeyError =>
-  new UkeyError('halted', `the store is damaged: frame ${index} was durable and cannot be read`);
+const lostFrame = (index: number): UkeyError => damaged({ kind: 'damage', missing: [{ from: index, to: index }], carryLost: false });
+
+const forgotten = (index: number): UkeyError => new UkeyError('not-found', `frame ${index} is not kept any more`);

@@ -48,24 +48,28 @@ export interface Head {
   readonly segment: number;
   readonly runIndex: number;
   readonly firstIndex: number;
-  readonly oldestIndex: number;
+  /** Run that the oldest segment began with when this one was begun. */
+  readonly oldestRun: number;
+  readonly carryFrameBytes: number;
 }
 
 export interface HeadOrder {
-  /** In the order of the log, oldest first. */
+  /** Kept segments in the order of the log, oldest first. */
   readonly heads: readonly Head[];
   /** Places in `heads` before which segments are missing: their heads must have been damaged. */
   readonly holesBefore: readonly number[];
 }
 
-/** Run indexes only go up, and segments follow each other round the ring. */
-export function orderHeads(seen: readonly Head[], segmentCount: number): HeadOrder {
-  const heads = [...seen].sort((a, b) => a.runIndex - b.runIndex);
-  const newest = heads.at(-1);
-  if (newest === undefined) return { heads, holesBefore: [] };
+/**
+ * Run indexes only go up, and segments follow each other round the ring. What lies before the oldest kept run was reclaimed:
+ * it may be there still, half overwritten, or gone. `promisedOldestRun` is what the superblock says, 1 when nothing was ever freed.
+ */
+export function orderHeads(seen: readonly Head[], segmentCount: number, promisedOldestRun = 1): HeadOrder {
+  const oldestRun = seen.reduce((oldest, head) => Math.max(oldest, head.oldestRun), promisedOldestRun);
+  const heads = seen.filter((head) => head.runIndex >= oldestRun).sort((a, b) => a.runIndex - b.runIndex);
   const holesBefore = heads.flatMap((head, place) => {
     const before = heads[place - 1];
-    if (before === undefined) return head.firstIndex > newest.oldestIndex ? [place] : [];
+    if (before === undefined) return head.runIndex > oldestRun ? [place] : [];
     const follows = head.segment === (before.segment + 1) % segmentCount && head.firstIndex >= before.firstIndex;
     return follows ? [] : [place];
   });
@@ -84,6 +88,8 @@ export interface TailFound {
   readonly lostRun: LostRun | null;
   /** Last frame that the superblock knows of. */
   readonly promisedIndex: number;
+  /** What is carried forward was durable and cannot be read, or the run that the superblock knows as the newest is not there. */
+  readonly carryLost: boolean;
   /** Bytes behind the last frame that look like a write that was cut. */
   readonly tornBytes: number;
 }
@@ -91,7 +97,7 @@ export interface TailFound {
 export type TailDecision =
   | { readonly kind: 'empty'; readonly tornBytes: number }
   | { readonly kind: 'tail'; readonly lastIndex: number; readonly tornBytes: number }
-  | { readonly kind: 'damage'; readonly missing: readonly Gap[] };
+  | { readonly kind: 'damage'; readonly missing: readonly Gap[]; readonly carryLost: boolean };
 
 interface TailRow {
   readonly name: string;
@@ -102,6 +108,7 @@ interface TailRow {
 const missingUpTo = (found: TailFound, to: number): TailDecision => ({
   kind: 'damage',
   missing: [...found.gaps, { from: found.lastIndex + 1, to: Math.max(to, found.lastIndex + 1) }],
+  carryLost: found.carryLost,
 });
 
 /** FORMAT.md §8, row by row; the first that fits decides. */
@@ -119,7 +126,12 @@ export const tailRows: readonly TailRow[] = [
   {
     name: 'frames missing between valid ones',
     when: (found) => found.gaps.length > 0,
-    decision: (found) => ({ kind: 'damage', missing: found.gaps }),
+    decision: (found) => ({ kind: 'damage', missing: found.gaps, carryLost: found.carryLost }),
+  },
+  {
+    name: 'what is carried forward is not there',
+    when: (found) => found.carryLost,
+    decision: () => ({ kind: 'damage', missing: [], carryLost: true }),
   },
   {
     name: 'nothing was ever made durable',
@@ -135,9 +147,77 @@ export const tailRows: readonly TailRow[] = [
 
 export function decideTail(found: TailFound): TailDecision {
   const row = tailRows.find((candidate) => candidate.when(found));
-  return row === undefined ? { kind: 'damage', missing: found.gaps } : row.decision(found);
+  return row === undefined ? { kind: 'damage', missing: found.gaps, carryLost: found.carryLost } : row.decision(found);
+}
+
+/** What cannot be read though it was durable. */
+export interface Damage {
+  readonly kind: 'damage';
+  readonly missing: readonly Gap[];
+  readonly carryLost: boolean;
+}
+
+/** The damage that a `halted` of this room tells of, null for any other error. */
+export function damageOf(thrown: unknown): Damage | null {
+  const cause: unknown = thrown instanceof Error ? thrown.cause : null;
+  return typeof cause === 'object' && cause !== null && 'kind' in cause && cause.kind === 'damage' ? (cause as Damage) : null;
 }
 
 /** For a person: `7, 9-12`. */
 export const nameFrames = (missing: readonly Gap[]): string =>
   missing.map((gap) => (gap.from === gap.to ? `${gap.from}` : `${gap.from}-${gap.to}`)).join(', ');
+
+/** What one device shows where a run header or frame of the log belongs. */
+export type UnitState = 'valid' | 'broken' | 'missing';
+
+export interface UnitFound {
+  readonly flash: UnitState;
+  /** `other`: valid, but not what rules here (an older life of the mirror). */
+  readonly mirror: UnitState | 'other' | 'off';
+  /** Something that was written later is valid on either of them, or the superblock counts on this. */
+  readonly behind: boolean;
+}
+
+export type UnitDecision = 'keep' | 'heal-flash' | 'heal-mirror' | 'damage' | 'cut' | 'end';
+
+interface UnitRow {
+  readonly name: string;
+  readonly when: (found: UnitFound) => boolean;
+  readonly decision: UnitDecision;
+}
+
+/** FORMAT.md §10, row by row; the first that fits decides. */
+export const unitRows: readonly UnitRow[] = [
+  { name: 'both have it', when: ({ flash, mirror }) => flash === 'valid' && (mirror === 'valid' || mirror === 'off'), decision: 'keep' },
+  { name: 'the FLASH has it', when: ({ flash }) => flash === 'valid', decision: 'heal-mirror' },
+  { name: 'the mirror has it', when: ({ mirror }) => mirror === 'valid', decision: 'heal-flash' },
+  { name: 'nobody has it, and something counts on it', when: ({ behind }) => behind, decision: 'damage' },
+  {
+    name: 'nobody has it whole, and nothing follows',
+    when: ({ flash, mirror }) => flash === 'broken' || mirror === 'broken',
+    decision: 'cut',
+  },
+  { name: 'nobody has any of it', when: () => true, decision: 'end' },
+];
+
+export const decideUnit = (found: UnitFound): UnitDecision => unitRows.find((row) => row.when(found))?.decision ?? 'damage';
+
+/** How the ends of two copies stand to what was read from both together. */
+export interface HistoriesFound {
+  /** The last frame of the FLASH is part of it. */
+  readonly flashKept: boolean;
+  readonly mirrorKept: boolean;
+  /** The FLASH was opened without the mirror since they were last written together. */
+  readonly flashLeads: boolean;
+  /** The mirror alone has more frames than both together would keep. */
+  readonly mirrorLonger: boolean;
+}
+
+/** `discard-mirror`: what only the mirror has was never answered, or was given up when the FLASH was opened without it. */
+export type HistoriesDecision = 'go-on' | 'discard-mirror' | 'halt';
+
+export function decideHistories({ flashKept, mirrorKept, flashLeads, mirrorLonger }: HistoriesFound): HistoriesDecision {
+  if (!flashKept) return 'halt';
+  if (mirrorKept) return 'go-on';
+  return flashLeads && !mirrorLonger ? 'discard-mirror' : 'halt';
+}

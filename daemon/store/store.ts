@@ -40,6 +40,47 @@ export interface Frame {
   readonly payload: Uint8Array;
 }
 
+/** `sync`: an append resolves when FLASH and mirror are both durable. `async`: with the FLASH; the mirror is a bounded way behind. */
+export type MirrorMode = 'sync' | 'async';
+
+/** What was done at opening so that FLASH and mirror are the same. Counts are of run headers, frames and carried strings. */
+export interface MirrorReport {
+  /** It was missing or of another store, and was made anew: healedMirror counts segments then. */
+  readonly remade: boolean;
+  readonly healedFlash: number;
+  readonly healedMirror: number;
+  /** The mirror held frames that were given up when the FLASH was opened without it. */
+  readonly discarded: boolean;
+}
+
+/** Gaps name frames by index, `from` to `to`, both included. */
+export interface CheckReport {
+  /** Frames that were found whole on at least one side. */
+  readonly frames: number;
+  /** Frames that nobody has whole. */
+  readonly missing: readonly { readonly from: number; readonly to: number }[];
+  /** Frames that were damaged there and whole on the other side; 0 stands for a run header or what is carried. */
+  readonly flashDamaged: readonly number[];
+  readonly mirrorDamaged: readonly number[];
+  /** Whether those were put right. */
+  readonly healed: boolean;
+}
+
+export interface CheckOptions {
+  /** Put right what one side has whole and the other has not. Needs a mirror and a store that is open for writing. */
+  readonly heal: boolean;
+  /** Told after each segment. */
+  readonly onProgress?: (done: number, segments: number) => void;
+}
+
+export interface MirrorUsage {
+  readonly mode: MirrorMode;
+  /** What an `async` mirror does not have yet. */
+  readonly behindBytes: number;
+  /** It failed and gets nothing more until the next opening. */
+  readonly failed: boolean;
+}
+
 /** What mounting found. */
 export interface Mounted {
   readonly identity: Uint8Array;
@@ -47,20 +88,40 @@ export interface Mounted {
   readonly checkpoint: Uint8Array | null;
   /** First frame that the checkpoint does not cover. */
   readonly checkpointIndex: number;
+  /** First frame that is still there: all before were released. */
+  readonly oldestIndex: number;
   /** Index that the next append gets. */
   readonly nextIndex: number;
+  /** What was carried last, null if nothing ever was. */
+  readonly carried: Uint8Array | null;
   /** Bytes of a torn tail that were cut, 0 if none. */
   readonly tornBytes: number;
   readonly mountEpoch: number;
+  /** Null without a mirror. */
+  readonly mirror: MirrorReport | null;
 }
 
 export interface StoreUsage {
   readonly sizeBytes: number;
   readonly usedBytes: number;
-  /** Written by this process since opening. */
+  /** What plain appends can fill altogether: the log area without the reserve. */
+  readonly capacityBytes: number;
+  /** What plain appends may still take, headers and padding included. */
+  readonly freeBytes: number;
+  /** Of capacityBytes, rounded up. */
+  readonly percentUsed: number;
+  /** Written to the device since it was formatted, superblocks included: for its wear. */
   readonly bytesWritten: number;
   readonly segments: number;
   readonly freeSegments: number;
+  readonly oldestIndex: number;
+  /** Null without a mirror. */
+  readonly mirror: MirrorUsage | null;
+}
+
+export interface AppendOptions {
+  /** Voids, acks and admin entries may use the reserve that plain appends leave free. */
+  readonly reserved?: boolean;
 }
 
 export interface StoreLog {
@@ -68,14 +129,27 @@ export interface StoreLog {
   readonly mounted: Mounted;
   /**
    * Appends one frame; resolves when it is durable. Calls may overlap: frames are written one after the other, each with its own sync, in call order.
-   * `checkpoint` is the state before this frame; the store keeps it only where a new run begins.
+   * `checkpoint` is the state before this frame; the store keeps it only where a new run begins. Throws `store-full` before
+   * anything is written.
    */
-  append(payload: Uint8Array, checkpoint: Uint8Array): Promise<number>;
-  /** Frames from `fromIndex` on, decrypted, in order, at least one if there is one, at most about `maxBytes` of payload. Sees only durable frames. */
+  append(payload: Uint8Array, checkpoint: Uint8Array, options?: AppendOptions): Promise<number>;
+  /**
+   * Frames from `fromIndex` on, decrypted, in order, at least one if there is one, at most about `maxBytes` of payload. Sees only durable
+   * frames. Throws `not-found` when the frame was released, `halted` (damageOf) when it is damaged.
+   */
   read(fromIndex: number, maxBytes: number): Promise<Frame[]>;
-  /** Whether a frame with a payload of this size is sure to fit. */
-  hasRoomFor(payloadBytes: number): boolean;
+  /** Whether a frame with a payload of this size is sure to fit, and the reserve stays whole behind it. */
+  hasRoomFor(payloadBytes: number, options?: AppendOptions): boolean;
+  /**
+   * Frames up to and with this index may be forgotten. Whole segments are freed, never one that mounting needs; what is carried is moved
+   * first. Resolves when it is durable, with the number of segments freed; repeating it is harmless.
+   */
+  release(upToIndex: number): Promise<number>;
+  /** Replaces the bytes that survive every release (at most 256 KiB, and less than a segment). Resolves when they are durable. */
+  carry(bytes: Uint8Array): Promise<void>;
   usage(): StoreUsage;
+  /** Reads all that is kept, on FLASH and mirror. Appends wait while a segment is read. Never throws for damage: it reports it. */
+  check(options: CheckOptions): Promise<CheckReport>;
   /** Waits for what is under way, wipes the data key, closes the device. */
   close(): Promise<void>;
 }

@@ -46,11 +46,21 @@ export interface Superblock extends Geometry {
   readonly updateCounter: number;
   readonly mountEpoch: number;
   readonly storeId: Uint8Array;
+  /** The token that it belongs to now. */
   readonly tokenKeyId: Uint8Array;
+  /** The token that it was formatted for: part of every seal. */
+  readonly sealedFor: Uint8Array;
   readonly sizeBytes: number;
   /** The log area was not blank when it was formatted: strange bytes behind the tail mean nothing. */
   readonly leftovers: boolean;
   readonly tail: TailHint;
+  /** Run that the oldest kept segment begins with, and the first frame that is kept. All before may be overwritten. */
+  readonly oldestRun: number;
+  readonly oldestIndex: number;
+  /** Where the run starts that holds what was carried last; 0 for none. */
+  readonly carryPosition: number;
+  /** Bytes written to the device since formatting, at least. */
+  readonly lifeBytes: number;
   readonly identitySalt: Uint8Array;
   readonly slots: readonly KeySlot[];
   /** Ciphertext and tag. */
@@ -115,6 +125,11 @@ function encodeBody(superblock: Superblock): Buffer | null {
   out.writeUInt32BE(superblock.tail.segment, 128);
   out.writeUInt32BE(superblock.identitySealed.length, 132);
   out.set(superblock.identitySalt, 136);
+  out.writeBigUInt64BE(BigInt(superblock.oldestRun), 168);
+  out.writeBigUInt64BE(BigInt(superblock.oldestIndex), 176);
+  out.writeBigUInt64BE(BigInt(superblock.carryPosition), 184);
+  out.writeBigUInt64BE(BigInt(superblock.lifeBytes), 192);
+  out.set(superblock.sealedFor, 200);
   slots.copy(out, slotsAt);
   out.set(superblock.identitySealed, identityAt);
   return out;
@@ -141,9 +156,15 @@ function decodeFields(bytes: Buffer): Superblock | null {
   const sizeBytes = safeU64(bytes, 72);
   const runIndex = safeU64(bytes, 96);
   const frameIndex = safeU64(bytes, 104);
+  const oldestRun = safeU64(bytes, 168);
+  const oldestIndex = safeU64(bytes, 176);
+  const carryPosition = safeU64(bytes, 184);
+  const lifeBytes = safeU64(bytes, 192);
   const identityLength = bytes.readUInt32BE(132);
   const slots = decodeSlots(bytes.subarray(slotsAt, identityAt), bytes.readUInt32BE(92) > slotsMax ? 0 : bytes.readUInt32BE(92));
   if (updateCounter === null || mountEpoch === null || sizeBytes === null || runIndex === null || frameIndex === null) return null;
+  if (oldestRun === null || oldestIndex === null || carryPosition === null || lifeBytes === null) return null;
+  if (oldestRun < 1 || oldestIndex < 1 || oldestIndex > frameIndex + 1) return null;
   if (slots === null || identityLength > identityMaxBytes + tagBytes) return null;
   const superblock: Superblock = {
     leftovers: bytes.readUInt32BE(20) === leftoversFlag,
@@ -151,11 +172,16 @@ function decodeFields(bytes: Buffer): Superblock | null {
     mountEpoch,
     storeId: Uint8Array.from(bytes.subarray(40, 40 + idBytes)),
     tokenKeyId: Uint8Array.from(bytes.subarray(56, 56 + idBytes)),
+    sealedFor: Uint8Array.from(bytes.subarray(200, 200 + idBytes)),
     sizeBytes,
     sectorBytes: bytes.readUInt32BE(80),
     segmentBytes: bytes.readUInt32BE(84),
     segmentCount: bytes.readUInt32BE(88),
     tail: { runIndex, frameIndex, frameTag: Uint8Array.from(bytes.subarray(112, 128)), segment: bytes.readUInt32BE(128) },
+    oldestRun,
+    oldestIndex,
+    carryPosition,
+    lifeBytes,
     identitySalt: Uint8Array.from(bytes.subarray(136, 136 + saltBytes)),
     slots,
     identitySealed: Uint8Array.from(bytes.subarray(identityAt, identityAt + identityLength)),

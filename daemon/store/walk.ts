@@ -1,9 +1,12 @@
 // Owns: reading one segment's bytes into facts: runs, frames, what is missing between them, what stands behind the last one.
+// Two sides (FLASH and mirror) are read as one: each header and frame is taken from the first side that has it whole.
 // Invariants: pure; the cost is one pass; a run header rules over what the run before it left behind: frames that it does not
 // count were cut by the mount that wrote it. Only frames in the order of their indexes are listed.
 // Must not: decide whether a missing frame is damage or a torn tail (recover.ts), or touch a device.
 import {
+  carryKind,
   type DecodedRun,
+  dataKind,
   decodeFrameHeader,
   decodeRunHeader,
   type FrameHeader,
@@ -22,6 +25,10 @@ import {
 
 export interface SeenRun extends DecodedRun {
   readonly offset: number;
+  /** Number of the side that it was taken from. */
+  readonly side: number;
+  /** The same for its carried frame; 0 in a run of data. */
+  readonly carrySide: number;
 }
 
 export interface SeenFrame {
@@ -29,6 +36,7 @@ export interface SeenFrame {
   readonly run: SeenRun;
   readonly offset: number;
   readonly frameBytes: number;
+  readonly side: number;
 }
 
 /** Frames that must have been there: `from` to `to`, both included. */
@@ -62,7 +70,8 @@ export interface Walk {
 }
 
 export interface WalkInput {
-  readonly bytes: Uint8Array;
+  /** The segment on the FLASH, on the mirror, or on both, of one length. */
+  readonly sides: readonly Uint8Array[];
   readonly segment: number;
   readonly geometry: Geometry;
   readonly storeId: Uint8Array;
@@ -81,6 +90,7 @@ type Found =
 class Walker {
   readonly #input: WalkInput;
   readonly #base: number;
+  readonly length: number;
   readonly runs: SeenRun[] = [];
   readonly frames: SeenFrame[] = [];
   readonly gaps: Gap[] = [];
@@ -95,42 +105,71 @@ class Walker {
   constructor(input: WalkInput) {
     this.#input = input;
     this.#base = segmentPosition(input.geometry, input.segment);
+    this.length = input.sides[0]?.length ?? 0;
   }
 
   get #runFloor(): number {
     return this.run?.header.runIndex ?? this.#input.aboveRunIndex;
   }
 
+  /** The newest run header of any side; of two with one index the one of the later mount, which knew of the other. */
   #runAt(offset: number): SeenRun | null {
-    const { bytes, storeId, segment } = this.#input;
-    if (offset + runHeaderBytes > bytes.length) return null;
-    const decoded = decodeRunHeader(bytes.subarray(offset, offset + runHeaderBytes), storeId, segment, this.#base + offset);
-    if (decoded === null || decoded.header.runIndex <= this.#runFloor || !this.#input.isRunWhole(decoded)) return null;
-    return { ...decoded, offset };
+    const { sides, storeId, segment } = this.#input;
+    if (offset + runHeaderBytes > this.length) return null;
+    let best: SeenRun | null = null;
+    for (const [side, bytes] of sides.entries()) {
+      const decoded = decodeRunHeader(bytes.subarray(offset, offset + runHeaderBytes), storeId, segment, this.#base + offset);
+      if (decoded === null || decoded.header.runIndex <= this.#runFloor || !this.#input.isRunWhole(decoded)) continue;
+      const { runIndex, mountEpoch } = decoded.header;
+      const isNewer: boolean =
+        best === null || runIndex > best.header.runIndex || (runIndex === best.header.runIndex && mountEpoch > best.header.mountEpoch);
+      const carrySide: number | null = isNewer ? this.#carrySideOf(decoded, offset) : null;
+      if (carrySide !== null) best = { ...decoded, offset, side, carrySide };
+    }
+    return best;
   }
 
-  #headerAt(offset: number): FrameHeader | null {
-    const { bytes, storeId } = this.#input;
-    return decodeFrameHeader(bytes.subarray(offset, offset + frameHeaderBytes), storeId, this.#base + offset);
+  /** A run that carries is one write: without its frame it counts as torn (null), and what it would have replaced still stands. */
+  #carrySideOf(run: DecodedRun, offset: number): number | null {
+    const { carryFrameBytes, runIndex } = run.header;
+    if (carryFrameBytes === 0) return 0;
+    const at = offset + runHeaderBytes;
+    if (at + carryFrameBytes > this.length) return null;
+    for (const [side, bytes] of this.#input.sides.entries()) {
+      const header = this.#headerAt(bytes, at);
+      if (header === null || header.kind !== carryKind || header.runIndex !== runIndex) continue;
+      if (frameBytesFor(header.sealedBytes, this.#input.geometry.sectorBytes) !== carryFrameBytes) continue;
+      if (this.#input.isFrameWhole(run, header, bytes.subarray(at, at + carryFrameBytes))) return side;
+    }
+    return null;
+  }
+
+  #headerAt(bytes: Uint8Array, offset: number): FrameHeader | null {
+    return decodeFrameHeader(bytes.subarray(offset, offset + frameHeaderBytes), this.#input.storeId, this.#base + offset);
   }
 
   /** A frame of the run that we are in, whole, with an index from `nextIndex` on. */
-  #frameAt(offset: number, header: FrameHeader): SeenFrame | null {
+  #frameAt(side: number, bytes: Uint8Array, offset: number, header: FrameHeader): SeenFrame | null {
     const run = this.run;
     if (run === null || header.runIndex !== run.header.runIndex || header.mountEpoch !== run.header.mountEpoch) return null;
+    if (header.kind !== dataKind || run.header.carryFrameBytes > 0) return null;
     if (header.index < this.nextIndex || header.ordinal !== header.index - run.header.firstIndex + 1) return null;
     const frameBytes = frameBytesFor(header.sealedBytes, this.#input.geometry.sectorBytes);
-    if (offset + frameBytes > this.#input.bytes.length) return null;
-    if (!this.#input.isFrameWhole(run, header, this.#input.bytes.subarray(offset, offset + frameBytes))) return null;
-    return { header, run, offset, frameBytes };
+    if (offset + frameBytes > bytes.length) return null;
+    if (!this.#input.isFrameWhole(run, header, bytes.subarray(offset, offset + frameBytes))) return null;
+    return { header, run, offset, frameBytes, side };
   }
 
   /** The frame that must stand at `offset` if the log goes on. */
   nextFrame(): SeenFrame | null {
-    const header = this.#headerAt(this.offset);
-    if (header === null || header.index !== this.nextIndex || this.lastTag === null) return null;
-    if (!view(this.lastTag).subarray(0, previousTagBytes).equals(header.previousTag)) return null;
-    return this.#frameAt(this.offset, header);
+    for (const [side, bytes] of this.#input.sides.entries()) {
+      const header = this.#headerAt(bytes, this.offset);
+      if (header === null || header.index !== this.nextIndex || this.lastTag === null) continue;
+      if (!view(this.lastTag).subarray(0, previousTagBytes).equals(header.previousTag)) continue;
+      const frame = this.#frameAt(side, bytes, this.offset, header);
+      if (frame !== null) return frame;
+    }
+    return null;
   }
 
   /** A newer run on the next page that does not count on more frames than were seen. */
@@ -144,8 +183,7 @@ class Walker {
     this.frames.push(frame);
     this.nextIndex = frame.header.index + 1;
     this.offset = frame.offset + frame.frameBytes;
-    const tagAt = frame.offset + frameHeaderBytes + frame.header.sealedBytes;
-    this.lastTag = this.#input.bytes.subarray(tagAt, tagAt + tagBytes);
+    this.lastTag = tagOf(this.#input.sides, frame);
   }
 
   takeRun(run: SeenRun): void {
@@ -154,7 +192,7 @@ class Walker {
     // What the newer run does not count was cut by the mount that wrote it.
     while ((this.frames.at(-1)?.header.index ?? 0) >= firstIndex) this.frames.pop();
     const last = this.frames.at(-1);
-    if (last !== undefined && last.header.index === firstIndex - 1 && !this.#tagOf(last).equals(previousTag)) {
+    if (last !== undefined && last.header.index === firstIndex - 1 && !tagOf(this.#input.sides, last).equals(previousTag)) {
       // The run header vouches for another frame than the one that stands here.
       this.frames.pop();
       this.gaps.push({ from: firstIndex - 1, to: firstIndex - 1 });
@@ -164,31 +202,29 @@ class Walker {
     this.run = run;
     this.nextIndex = firstIndex;
     this.lastTag = previousTag;
-    this.offset = run.offset + runHeaderBytes;
-  }
-
-  #tagOf(frame: SeenFrame): Buffer {
-    const at = frame.offset + frameHeaderBytes + frame.header.sealedBytes;
-    return view(this.#input.bytes.subarray(at, at + tagBytes));
+    this.offset = run.offset + runHeaderBytes + run.header.carryFrameBytes;
   }
 
   /** Looks behind a broken place for anything valid that is newer. */
   scan(): Found {
-    const { bytes, geometry } = this.#input;
+    const { sides, geometry } = this.#input;
     this.strayEnd = this.offset;
     this.markedEnd = this.offset;
-    for (let offset = this.offset; offset < bytes.length; offset += geometry.sectorBytes) {
-      if (isBlank(bytes.subarray(offset, offset + geometry.sectorBytes))) continue;
+    for (let offset = this.offset; offset < this.length; offset += geometry.sectorBytes) {
+      const used = [...sides.entries()].filter(([, bytes]) => !isBlank(bytes.subarray(offset, offset + geometry.sectorBytes)));
+      if (used.length === 0) continue;
       this.strayEnd = offset + geometry.sectorBytes;
       const run = offset % pageBytes === 0 ? this.#runAt(offset) : null;
       if (run !== null) return { kind: 'run', run };
-      const header = this.#headerAt(offset);
-      if (header === null) continue;
-      const frame = this.#frameAt(offset, header);
-      if (frame !== null && header.index > this.nextIndex) return { kind: 'frame', frame };
-      if (header.runIndex < this.#runFloor) continue;
-      this.markedEnd = Math.min(bytes.length, offset + frameBytesFor(header.sealedBytes, geometry.sectorBytes));
-      if (header.runIndex > this.#runFloor) this.#noteLost(header);
+      for (const [side, bytes] of used) {
+        const header = this.#headerAt(bytes, offset);
+        if (header === null) continue;
+        const frame = this.#frameAt(side, bytes, offset, header);
+        if (frame !== null && header.index > this.nextIndex) return { kind: 'frame', frame };
+        if (header.runIndex < this.#runFloor) continue;
+        this.markedEnd = Math.max(this.markedEnd, Math.min(this.length, offset + frameBytesFor(header.sealedBytes, geometry.sectorBytes)));
+        if (header.runIndex > this.#runFloor) this.#noteLost(header);
+      }
     }
     return { kind: 'none' };
   }
@@ -203,9 +239,15 @@ class Walker {
   }
 }
 
+/** The tag of a frame of these sides. */
+export function tagOf(sides: readonly Uint8Array[], frame: SeenFrame): Buffer {
+  const at = frame.offset + frameHeaderBytes + frame.header.sealedBytes;
+  return view((sides[frame.side] ?? new Uint8Array(0)).subarray(at, at + tagBytes));
+}
+
 export function walkSegment(input: WalkInput): Walk {
   const walker = new Walker(input);
-  while (walker.offset < input.bytes.length) {
+  while (walker.offset < walker.length) {
     const run = walker.nextRun();
     if (run !== null) {
       walker.takeRun(run);

@@ -93,7 +93,7 @@ async function write(vector: Omit<StoreVector, 'device' | 'deviceSha256'>): Prom
   await formatStore(device, options, random);
   for (const part of [vector.frames.slice(0, 2), vector.frames.slice(2)]) {
     device = new MemoryDevice({ sizeBytes, sectorBytes, medium: device.snapshot() });
-    const log = await openLog(device, dataKey, random);
+    const log = await openLog(device, dataKey, { randomBytes: random });
     for (const { checkpoint, payload } of part) await log.append(unhex(payload), unhex(checkpoint));
     await log.close();
   }

@@ -37,7 +37,17 @@ describe('formatting', () => {
       slots,
     });
     const log = await open(device);
-    expect(log.mounted).toEqual({ identity, checkpoint: null, checkpointIndex: 1, nextIndex: 1, tornBytes: 0, mountEpoch: 1 });
+    expect(log.mounted).toEqual({
+      identity,
+      checkpoint: null,
+      checkpointIndex: 1,
+      oldestIndex: 1,
+      nextIndex: 1,
+      carried: null,
+      tornBytes: 0,
+      mountEpoch: 1,
+      mirror: null,
+    });
     expect(await log.read(1, 1000)).toEqual([]);
     await log.close();
     expect(device.isClosed).toBe(true);

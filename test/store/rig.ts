@@ -2,7 +2,7 @@
 // Invariants: deterministic; a payload can be recomputed from its index, so a wrong one is always seen.
 import { createHash } from 'node:crypto';
 import { formatStore, openLog } from '#store/log.ts';
-import type { Frame, StoreLog } from '#store/store.ts';
+import type { Frame, MirrorMode, StoreLog } from '#store/store.ts';
 import { type Medium, MemoryDevice } from '#test/support/memory-device.ts';
 
 export const segmentBytes = 64 * 1024;
@@ -61,7 +61,7 @@ export async function appendAll(log: StoreLog, fromIndex: number, sizes: readonl
 
 export async function readAll(log: StoreLog, maxBytes = 8192): Promise<Frame[]> {
   const all: Frame[] = [];
-  for (let next = 1; ; ) {
+  for (let next = log.usage().oldestIndex; ; ) {
     const frames = await log.read(next, maxBytes);
     if (frames.length === 0) return all;
     all.push(...frames);
@@ -69,7 +69,19 @@ export async function readAll(log: StoreLog, maxBytes = 8192): Promise<Frame[]> 
   }
 }
 
-export const open = (device: MemoryDevice, seed = 2): Promise<StoreLog> => openLog(device, dataKey, randomSource(seed));
+export const open = (device: MemoryDevice, seed = 2): Promise<StoreLog> => openLog(device, dataKey, { randomBytes: randomSource(seed) });
+
+/** With a mirror, on two media or devices. */
+export const openBoth = (flash: MemoryDevice, mirror: MemoryDevice, mode: MirrorMode = 'sync', seed = 2): Promise<StoreLog> =>
+  openLog(flash, dataKey, { mirror: { device: mirror, mode }, randomBytes: randomSource(seed) });
+
+/** Every kept frame is there and right. */
+export async function expectWhole(log: StoreLog, sizeOf: (index: number) => number): Promise<void> {
+  const frames = await readAll(log, 1_000_000);
+  if (frames.length !== log.mounted.nextIndex - log.mounted.oldestIndex) throw new Error(`${frames.length} frames were read`);
+  for (const frame of frames)
+    if (!payloadOf(frame.index, sizeOf(frame.index)).equals(frame.payload)) throw new Error(`${frame.index} is wrong`);
+}
 
 /** The error's code and text, or null when there was none. */
 export async function failureOf(promise: Promise<unknown>): Promise<{ code: string; message: string } | null> {

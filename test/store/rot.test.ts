@@ -127,7 +127,7 @@ describe('damage', () => {
     await appendAll(
       log,
       1,
-      Array.from({ length: 60 }, () => 3000),
+      Array.from({ length: 50 }, () => 3000),
     );
     await log.close();
     const damaged = deviceOn(flipBit(device.snapshot(), 4 * mebibyte + 4096 + 4 * 3584 + 500, 3), segments);
@@ -144,7 +144,7 @@ describe('damage', () => {
     await appendAll(
       log,
       1,
-      Array.from({ length: 60 }, () => 3000),
+      Array.from({ length: 50 }, () => 3000),
     );
     await log.close();
     const medium = device.snapshot();

@@ -39,6 +39,7 @@ export class MemoryDevice implements Device {
   #cached: Write[] = [];
   #closed = false;
   #dead = false;
+  readonly #unreadable = new Set<number>();
   #faults = new Map<number, WriteFault>();
   #stalled: Promise<void> = Promise.resolve();
   /** All that was asked for since opening, also what failed. */
@@ -61,6 +62,12 @@ export class MemoryDevice implements Device {
     this.#faults.set(this.writes.length + nth, fault);
   }
 
+  /** These bytes cannot be read until they are written again. */
+  failReads(positionBytes: number, lengthBytes: number): void {
+    for (let at = positionBytes; at < positionBytes + lengthBytes; at += this.sectorBytes)
+      this.#unreadable.add(at - (at % this.sectorBytes));
+  }
+
   /** Writes wait until the returned function is called. */
   stall(): () => void {
     let release = (): void => undefined;
@@ -74,8 +81,9 @@ export class MemoryDevice implements Device {
     return new Map(this.#medium);
   }
 
-  /** What is left after the power went: the cache is gone. */
-  powerCut(): Medium {
+  /** What is left after the power went: of the cache only sectors that `keeps` names by write and place, in the order of writing. */
+  powerCut(keeps: (write: number, sector: number) => boolean = () => false): Medium {
+    for (const [nth, write] of this.#cached.entries()) this.#settle(write, (sector) => keeps(nth, sector));
     this.#cached = [];
     this.#dead = true;
     return this.snapshot();
@@ -88,6 +96,10 @@ export class MemoryDevice implements Device {
   async read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
     this.#check(positionBytes, lengthBytes);
     this.reads.push({ positionBytes, lengthBytes });
+    for (const at of this.#unreadable) {
+      if (at >= positionBytes && at < positionBytes + lengthBytes)
+        throw new UkeyError('halted', 'read failed', { cause: new Error('EIO') });
+    }
     const over = new Map(this.#medium);
     for (const write of this.#cached) applyWrite(over, write.positionBytes, write.bytes);
     return readMedium(over, positionBytes, lengthBytes);
@@ -119,6 +131,7 @@ export class MemoryDevice implements Device {
 
   #settle(write: Write, keeps: (sector: number) => boolean): void {
     this.#medium = new Map(tornWrite(this.#medium, write, this.sectorBytes, keeps));
+    for (let at = 0; at < write.bytes.length; at += this.sectorBytes) this.#unreadable.delete(write.positionBytes + at);
   }
 
   #check(positionBytes: number, lengthBytes: number): void {
