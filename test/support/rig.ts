@@ -12,6 +12,7 @@ import { type Client, connect } from '#ipc-schema/client.ts';
 import type { Params } from '#ipc-schema/methods.ts';
 import type { GrantOptions } from '#server/grant.ts';
 import { type RunningServer, startServer } from '#server/serve.ts';
+import { TcpProxy } from '#test/support/tcp-proxy.ts';
 
 export const rigPin = '135790';
 
@@ -22,12 +23,18 @@ export interface RigOptions {
   /** Cron expression of the probes; default: hardly ever, tests ask for them. */
   readonly probe?: string;
   readonly pinFile?: boolean;
+  /** Templates of the server's own folder, by name; `grant.templates` grants them. */
+  readonly templates?: Readonly<Record<string, unknown>>;
+  /** A line between service and server that the test may cut. */
+  readonly line?: boolean;
 }
 
 export interface Rig {
   readonly directory: string;
   readonly config: Config;
   readonly server: RunningServer;
+  /** Only with the option `line`. */
+  readonly line: TcpProxy;
   running: RunningService;
   admin: Client;
   till: Client;
@@ -37,6 +44,8 @@ export interface Rig {
   /** On the same port with the same data. */
   startServer(): Promise<void>;
   connectTill(): Promise<Client>;
+  /** Enrols one more terminal and connects it. */
+  connectAs(terminal: string, role: 'till' | 'erp' | 'auditor'): Promise<Client>;
   close(): Promise<void>;
 }
 
@@ -57,24 +66,39 @@ export async function openRig(options: RigOptions = {}): Promise<Rig> {
   mkdirSync(path.join(directory, 'token'));
   writeFileSync(path.join(directory, 'pin'), `${rigPin}\n`, { mode: 0o600 });
   const config = parseConfig(configText(options), directory);
+  mkdirSync(path.join(directory, 'server', 'templates'), { recursive: true });
+  for (const [name, content] of Object.entries(options.templates ?? {}))
+    writeFileSync(path.join(directory, 'server', 'templates', `${name}.json`), JSON.stringify(content));
   let server = await startServer({ directory: path.join(directory, 'server') });
   const { port } = server;
+  const line = options.line === true ? await TcpProxy.open(port) : null;
   const connectAdmin = (): Promise<Client> => connect({ socketPath: config.admin_socket, client: 'rig/1', waitMs: 2_000 });
   let running = await compose(config, silentLog, overrides);
   let admin = await connectAdmin();
-  const ticket = await server.createTicket({ ...grant, ...options.grant });
+  const ticket = await server.createTicket({
+    ...grant,
+    ...(line === null ? {} : { serverUrl: `https://127.0.0.1:${line.port}` }),
+    ...options.grant,
+  });
   await admin.call('token.provision', { label: 'rig', pin: rigPin, soPin: '97531000', ticket });
   const { secret } = await admin.call('terminal.enrol', { terminal: 'till-1', role: 'till' });
-  const connectTill = (): Promise<Client> =>
-    connect({ socketPath: config.socket, client: 'rig/1', terminal: 'till-1', secret: Buffer.from(secret, 'hex'), waitMs: 2_000 });
+  const connectWith = (terminal: string, hex: string): Promise<Client> =>
+    connect({ socketPath: config.socket, client: 'rig/1', terminal, secret: Buffer.from(hex, 'hex'), waitMs: 2_000 });
+  const connectTill = (): Promise<Client> => connectWith('till-1', secret);
+  const others: Client[] = [];
   let till = await connectTill();
   const hangUp = (): void => {
     admin.close();
     till.close();
+    for (const other of others) other.close();
   };
   const rig: Rig = {
     directory,
     config,
+    get line() {
+      if (line === null) throw new Error('this rig was opened without a line');
+      return line;
+    },
     get server() {
       return server;
     },
@@ -100,10 +124,17 @@ export async function openRig(options: RigOptions = {}): Promise<Rig> {
       server = await startServer({ directory: path.join(directory, 'server'), port });
     },
     connectTill,
+    connectAs: async (terminal, role) => {
+      const enrolled = await admin.call('terminal.enrol', { terminal, role });
+      const client = await connectWith(terminal, enrolled.secret);
+      others.push(client);
+      return client;
+    },
     close: async () => {
       hangUp();
       await running.close();
       await server.close();
+      await line?.close();
       rmSync(directory, { recursive: true, force: true });
     },
   };
