@@ -71,4 +71,29 @@ describe('a stored PIN whose try has no known end', () => {
     expect(await starts(1, { triesLeft: 3 }, fails('token-failed'))).toBe(1);
     expect(await starts(3, { triesLeft: 2 }, fails('token-failed'))).toBe(0);
   });
+
+  test('is one try, however often the token is reported meanwhile', async () => {
+    let asked = 0;
+    const login = Promise.withResolvers<never>();
+    const holder = {
+      login: (): Promise<never> => {
+        asked += 1;
+        return login.promise;
+      },
+    };
+    const unattended = new UnattendedLogin({
+      pinFile: path.join(directory, 'pin'),
+      stateDirectory: directory,
+      holder: holder as unknown as ConstructorParameters<typeof UnattendedLogin>[0]['holder'],
+      log: silentLog,
+    });
+    const state: Extract<HolderState, { kind: 'locked' }> = { kind: 'locked', facts: { ...fakeFacts, loggedIn: false, triesLeft: null } };
+    const attempts = Array.from({ length: 5 }, () => unattended.attempt(state));
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    attempts.push(unattended.attempt(state));
+    login.reject(new UkeyError('pin-incorrect', 'asked for by the test'));
+    await Promise.all(attempts);
+    await unattended.attempt(state);
+    expect(asked).toBe(1);
+  });
 });

@@ -16,6 +16,8 @@ const codeOf = (work: Promise<unknown>): Promise<string> =>
     () => 'answered',
     (error: unknown) => asUkeyError(error).code,
   );
+/** Longer than a mount takes. */
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 const add = (key: string): Promise<unknown> => rig.custody.use().then((ledger) => ledger.add(documentDraft(key)));
 
 describe('states that follow one another quickly', () => {
@@ -153,7 +155,7 @@ describe('a proven clone or rollback', () => {
       () => rig.holder.reopen(),
     ]) {
       again();
-      await rig.settle();
+      await pause(80);
       expect(rig.custody.ledger).toBeNull();
       expect(rig.custody.standing().standing).toBe('halted');
       expect(await codeOf(rig.custody.use())).toBe('halted');
@@ -213,7 +215,7 @@ test('nothing opens after the service has closed it', async () => {
   await rig.custody.close();
   rig.holder.become(lockedState);
   rig.holder.reopen();
-  await rig.settle();
+  await pause(80);
   expect(rig.custody.ledger).toBeNull();
   expect(await codeOf(rig.custody.use())).not.toBe('answered');
 });
