@@ -129,8 +129,10 @@ export async function healSegment(
 ): Promise<SegmentHealed> {
   const { flash, mirror } = pair;
   const base = segmentPosition(superblock, segment);
-  const onFlash = await salvage(flash, base, superblock.segmentBytes);
-  const onMirror = mirror === null ? null : await salvage(mirror, base, superblock.segmentBytes);
+  const [onFlash, onMirror] = await Promise.all([
+    salvage(flash, base, superblock.segmentBytes),
+    mirror === null ? null : salvage(mirror, base, superblock.segmentBytes),
+  ]);
   const sides = onMirror === null ? [onFlash.bytes] : [onFlash.bytes, onMirror.bytes];
   const walk = verifiedWalk(superblock, dataKey, segment, sides, aboveRunIndex);
   const units = unitsOf(walk);
@@ -283,8 +285,7 @@ class Joining {
 
   async join(onProgress: Progress): Promise<MirrorReport> {
     const { best } = this.#superblocks;
-    const onFlash = await readHeadRuns(this.#pair.flash, best);
-    const onMirror = await readHeadRuns(this.#pair.mirror, best);
+    const [onFlash, onMirror] = await Promise.all([readHeadRuns(this.#pair.flash, best), readHeadRuns(this.#pair.mirror, best)]);
     const { heads } = orderHeads(mergeHeads(onFlash, onMirror), best.segmentCount, best.oldestRun);
     const discarded = await this.#compareEnds(heads, onFlash, onMirror);
     const same = sameHeads(onFlash, onMirror);

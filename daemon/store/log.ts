@@ -297,7 +297,11 @@ export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenO
       newestFrames: found.walk?.frames ?? [],
       nextIndex: mounted.nextIndex,
       oldestIndex: before.oldestIndex,
-      heal: mirrored === null ? null : (head) => healOne({ ...parts, reader, writer }, head),
+      heal: async (head) => {
+        if (mirrored !== null) await healOne({ ...parts, reader, writer }, head);
+        // Beside a writer: it may have released what was looked for.
+        else if (flash.readOnly) reader.forget((await readSuperblock(flash, key)).superblock.oldestIndex, []);
+      },
     });
     const writer: Writer = new Writer({
       ...parts,

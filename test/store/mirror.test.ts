@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { formatStore, openLog, readStoreHeader } from '#store/log.ts';
-import { lagMaxBytes } from '#store/mirror.ts';
+import { lagMaxBytes, MirroredDevice } from '#store/mirror.ts';
 import { restoreFromMirror } from '#store/restore.ts';
+import { deviceSuite } from '#test/suites/device-suite.ts';
 import { flipBit, type Medium, MemoryDevice, patchMedium, readMedium, tornWrite } from '#test/support/memory-device.ts';
 import {
   appendAll,
@@ -43,6 +44,20 @@ async function pair(frames: number, mode: 'sync' | 'async' = 'sync'): Promise<{ 
   return { flash, mirror };
 }
 const frameAt = (index: number): number => logStart + 4096 + (index - 1) * 1024;
+
+for (const mode of ['sync', 'async'] as const) {
+  deviceSuite(`FLASH and ${mode} mirror`, async () => {
+    const flash = new MemoryDevice({ sizeBytes: mebibyte });
+    const mirror = new MemoryDevice({ sizeBytes: mebibyte });
+    const again = (one: MemoryDevice, readOnly: boolean): MemoryDevice =>
+      new MemoryDevice({ sizeBytes: mebibyte, medium: one.snapshot(), readOnly });
+    return {
+      device: new MirroredDevice(flash, mirror, mode),
+      reopen: async (readOnly) => new MirroredDevice(again(flash, readOnly), again(mirror, readOnly), mode),
+      clean: async () => expect(mirror.snapshot()).toEqual(flash.snapshot()),
+    };
+  });
+}
 
 describe('a sync mirror', () => {
   it('is the same bytes at the same places, the superblocks too', async () => {
