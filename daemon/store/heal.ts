@@ -221,6 +221,10 @@ async function readSuperblocks(flash: Device, mirror: Device, dataKey: Uint8Arra
     if (ours === null && !isRotten) throw new UkeyError('halted', `${flash.path} is blank: it was never formatted`);
     const best = ours === null || theirs === null ? (ours ?? theirs) : later(ours, theirs);
     if (best === null) throw new UkeyError('halted', 'no copy of the superblock is whole');
+    // The mirror was restored for another token since: this FLASH was given up, and must not become a second copy of that one.
+    if (ours !== null && best === theirs && !view(ours.tokenKeyId).equals(best.tokenKeyId)) {
+      throw new UkeyError('halted', `the mirror ${mirror.path} belongs to another token since this FLASH was given up`);
+    }
     checkDevice(flash, best);
     checkDevice(mirror, best);
     return { best, flash: ours, mirror: theirs, remake };
