@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { formatStore, openLog, readStoreHeader } from '#store/log.ts';
-import { lagMaxBytes } from '#store/mirror.ts';
+import { lagMaxBytes, MirroredDevice } from '#store/mirror.ts';
 import { restoreFromMirror } from '#store/restore.ts';
+import { deviceSuite } from '#test/suites/device-suite.ts';
 import { flipBit, type Medium, MemoryDevice, patchMedium, readMedium, tornWrite } from '#test/support/memory-device.ts';
 import {
   appendAll,
@@ -43,6 +44,20 @@ async function pair(frames: number, mode: 'sync' | 'async' = 'sync'): Promise<{ 
   return { flash, mirror };
 }
 const frameAt = (index: number): number => logStart + 4096 + (index - 1) * 1024;
+
+for (const mode of ['sync', 'async'] as const) {
+  deviceSuite(`FLASH and ${mode} mirror`, async () => {
+    const flash = new MemoryDevice({ sizeBytes: mebibyte });
+    const mirror = new MemoryDevice({ sizeBytes: mebibyte });
+    const again = (one: MemoryDevice, readOnly: boolean): MemoryDevice =>
+      new MemoryDevice({ sizeBytes: mebibyte, medium: one.snapshot(), readOnly });
+    return {
+      device: new MirroredDevice(flash, mirror, mode),
+      reopen: async (readOnly) => new MirroredDevice(again(flash, readOnly), again(mirror, readOnly), mode),
+      clean: async () => expect(mirror.snapshot()).toEqual(flash.snapshot()),
+    };
+  });
+}
 
 describe('a sync mirror', () => {
   it('is the same bytes at the same places, the superblocks too', async () => {
@@ -208,6 +223,37 @@ describe('opening with a mirror', () => {
     }
   });
 
+  it('may be cut at any write while it brings one side up, and goes on the next time', async () => {
+    const { flash, mirror } = await pair(3);
+    const device = on(flash.snapshot());
+    const partner = on(mirror.snapshot());
+    const log = await openBoth(device, partner);
+    await appendAll(
+      log,
+      4,
+      Array.from({ length: 170 }, () => 900),
+    );
+    for (const [name, stale] of [
+      ['mirror', mirror.snapshot()],
+      ['flash', flash.snapshot()],
+    ] as const) {
+      for (let nth = 1; nth <= 8; nth += 1) {
+        for (const keeps of [() => false, (sector: number) => sector % 2 === 1, (sector: number) => sector < 5]) {
+          const cut = {
+            flash: on(name === 'flash' ? stale : device.snapshot()),
+            mirror: on(name === 'mirror' ? stale : partner.snapshot()),
+          };
+          cut[name].failWrite(nth, { kind: 'torn', keeps });
+          const failed = await failureOf(openBoth(cut.flash, cut.mirror, 'sync', nth));
+          const again = { flash: on(cut.flash.snapshot()), mirror: on(cut.mirror.snapshot()) };
+          const whole = await openBoth(again.flash, again.mirror, 'sync', 50 + nth);
+          expect(whole.mounted, `${name} ${nth} ${failed?.code}`).toMatchObject({ nextIndex: 174, mirror: { discarded: false } });
+          for (const one of [again.flash, again.mirror]) await expectWhole(await open(on(one.snapshot()), 99), () => 900);
+        }
+      }
+    }
+  });
+
   it('brings a FLASH up that is behind the mirror', async () => {
     const { flash, mirror } = await pair(3);
     const later = on(mirror.snapshot());
@@ -267,6 +313,33 @@ describe('opening with a mirror', () => {
       expect(log.mounted.nextIndex).toBe(7);
       expect(await readAll(log)).toHaveLength(6);
     }
+  });
+});
+
+describe('a long log', () => {
+  const many = 280;
+  const frameBytes = 60_000;
+  const at = (segment: number): number => logStart + segment * segmentBytes + 4096 + 700;
+
+  it('is compared at its end only; what rots before is healed when it is opened for, read or checked', async () => {
+    const wide = (medium: Medium): MemoryDevice => deviceOn(medium, many);
+    const flash = await newStore(many);
+    const mirror = wide(new Map());
+    const log = await openBoth(flash, mirror);
+    await log.carry(payloadOf(0, 3000));
+    for (let index = 1; index < 275; index += 1) await log.append(payloadOf(index, frameBytes), checkpointBefore(index));
+    const rotten = [0, 3, 5, 270].reduce((medium, segment) => flipBit(medium, at(segment), 1), flash.snapshot());
+    const device = wide(rotten);
+    const again = await openBoth(device, wide(mirror.snapshot()), 'sync', 4);
+    // What is carried stands in the first segment, the end in the last ones.
+    expect(again.mounted.mirror).toMatchObject({ healedFlash: 2, healedMirror: 0 });
+    expect(again.mounted.carried).toEqual(payloadOf(0, 3000));
+    expect(device.reads.reduce((sum, read) => sum + read.lengthBytes, 0)).toBeLessThan(270 * segmentBytes * 1.2);
+    expect((await again.read(3, 1))[0]?.payload).toEqual(payloadOf(3, frameBytes));
+    expect(await again.check({ heal: false })).toMatchObject({ frames: 274, missing: [], flashDamaged: [5] });
+    expect(await again.check({ heal: true })).toMatchObject({ flashDamaged: [5], healed: true });
+    const whole = Buffer.from(readMedium(device.snapshot(), logStart, many * segmentBytes));
+    expect(Buffer.compare(whole, Buffer.from(readMedium(mirror.snapshot(), logStart, many * segmentBytes)))).toBe(0);
   });
 });
 
@@ -370,6 +443,18 @@ describe('restoring', () => {
     expect(again.header.slots).toEqual(options.slots);
     await appendAll(again, 101, [900]);
     expect((await readAll(again)).map((frame) => frame.payload)).toEqual(Array.from({ length: 101 }, (_, at) => payloadOf(at + 1, 900)));
+  });
+
+  it('ends the life of the FLASH that was lost: beside the mirror of its successor it is refused', async () => {
+    const { flash, mirror } = await pair(3);
+    const target = blank();
+    await restoreFromMirror(deviceOn(mirror.snapshot(), segments, { readOnly: true }), target, dataKey, options);
+    const moved = on(mirror.snapshot());
+    const log = await openBoth(target, moved, 'sync', 4);
+    await log.close();
+    const found = on(flash.snapshot());
+    expect((await failureOf(openBoth(found, on(moved.snapshot()), 'sync', 5)))?.code).toBe('halted');
+    expect(found.writes).toHaveLength(0);
   });
 
   it('keeps the identity when no new one is given, and refuses what it must not overwrite', async () => {

@@ -56,7 +56,13 @@ export class Story {
     const { known } = this;
     for (let step = 0; step < steps; step += 1) {
       const index = known.acked + 1;
-      const failed = (await failureOf(log.append(payloadOf(index, sizeOf(index)), checkpointBefore(index))))?.code ?? null;
+      const append = async (): Promise<string | null> =>
+        (await failureOf(log.append(payloadOf(index, sizeOf(index)), checkpointBefore(index))))?.code ?? null;
+      let failed = await append();
+      if (failed === 'store-full') {
+        known.released = known.acked;
+        failed = (await failureOf(log.release(known.released)))?.code ?? (await append());
+      }
       if (failed !== null) return failed;
       known.acked = index;
       const dice = this.draw(10);
