@@ -16,7 +16,7 @@ import { budgetOf, judgeStanding, type LimitFacts } from './limits.ts';
 import { Lookup } from './lookup.ts';
 import { openIndex, readLedger } from './mounting.ts';
 import type { PlannedEntry } from './numbering.ts';
-import { type HoldingFact, type StandingReport, standingOf } from './standing.ts';
+import { type HoldingFact, type LockedWhy, type StandingReport, standingOf } from './standing.ts';
 import type { Tip } from './tip.ts';
 
 /** How long a caller waits while the token is being opened again, before it is told. */
@@ -30,6 +30,8 @@ export interface CustodyParts {
   /** Folder of the indexes, one file per token. */
   readonly stateDirectory: string;
   link(): Link;
+  /** Why a stored PIN does not unlock; left out: there is none. */
+  whyLocked?(): LockedWhy | null;
   onCommitted(entries: readonly PlannedEntry[], batchIndex: number): void;
   onChange(): void;
   /** Told when a ledger is open, before anybody may use it. */
@@ -333,7 +335,7 @@ export class Custody {
       case 'halted':
         return state;
       case 'locked':
-        return { kind: 'locked', pinLocked: state.facts.pinState === 'locked' };
+        return { kind: 'locked', pinLocked: state.facts.pinState === 'locked', why: this.#parts.whyLocked?.() ?? null };
       case 'open':
         return this.#openFact();
       default:

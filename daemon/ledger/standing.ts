@@ -3,11 +3,17 @@ import { type ErrorCode, errorTable, unreachable } from '#ipc-schema/errors.ts';
 import type { Link, Standing } from '#ipc-schema/methods.ts';
 import type { Verdict } from './limits.ts';
 
+/** Why a stored PIN has not unlocked the token, and who must act. */
+export interface LockedWhy {
+  readonly reason: string;
+  readonly action: string;
+}
+
 export type HoldingFact =
   | { readonly kind: 'starting' }
   | { readonly kind: 'absent'; readonly reason: string }
   | { readonly kind: 'blank' }
-  | { readonly kind: 'locked'; readonly pinLocked: boolean }
+  | { readonly kind: 'locked'; readonly pinLocked: boolean; readonly why: LockedWhy | null }
   | { readonly kind: 'mounting' }
   | { readonly kind: 'open'; readonly verdict: Verdict; readonly roomLeft: boolean; readonly link: Link }
   | { readonly kind: 'halted'; readonly reason: string };
@@ -30,9 +36,8 @@ export function standingOf(fact: HoldingFact): StandingReport {
     case 'blank':
       return report('no-token', 'the token is blank', 'Provision it (ukeyctl provision).');
     case 'locked':
-      return fact.pinLocked
-        ? report('locked', 'the PIN is locked after too many wrong tries', errorTable['pin-locked'].action)
-        : report('locked', 'the token waits for its PIN', errorTable.locked.action);
+      if (fact.pinLocked) return report('locked', 'the PIN is locked after too many wrong tries', errorTable['pin-locked'].action);
+      return report('locked', fact.why?.reason ?? 'the token waits for its PIN', fact.why?.action ?? errorTable.locked.action);
     case 'mounting':
       return report('locked', 'the ledger is being read', 'Wait a moment.');
     case 'halted':

@@ -16,8 +16,8 @@ test.each<[HoldingFact, string, boolean]>([
   [{ kind: 'starting' }, 'no-token', true],
   [{ kind: 'absent', reason: 'the token is out' }, 'no-token', true],
   [{ kind: 'blank' }, 'no-token', true],
-  [{ kind: 'locked', pinLocked: false }, 'locked', true],
-  [{ kind: 'locked', pinLocked: true }, 'locked', true],
+  [{ kind: 'locked', pinLocked: false, why: null }, 'locked', true],
+  [{ kind: 'locked', pinLocked: true, why: null }, 'locked', true],
   [{ kind: 'mounting' }, 'locked', true],
   [{ kind: 'halted', reason: 'a clone' }, 'halted', true],
   [open({}), 'issuing-online', false],
@@ -36,8 +36,14 @@ test.each<[HoldingFact, string, boolean]>([
 });
 
 test('a locked PIN and a waiting PIN ask different things of a person', () => {
-  expect(standingOf({ kind: 'locked', pinLocked: true }).action).toBe(errorTable['pin-locked'].action);
-  expect(standingOf({ kind: 'locked', pinLocked: false }).action).toBe(errorTable.locked.action);
+  expect(standingOf({ kind: 'locked', pinLocked: true, why: null }).action).toBe(errorTable['pin-locked'].action);
+  expect(standingOf({ kind: 'locked', pinLocked: false, why: null }).action).toBe(errorTable.locked.action);
+});
+
+test('a stored PIN that does not unlock says why, and what to do', () => {
+  const why = { reason: 'the disk is full', action: 'Make room.' };
+  expect(standingOf({ kind: 'locked', pinLocked: false, why })).toEqual({ standing: 'locked', ...why });
+  expect(standingOf({ kind: 'locked', pinLocked: true, why }).action).toBe(errorTable['pin-locked'].action);
 });
 
 test('the reason of what stops is passed on', () => {
