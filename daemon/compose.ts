@@ -106,6 +106,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     clock,
     log,
     stateDirectory: config.state,
+    provenNowMs: () => uploader.provenNowMs,
     link: () => uploader.link,
     whyLocked: () => unattended?.why ?? null,
     onCommitted: (entries) => {

@@ -12,7 +12,7 @@ import type { Budget, Link } from '#ipc-schema/methods.ts';
 import { Ages } from './ages.ts';
 import { Ledger } from './ledger.ts';
 import { LedgerIndex } from './ledger-index.ts';
-import { budgetOf, judgeStanding, type LimitFacts } from './limits.ts';
+import { budgetOf, type ClockFacts, judgeClock, judgeStanding, type LimitFacts } from './limits.ts';
 import { Lookup } from './lookup.ts';
 import { openIndex, readLedger } from './mounting.ts';
 import type { PlannedEntry } from './numbering.ts';
@@ -29,6 +29,8 @@ export interface CustodyParts {
   readonly log: Log;
   /** Folder of the indexes, one file per token. */
   readonly stateDirectory: string;
+  /** What time it is by the ticket server's signature; null: not proven. */
+  provenNowMs(): number | null;
   link(): Link;
   /** Why a stored PIN does not unlock; left out: there is none. */
   whyLocked?(): LockedWhy | null;
@@ -155,9 +157,18 @@ export class Custody {
       pendingAmount: tip.pending.amount,
       oldestAgeMs: this.#oldestAgeMs(tip, wallMs, clock.monotonicMs()),
       link: this.#parts.link(),
-      wallMs,
-      floorMs: floorOf(tip),
+      ...this.#clockFacts(tip, wallMs),
     };
+  }
+
+  /** Whether the wall clock may be printed; without a ledger nothing speaks against it but the server. */
+  clockTrusted(): boolean {
+    return judgeClock(this.#clockFacts(this.ledger?.tip ?? null, this.#parts.clock.wallMs())).kind === 'allow';
+  }
+
+  #clockFacts(tip: Tip | null, wallMs: number): ClockFacts {
+    const provenNowMs = this.#parts.provenNowMs();
+    return { wallMs, provenNowMs, newestEntryMs: tip?.lastIssuedAtMs ?? 0, ackedServerMs: tip?.serverTimeMs ?? 0 };
   }
 
   /** What was taken is answered first. */
@@ -356,7 +367,7 @@ async function shut({ ledger, index }: Opened, why: UkeyError): Promise<void> {
   await index.close();
 }
 
-/** Newest time that is proven: own entries and the server's signatures. */
+/** Newest time that is recorded: own entries (what our clock said then) and the server's signatures. */
 export function floorOf(tip: Tip): number {
   return Math.max(tip.lastIssuedAtMs, tip.serverTimeMs);
 }

@@ -52,6 +52,8 @@ interface Setback {
 export class Uploader {
   readonly #parts: UploaderParts;
   #link: LinkState = unknownLink;
+  /** The server's time, and our elapsedMs when it came. */
+  #proof: { readonly serverTimeMs: number; readonly atElapsedMs: number } | null = null;
   #upstream: { readonly key: string; readonly connection: Upstream } | null = null;
   #ledger: Ledger | null = null;
   #run: Promise<void> | null = null;
@@ -74,6 +76,12 @@ export class Uploader {
 
   get link(): Link {
     return this.#link.link;
+  }
+
+  /** What time it is by our server's signature, carried on since it came. */
+  get provenNowMs(): number | null {
+    const proof = this.#proof;
+    return proof === null ? null : proof.serverTimeMs + (this.#parts.clock.elapsedMs() - proof.atElapsedMs);
   }
 
   get report(): UploadReport {
@@ -149,6 +157,7 @@ export class Uploader {
     this.#upstream = { key, connection: new Upstream(charter.server) };
     const before = this.#link.link;
     this.#link = unknownLink;
+    this.#proof = null;
     if (before !== 'unknown') this.#parts.onLink('unknown');
   }
 
@@ -160,7 +169,8 @@ export class Uploader {
     try {
       const nonce = new Uint8Array(randomBytes(nonceBytes));
       const answer = await this.#upstreamNow().probe(nonce);
-      openProbe(answer, ackKeyOf(charter), nonce);
+      const { serverTimeMs } = openProbe(answer, ackKeyOf(charter), nonce);
+      this.#proof = { serverTimeMs, atElapsedMs: this.#parts.clock.elapsedMs() };
       this.#judge('proof');
       return true;
     } catch (error) {
@@ -198,7 +208,9 @@ export class Uploader {
     const before = ledger.tip.ackedBatch;
     let parked: readonly number[] | null = null;
     try {
-      parked = (await acknowledge(ledger, charter, signed))?.parked ?? null;
+      const ack = await acknowledge(ledger, charter, signed);
+      if (ack !== null) this.#provenAtLeast(ack.serverTimeMs);
+      parked = ack?.parked ?? null;
     } catch (error) {
       const { code } = asUkeyError(error);
       if (code === 'halted') throw error;
@@ -216,6 +228,11 @@ export class Uploader {
     this.#note({ parked: [...new Set([...this.#report.parked, ...parked])].slice(-parkedMax) });
     if (ledger.tip.ackedBatch > before) this.#parts.onAcknowledged(ledger.tip.ackedBatch);
     return null;
+  }
+
+  /** An acknowledgement carries no nonce of ours: it may be old, so that it can only show that it is later than we thought. */
+  #provenAtLeast(serverTimeMs: number): void {
+    if (serverTimeMs > (this.provenNowMs ?? 0)) this.#proof = { serverTimeMs, atElapsedMs: this.#parts.clock.elapsedMs() };
   }
 
   /** An acknowledgement that covers nothing of what was sent: sending it again at once would go on for ever. */
