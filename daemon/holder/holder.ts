@@ -38,6 +38,8 @@ export interface Mount {
   /** Bytes of a torn tail that mounting cut; 0 if none. */
   readonly tornBytes: number;
   readonly keyWrapping: string;
+  /** Only in the answer to a login that found the token open: the PIN was not looked at. */
+  readonly pinUnchecked?: true;
 }
 
 /** One batch on its way: numbered and hashed by the front, sealed by the holder. */

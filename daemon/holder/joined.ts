@@ -159,7 +159,7 @@ class JoinedHolder implements Holder {
     if (this.#open !== null) {
       // Logged in and mounted already: no try is spent, and none would check the PIN.
       await this.#open.sealer.settled();
-      return { ...this.#open.mount, ...this.#open.sealer.chain };
+      return { ...this.#open.mount, ...this.#open.sealer.chain, pinUnchecked: true };
     }
     const token = await this.#present();
     const device = await this.#parts.openDevice(this.#parts.readOnly);

@@ -43,6 +43,15 @@ describe('a person', () => {
   });
 });
 
+test('a login while the token is open says that its PIN was not checked', async () => {
+  rig = await openRig();
+  const full = triesInFile();
+  expect(await rig.admin.call('session.login', { pin: '000000' })).toMatchObject({ checked: false });
+  expect(triesInFile()).toBe(full);
+  await rig.admin.call('session.logout', {});
+  expect(await rig.admin.call('session.login', { pin: rigPin })).toMatchObject({ checked: true });
+});
+
 describe('the PIN that the service manager provides', () => {
   test('logs in by itself, at the start and after the token was away', async () => {
     rig = await openRig({ pinFile: true });
