@@ -11,7 +11,7 @@ export type HolderState =
   | { readonly kind: 'starting' }
   /** No token, or its FLASH is missing; the holder looks again by itself. */
   | { readonly kind: 'absent'; readonly reason: string }
-  /** A token without keys: provision first. */
+  /** A token without keys: provision first. Or one with keys (`facts.provisioned`) whose FLASH is blank: a step of provisioning, or a loss. */
   | { readonly kind: 'blank'; readonly facts: TokenFacts }
   | { readonly kind: 'locked'; readonly facts: TokenFacts }
   | { readonly kind: 'open'; readonly facts: TokenFacts; readonly mount: Mount }

@@ -3,7 +3,7 @@
 // while the state is `open`; a token that goes away wipes it, one that comes back is opened anew and waits for its PIN;
 // nothing is written to a FLASH of another token. The PIN's bytes are overwritten when a call that took them ends.
 // Must not: know processes or sockets; number anything (the front does).
-import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+import { asUkeyError, blankFlashAction, UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token, TokenFacts } from '#token/token.ts';
@@ -166,7 +166,8 @@ class JoinedHolder implements Holder {
     try {
       // Before a try is spent: a FLASH that cannot be opened, or is another token's, is no reason to ask for a PIN.
       if ((await readOwnHeader(device, publicKeyIfShown(token))) === null) {
-        throw new UkeyError('token-failed', 'the FLASH is not formatted', { action: 'Provision the token (ukeyctl provision).' });
+        const action = token.facts().provisioned ? blankFlashAction : 'Provision the token (ukeyctl provision).';
+        throw new UkeyError('token-failed', 'the FLASH is blank', { action });
       }
       spendTry(token, pin, useLastTry);
       return await this.#mount(token, device);

@@ -340,8 +340,9 @@ export class Custody {
     const state = this.#state;
     switch (state.kind) {
       case 'starting':
+        return state;
       case 'blank':
-        return { kind: state.kind };
+        return { kind: 'blank', what: blankOf(state.facts) };
       case 'absent':
       case 'halted':
         return state;
@@ -360,6 +361,11 @@ export class Custody {
     const verdict = ledger.charter === null ? ({ kind: 'allow' } as const) : judgeStanding(this.limitFacts(ledger.tip, ledger.charter));
     return { kind: 'open', verdict, roomLeft: !ledger.full, link: this.#parts.link() };
   }
+}
+
+function blankOf({ provisioned, loggedIn }: Extract<HolderState, { kind: 'blank' }>['facts']): 'token' | 'half' | 'flash' {
+  if (!provisioned) return 'token';
+  return loggedIn ? 'half' : 'flash';
 }
 
 async function shut({ ledger, index }: Opened, why: UkeyError): Promise<void> {

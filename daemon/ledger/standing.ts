@@ -1,5 +1,5 @@
 // Owns: the one word for what the service can do now, with the reason and who must act. Pure: facts in, standing out.
-import { type ErrorCode, errorTable, unreachable } from '#ipc-schema/errors.ts';
+import { blankFlashAction, type ErrorCode, errorTable, unreachable } from '#ipc-schema/errors.ts';
 import type { Link, Standing } from '#ipc-schema/methods.ts';
 import type { Verdict } from './limits.ts';
 
@@ -12,7 +12,8 @@ export interface LockedWhy {
 export type HoldingFact =
   | { readonly kind: 'starting' }
   | { readonly kind: 'absent'; readonly reason: string }
-  | { readonly kind: 'blank' }
+  /** `half`: provisioning has begun, and somebody is logged in to end it. `flash`: the KEY has its keys, and nothing is on the FLASH. */
+  | { readonly kind: 'blank'; readonly what: 'token' | 'half' | 'flash' }
   | { readonly kind: 'locked'; readonly pinLocked: boolean; readonly why: LockedWhy | null }
   | { readonly kind: 'mounting' }
   | { readonly kind: 'open'; readonly verdict: Verdict; readonly roomLeft: boolean; readonly link: Link }
@@ -34,7 +35,7 @@ export function standingOf(fact: HoldingFact): StandingReport {
     case 'absent':
       return report('no-token', fact.reason, errorTable['no-token'].action);
     case 'blank':
-      return report('no-token', 'the token is blank', 'Provision it (ukeyctl provision).');
+      return blankStanding(fact.what);
     case 'locked':
       if (fact.pinLocked) return report('locked', 'the PIN is locked after too many wrong tries', errorTable['pin-locked'].action);
       return report('locked', fact.why?.reason ?? 'the token waits for its PIN', fact.why?.action ?? errorTable.locked.action);
@@ -46,6 +47,19 @@ export function standingOf(fact: HoldingFact): StandingReport {
       return openStanding(fact);
     default:
       return unreachable(fact);
+  }
+}
+
+function blankStanding(what: Extract<HoldingFact, { kind: 'blank' }>['what']): StandingReport {
+  switch (what) {
+    case 'token':
+      return report('no-token', 'the token is blank', 'Provision it (ukeyctl provision).');
+    case 'half':
+      return report('no-token', 'the token is half provisioned', 'Repeat its provisioning with the same ticket (ukeyctl provision).');
+    case 'flash':
+      return report('no-token', 'the KEY is provisioned, its FLASH is blank', blankFlashAction);
+    default:
+      return unreachable(what);
   }
 }
 

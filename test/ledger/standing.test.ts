@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { errorTable } from '#ipc-schema/errors.ts';
+import { blankFlashAction, errorTable } from '#ipc-schema/errors.ts';
 import type { Verdict } from '#ledger/limits.ts';
 import { type HoldingFact, standingOf } from '#ledger/standing.ts';
 
@@ -15,7 +15,9 @@ const open = (change: Partial<Extract<HoldingFact, { kind: 'open' }>>): HoldingF
 test.each<[HoldingFact, string, boolean]>([
   [{ kind: 'starting' }, 'no-token', true],
   [{ kind: 'absent', reason: 'the token is out' }, 'no-token', true],
-  [{ kind: 'blank' }, 'no-token', true],
+  [{ kind: 'blank', what: 'token' }, 'no-token', true],
+  [{ kind: 'blank', what: 'half' }, 'no-token', true],
+  [{ kind: 'blank', what: 'flash' }, 'no-token', true],
   [{ kind: 'locked', pinLocked: false, why: null }, 'locked', true],
   [{ kind: 'locked', pinLocked: true, why: null }, 'locked', true],
   [{ kind: 'mounting' }, 'locked', true],
@@ -44,6 +46,11 @@ test('a stored PIN that does not unlock says why, and what to do', () => {
   const why = { reason: 'the disk is full', action: 'Make room.' };
   expect(standingOf({ kind: 'locked', pinLocked: false, why })).toEqual({ standing: 'locked', ...why });
   expect(standingOf({ kind: 'locked', pinLocked: true, why }).action).toBe(errorTable['pin-locked'].action);
+});
+
+test('a provisioned KEY with a blank FLASH is not called a blank token', () => {
+  expect(standingOf({ kind: 'blank', what: 'flash' }).action).toBe(blankFlashAction);
+  for (const what of ['token', 'half'] as const) expect(standingOf({ kind: 'blank', what }).action).toContain('ukeyctl provision');
 });
 
 test('the reason of what stops is passed on', () => {
