@@ -10,7 +10,7 @@ import type { TokenFacts } from '#token/token.ts';
 export type HolderState =
   | { readonly kind: 'starting' }
   /** No token, or its FLASH is missing; the holder looks again by itself. */
-  | { readonly kind: 'absent'; readonly reason: string }
+  | { readonly kind: 'absent'; readonly reason: string /** Where more is to be done than to plug it in. */; readonly action?: string }
   /** A token without keys: provision first. Or one with keys (`facts.provisioned`) whose FLASH is blank: a step of provisioning, or a loss. */
   | { readonly kind: 'blank'; readonly facts: TokenFacts }
   | { readonly kind: 'locked'; readonly facts: TokenFacts }

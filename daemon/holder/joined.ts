@@ -23,7 +23,7 @@ import type { HolderParts } from './parts.ts';
 import { Presence } from './presence.ts';
 import { refusedCommit, Sealer } from './sealer.ts';
 import { isSameState, whyNotOpen } from './state.ts';
-import { publicKeyIfShown, Survey } from './survey.ts';
+import { provisionedAction, publicKeyIfShown, Survey } from './survey.ts';
 import { spendTry } from './try.ts';
 
 /** How often the token is looked at: plug and unplug are noticed within twice this. */
@@ -177,11 +177,11 @@ class JoinedHolder implements Holder {
   }
 
   async #provision(options: ProvisionOptions): Promise<Uint8Array> {
-    if (this.#open !== null) throw new UkeyError('invalid-request', 'the token is provisioned and open');
+    if (this.#open !== null) throw new UkeyError('invalid-request', 'the token is provisioned and open', { action: provisionedAction });
     if (this.#parts.readOnly) throw new UkeyError('internal', 'this holder was opened for reading only');
     const token = await this.#presentOrBlank();
     if (token.facts().provisioned && (await this.#survey.readFlash(token)) === 'formatted') {
-      throw new UkeyError('invalid-request', 'the token is provisioned and its FLASH is formatted: log in');
+      throw new UkeyError('invalid-request', 'the token is provisioned and its FLASH is formatted', { action: provisionedAction });
     }
     try {
       return (await provisioning()).enrolmentRequest(token, options);
@@ -278,8 +278,8 @@ class JoinedHolder implements Holder {
     }
   }
 
-  /** Finds out from nothing what is there. Writes nothing. Where only the FLASH is missing the token stays at hand, to be provisioned. */
-  async #lookAnew(): Promise<void> {
+  /** Finds out from nothing what is there. Writes nothing. Where only the FLASH is missing the token stays at hand, to be provisioned. `seen`: why it looks. */
+  async #lookAnew(seen: string | null = null): Promise<void> {
     try {
       const missing = await this.#presence.remember();
       if (missing !== null) throw new UkeyError('no-token', `the token is not plugged in: ${missing} is not there`);
@@ -288,7 +288,7 @@ class JoinedHolder implements Holder {
       this.#setState(await this.#survey.stateBy(this.#token, facts));
     } catch (thrown) {
       this.#letGo();
-      this.#setState({ kind: 'absent', reason: asUkeyError(thrown).message });
+      this.#setState(await this.#survey.absenceBy(asUkeyError(thrown), this.#state, seen));
     }
   }
 
@@ -307,7 +307,7 @@ class JoinedHolder implements Holder {
     if (this.#open !== null || look.kind === 'gone') this.#setState({ kind: 'absent', reason });
     await this.#shut();
     this.#letGo();
-    if (look.kind !== 'gone') await this.#lookAnew();
+    if (look.kind !== 'gone') await this.#lookAnew(reason);
   }
 
   #isOther(facts: TokenFacts): boolean {

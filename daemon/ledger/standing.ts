@@ -11,7 +11,7 @@ export interface LockedWhy {
 
 export type HoldingFact =
   | { readonly kind: 'starting' }
-  | { readonly kind: 'absent'; readonly reason: string }
+  | { readonly kind: 'absent'; readonly reason: string; readonly action?: string }
   /** `half`: provisioning has begun, and somebody is logged in to end it. `flash`: the KEY has its keys, and nothing is on the FLASH. */
   | { readonly kind: 'blank'; readonly what: 'token' | 'half' | 'flash' }
   | { readonly kind: 'locked'; readonly pinLocked: boolean; readonly why: LockedWhy | null }
@@ -26,6 +26,9 @@ export interface StandingReport {
   readonly action: string;
 }
 
+/** The table's sentence points to service.status; this is what stands there. */
+const haltedAction = 'Keep the token as it is: do not unplug, format or provision it, and ask an administrator.';
+
 const report = (standing: Standing, reason: string, action = ''): StandingReport => ({ standing, reason, action });
 
 export function standingOf(fact: HoldingFact): StandingReport {
@@ -33,7 +36,7 @@ export function standingOf(fact: HoldingFact): StandingReport {
     case 'starting':
       return report('no-token', 'the token is being opened', 'Wait a moment.');
     case 'absent':
-      return report('no-token', fact.reason, errorTable['no-token'].action);
+      return report('no-token', fact.reason, fact.action ?? errorTable['no-token'].action);
     case 'blank':
       return blankStanding(fact.what);
     case 'locked':
@@ -42,7 +45,7 @@ export function standingOf(fact: HoldingFact): StandingReport {
     case 'mounting':
       return report('locked', 'the ledger is being read', 'Wait a moment.');
     case 'halted':
-      return report('halted', fact.reason, errorTable.halted.action);
+      return report('halted', fact.reason, haltedAction);
     case 'open':
       return openStanding(fact);
     default:

@@ -82,13 +82,18 @@ const issues = async (shop: Shop): Promise<string> => {
 describe('provisioning', () => {
   test('makes a blank token issue, once', async () => {
     const shop = await openShop();
-    await expect(shop.admin.call('service.status', {})).resolves.toMatchObject({ standing: 'no-token' });
+    await expect
+      .poll(() => shop.admin.call('service.status', {}))
+      .toMatchObject({ standing: 'no-token', action: expect.stringContaining('ukeyctl provision') });
     const { createTicket } = await openServer();
     const ticket = await createTicket(grant);
     expect(await provision(shop, ticket)).toMatchObject({ standing: expect.stringMatching(/^issuing/) });
     expect(await issues(shop)).toBe('GB123456789 retail');
     expect(existsSync(path.join(shop.directory, 'state/pending-enrolment.json'))).toBe(false);
-    await expect(provision(shop, ticket)).rejects.toMatchObject({ code: 'invalid-request' });
+    await expect(provision(shop, ticket)).rejects.toMatchObject({
+      code: 'invalid-request',
+      action: expect.stringContaining('ukeyctl login'),
+    });
   });
 
   test('with a used ticket is refused, and the token may still be provisioned with a good one', async () => {

@@ -53,6 +53,12 @@ test('a provisioned KEY with a blank FLASH is not called a blank token', () => {
   for (const what of ['token', 'half'] as const) expect(standingOf({ kind: 'blank', what }).action).toContain('ukeyctl provision');
 });
 
+test('what stops says what to do, not where it is said; an absence that knows better than plugging in says it', () => {
+  expect(standingOf({ kind: 'halted', reason: 'a clone' }).action).not.toContain('service.status');
+  expect(standingOf({ kind: 'absent', reason: 'out' }).action).toBe(errorTable['no-token'].action);
+  expect(standingOf({ kind: 'absent', reason: 'no module', action: 'Install it.' }).action).toBe('Install it.');
+});
+
 test('the reason of what stops is passed on', () => {
   expect(standingOf({ kind: 'halted', reason: 'batch 4 has two seals' }).reason).toBe('batch 4 has two seals');
   expect(standingOf(open({ verdict: { kind: 'refuse', code: 'limit-hours', why: 'too old' } })).reason).toBe('too old');
