@@ -108,6 +108,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     stateDirectory: config.state,
     provenNowMs: () => uploader.provenNowMs,
     link: () => uploader.link,
+    refusedFor: () => uploader.report.refusedFor,
     whyLocked: () => unattended?.why ?? null,
     onCommitted: (entries) => {
       uploader.committed();

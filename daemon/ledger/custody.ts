@@ -32,6 +32,8 @@ export interface CustodyParts {
   /** What time it is by the ticket server's signature; null: not proven. */
   provenNowMs(): number | null;
   link(): Link;
+  /** Why the ticket server refuses what is uploaded, again and again; null: it does not. */
+  refusedFor(): string | null;
   /** Why a stored PIN does not unlock; left out: there is none. */
   whyLocked?(): LockedWhy | null;
   onCommitted(entries: readonly PlannedEntry[], batchIndex: number): void;
@@ -359,7 +361,7 @@ export class Custody {
     const ledger = this.ledger;
     if (ledger === null) return { kind: 'mounting' };
     const verdict = ledger.charter === null ? ({ kind: 'allow' } as const) : judgeStanding(this.limitFacts(ledger.tip, ledger.charter));
-    return { kind: 'open', verdict, roomLeft: !ledger.full, link: this.#parts.link() };
+    return { kind: 'open', verdict, roomLeft: !ledger.full, link: this.#parts.link(), refusedFor: this.#parts.refusedFor() };
   }
 }
 

@@ -16,7 +16,13 @@ export type HoldingFact =
   | { readonly kind: 'blank'; readonly what: 'token' | 'half' | 'flash' }
   | { readonly kind: 'locked'; readonly pinLocked: boolean; readonly why: LockedWhy | null }
   | { readonly kind: 'mounting' }
-  | { readonly kind: 'open'; readonly verdict: Verdict; readonly roomLeft: boolean; readonly link: Link }
+  | {
+      readonly kind: 'open';
+      readonly verdict: Verdict;
+      readonly roomLeft: boolean;
+      readonly link: Link;
+      readonly refusedFor: string | null;
+    }
   | { readonly kind: 'halted'; readonly reason: string };
 
 export interface StandingReport {
@@ -66,9 +72,14 @@ function blankStanding(what: Extract<HoldingFact, { kind: 'blank' }>['what']): S
   }
 }
 
+const refusedAction = 'Ask headquarters why the ticket server refuses; invoices wait on the token until it takes them.';
+
 function openStanding(fact: Extract<HoldingFact, { kind: 'open' }>): StandingReport {
   if (!fact.roomLeft) return report('store-full', 'the FLASH has no room for another batch', errorTable['store-full'].action);
   if (fact.verdict.kind === 'refuse') return report(standingFor(fact.verdict.code), fact.verdict.why, errorTable[fact.verdict.code].action);
+  if (fact.refusedFor !== null) {
+    return report('issuing-offline', `the ticket server refuses what is uploaded: ${fact.refusedFor}`, refusedAction);
+  }
   switch (fact.link) {
     case 'up':
       return report('issuing-online', 'the ticket server answers');

@@ -26,6 +26,8 @@ const probeSoonMs = 250;
 /** What a Retry-After may ask for at most: longer silences are the timetable's to end. */
 const retryAfterMaxMs = 3_600_000;
 const parkedMax = 1_000;
+/** Refusals in a row, with no acknowledgement between, until a person is asked: one may be a moment of the server's, or an answer to old news. */
+export const refusalsMax = 3;
 
 export interface UploaderParts {
   readonly custody: Custody;
@@ -40,6 +42,8 @@ export interface UploaderParts {
 export interface UploadReport {
   readonly lastAttemptMs: number | null;
   readonly lastError: string | null;
+  /** The server's sentence, once it has refused what is uploaded refusalsMax times; until its next acknowledgement. */
+  readonly refusedFor: string | null;
   readonly parked: readonly number[];
 }
 
@@ -61,13 +65,15 @@ export class Uploader {
   #timer: NodeJS.Timeout | null = null;
   /** Uploads that failed in a row. */
   #setbacks = 0;
+  /** Refusals in a row that waiting does not mend. */
+  #refusals = 0;
   /** Monotonic: the server, or our own ledger, takes nothing before, whoever asks. */
   #notBeforeMs = 0;
   /** The server asked for batches from here on (its own loss); null: after the last acknowledged. */
   #wanted: number | null = null;
   /** Batches in one upload: fewer after one that did not get through, more again after one that did. */
   #batchesMax = uploadMaxBatches;
-  #report: UploadReport = { lastAttemptMs: null, lastError: null, parked: [] };
+  #report: UploadReport = { lastAttemptMs: null, lastError: null, refusedFor: null, parked: [] };
   #closed = false;
 
   constructor(parts: UploaderParts) {
@@ -149,7 +155,10 @@ export class Uploader {
 
   /** Another ledger: what was asked of the last one is void. Another server: nothing is proven. */
   #take(ledger: Ledger, charter: Charter): void {
-    if (ledger !== this.#ledger) this.#wanted = null;
+    if (ledger !== this.#ledger) {
+      this.#wanted = null;
+      this.#forgetRefusals();
+    }
     this.#ledger = ledger;
     const key = JSON.stringify(charter.server);
     if (key === this.#upstream?.key) return;
@@ -158,6 +167,7 @@ export class Uploader {
     const before = this.#link.link;
     this.#link = unknownLink;
     this.#proof = null;
+    this.#forgetRefusals();
     if (before !== 'unknown') this.#parts.onLink('unknown');
   }
 
@@ -220,6 +230,7 @@ export class Uploader {
     }
     this.#judge('proof');
     this.#setbacks = 0;
+    this.#forgetRefusals();
     this.#disarm();
     this.#batchesMax = Math.min(uploadMaxBatches, this.#batchesMax * 2);
     const isMending = this.#wanted !== null;
@@ -261,7 +272,18 @@ export class Uploader {
       this.#wanted = want;
       if (isFirst) return null;
     }
+    if (isForGood(status)) this.#countRefusal(refusal?.message ?? `status ${status}`);
     return { link: 'unharmed', retryAfterMs };
+  }
+
+  #countRefusal(sentence: string): void {
+    this.#refusals += 1;
+    if (this.#refusals >= refusalsMax) this.#note({ refusedFor: sentence });
+  }
+
+  #forgetRefusals(): void {
+    this.#refusals = 0;
+    this.#note({ refusedFor: null });
   }
 
   /** The server says clone or rollback. Its answer to the first batch, which it has, is signed and names its head: that decides. Throws halted. */
@@ -328,6 +350,11 @@ export class Uploader {
   #note(facts: Partial<UploadReport>): void {
     this.#report = { ...this.#report, ...facts };
   }
+}
+
+/** A refusal of what was sent, that sending it again does not mend: not "later" (408, 425, 429), and not trouble of the server's own (5xx). */
+function isForGood(status: number): boolean {
+  return status >= 400 && status < 500 && status !== 408 && status !== 425 && status !== 429;
 }
 
 function ackKeyOf(charter: Charter): ReturnType<typeof publicKeyFromSpki> {

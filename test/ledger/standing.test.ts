@@ -9,6 +9,7 @@ const open = (change: Partial<Extract<HoldingFact, { kind: 'open' }>>): HoldingF
   verdict: allow,
   roomLeft: true,
   link: 'up',
+  refusedFor: null,
   ...change,
 });
 
@@ -25,6 +26,10 @@ test.each<[HoldingFact, string, boolean]>([
   [open({}), 'issuing-online', false],
   [open({ link: 'down' }), 'issuing-offline', false],
   [open({ link: 'unknown' }), 'issuing-offline', false],
+  [open({ refusedFor: 'w' }), 'issuing-offline', true],
+  [open({ refusedFor: 'w', link: 'down' }), 'issuing-offline', true],
+  [open({ refusedFor: 'w', roomLeft: false }), 'store-full', true],
+  [open({ refusedFor: 'w', verdict: { kind: 'refuse', code: 'limit-count', why: 'w' } }), 'limit-reached', true],
   [open({ roomLeft: false }), 'store-full', true],
   [open({ verdict: { kind: 'refuse', code: 'clock-untrusted', why: 'w' } }), 'clock-untrusted', true],
   [open({ verdict: { kind: 'refuse', code: 'limit-count', why: 'w' } }), 'limit-reached', true],

@@ -134,6 +134,7 @@ export class LedgerRig {
       log: silentLog,
       stateDirectory: this.directory,
       link: () => this.link,
+      refusedFor: () => null,
       provenNowMs: () => null,
       onCommitted: () => undefined,
       onChange: () => {
