@@ -10,7 +10,7 @@ import { parseArgs } from 'node:util';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { createNew } from './key-file.ts';
-import { faultText, stderrLog } from './log.ts';
+import { faultText, outliveStreams, stderrLog } from './log.ts';
 import { openDirectory, startServer } from './serve.ts';
 import { makeTicket } from './ticket.ts';
 
@@ -75,6 +75,7 @@ async function serve(directory: string, listen: string, publicUrl: string | unde
     throw wrongUse('--listen wants HOST:PORT');
   if (publicUrl !== undefined && (!URL.canParse(publicUrl) || new URL(publicUrl).protocol !== 'https:'))
     throw wrongUse('--public-url wants an https URL');
+  outliveStreams();
   const options = { directory, host, port, log: stderrLog, ...(publicUrl === undefined ? {} : { publicUrl }) };
   const server = await startServer(options);
   let isClosing = false;
