@@ -2,7 +2,7 @@
 // Invariants: a cache: whatever it holds can be deleted and is rebuilt from the log; it names the batch and seal that it reaches, in the same transaction
 // as the rows, so that it can be behind but never silently lack a row; no amounts, no documents, no plain keys (a key is stored as a hash).
 // WAL with synchronous=NORMAL: a power cut may lose the newest transactions, never tear one. One serial queue; integers stay below 2^53; no BigInt.
-import { rmSync } from 'node:fs';
+import { chmodSync, closeSync, existsSync, openSync, rmSync } from 'node:fs';
 import sqlite3 from 'sqlite3';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { sha256 } from '#ipc-schema/merkle.ts';
@@ -57,6 +57,15 @@ export function keyHashOf(terminal: string, key: string): string {
   return Buffer.from(sha256(Buffer.from(`${terminal}\n${key}`)).subarray(0, 20)).toString('base64url');
 }
 
+const suffixes = ['', '-wal', '-shm', '-journal'];
+const ownerOnly = 0o600;
+
+/** SQLite gives the files beside the index the mode of the index. Never opens one that is there: closing it would drop another connection's locks. */
+function keepToOwner(path: string): void {
+  if (!existsSync(path)) closeSync(openSync(path, 'wx', ownerOnly));
+  for (const suffix of suffixes) if (existsSync(path + suffix)) chmodSync(path + suffix, ownerOnly);
+}
+
 type Parameter = string | number;
 
 export class Lookup {
@@ -68,11 +77,12 @@ export class Lookup {
   }
 
   static remove(path: string): void {
-    for (const suffix of ['', '-wal', '-shm', '-journal']) rmSync(path + suffix, { force: true });
+    for (const suffix of suffixes) rmSync(path + suffix, { force: true });
   }
 
   /** Opens or creates the index; `:memory:` keeps it in memory. Rejects when it cannot be read or made. */
   static async open(path: string): Promise<Lookup> {
+    if (path !== ':memory:') keepToOwner(path);
     const database = await new Promise<sqlite3.Database>((resolve, reject) => {
       const opened = new sqlite3.Database(path, (error) => (error === null ? resolve(opened) : reject(error)));
     });

@@ -1,4 +1,16 @@
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { afterEach, describe, expect, test } from 'vitest';
 import { silentLog } from '#ground/log.ts';
 import { LedgerIndex } from '#ledger/ledger-index.ts';
@@ -45,6 +57,21 @@ async function answers(): Promise<unknown[]> {
 async function openedLookup(): Promise<{ lookup: Lookup }> {
   return { lookup: await Lookup.open(rig.indexFile) };
 }
+
+test('the index and the files beside it are their owner’s alone, also where an older service left them open', async () => {
+  rig = await LedgerRig.open();
+  await rig.ledger.add(documentDraft('key-1'));
+  const modes = (): string[] =>
+    ['', '-wal', '-shm'].flatMap((suffix) => {
+      const file = rig.indexFile + suffix;
+      return existsSync(file) ? [(statSync(file).mode & 0o777).toString(8)] : [];
+    });
+  expect(modes()).toEqual(['600', '600', '600']);
+  await rig.custody.close();
+  chmodSync(rig.indexFile, 0o644);
+  await rig.restart();
+  expect(new Set(modes())).toEqual(new Set(['600']));
+});
 
 describe('an index that is', () => {
   const spoil: Record<string, () => Promise<void> | void> = {
