@@ -79,8 +79,7 @@ export class Upstream {
     const headers = body === null ? {} : { 'content-type': body.type, 'content-length': String(body.bytes.length) };
     return new Promise((resolve, reject) => {
       const fail = (cause: unknown): void => {
-        const why = cause instanceof Error ? cause.message : String(cause);
-        reject(new UkeyError('offline', `the ticket server cannot be reached: ${why}`, { cause }));
+        reject(unreachableBecause(cause));
       };
       const options = { agent: this.#agent, method, headers, signal: AbortSignal.timeout(timeoutMs) };
       const request = https.request(new URL(path, this.#base), options, (response) => {
@@ -105,6 +104,18 @@ export class Upstream {
       request.end(body?.bytes);
     });
   }
+}
+
+/** OpenSSL's and Node's codes for a certificate that is not our server's, or for something that does not speak TLS at all. */
+const strangerCode =
+  /^(?:DEPTH_ZERO_SELF_SIGNED_CERT|SELF_SIGNED_CERT_IN_CHAIN|UNABLE_TO_|CERT_SIGNATURE_FAILURE|CERT_UNTRUSTED|CERT_REJECTED|INVALID_CA|HOSTNAME_MISMATCH|ERR_TLS_CERT_ALTNAME_INVALID|EPROTO|ERR_SSL_)/;
+
+/** Node's own sentence for these is advice about its options, which helps nobody here: its code stands for it. */
+export function unreachableBecause(thrown: unknown): UkeyError {
+  const code = thrown instanceof Error && 'code' in thrown ? String(thrown.code) : '';
+  const isStranger = strangerCode.test(code);
+  const why = isStranger ? `another server answers there (${code})` : thrown instanceof Error ? thrown.message : String(thrown);
+  return new UkeyError('offline', `the ticket server cannot be reached: ${why}`, { cause: isStranger ? undefined : thrown });
 }
 
 function pemOf(derBase64: string): string {

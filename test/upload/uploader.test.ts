@@ -303,6 +303,8 @@ describe('what is not our server', () => {
     const before = rig.line.bytesUp;
     for (let at = 0; at < 4; at += 1) await flush();
     expect(await link()).toBe('down');
+    expect((await backlog()).lastError).not.toMatch(/Node|--use/);
+    expect((await backlog()).lastError).toMatch(/another server answers there/);
     expect(rig.line.bytesUp - before).toBeLessThan(10_000); // handshakes
     await issue(0, 5);
     expect((await backlog()).pending).toBe(5);
