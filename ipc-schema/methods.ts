@@ -191,7 +191,8 @@ export const methods = {
     errors: [],
   },
   'invoice.issue': {
-    summary: 'Issues an invoice or credit note, once per key; the answer comes when it is durable (or acknowledged, as `wait` says).',
+    summary:
+      'Issues an invoice or credit note, once per key; the answer comes when it is durable (with `wait`: acknowledged, or after 20 s, or at once while the link is down).',
     roles: issuers,
     params: invoiceRequestSchema,
     result: issuedSchema,

@@ -89,7 +89,7 @@ async function waitIfAsked(
   const mustWait = charter.mode === 'online';
   if (!mustWait && (wait !== 'acknowledged' || charter.mode === 'offline')) return false;
   // With the line down nobody will acknowledge it: no reason to keep the caller.
-  const mayCome = parts.link() === 'up';
+  const mayCome = parts.link() !== 'down';
   const acknowledged = (mayCome && (await parts.deliveries.wait(issued.batchIndex))) || issued.batchIndex <= ledger.tip.ackedBatch;
   if (mustWait && !acknowledged) {
     throw new UkeyError('unknown-outcome', 'the document is durable, and the ticket server has not acknowledged it yet', {
