@@ -40,6 +40,14 @@ export function moneyText(value: Money, decimals: number): string {
   return (value.isZero() ? zero : value).toFixed(decimals);
 }
 
+/** What most currencies have, where no template says otherwise. */
+export const usualDecimals = 2;
+
+/** A sum as printed: at least so many decimals, and more where it has more: nothing is rounded away. */
+export function sumTextOf(value: Money, decimalsMin: number = usualDecimals): string {
+  return moneyText(value, Math.max(decimalsMin, value.decimalPlaces()));
+}
+
 /** True when the value has at most the 15 digits before the point that `decimalPattern` admits. */
 export function fitsDecimal(value: Money): boolean {
   return value.abs().lessThan(decimalBound);

@@ -1,7 +1,8 @@
 // Owns: the errands backlog.status and backlog.flush: what waits for the ticket server, and why.
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { BacklogStatus, Link } from '#ipc-schema/methods.ts';
-import type { Custody } from '#ledger/custody.ts';
+import { money, sumTextOf } from '#ipc-schema/money.ts';
+import { type Custody, decimalsIn } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import type { UploadReport } from '#upload/uploader.ts';
 
@@ -21,7 +22,7 @@ export function backlogOf(parts: BacklogParts, ledger: Ledger): BacklogStatus {
   return {
     pending: pending.count,
     oldest: instant(pending.oldestMs),
-    amount: pending.amount,
+    amount: sumTextOf(money(pending.amount), decimalsIn(ledger)),
     link: parts.link(),
     lastAttempt: instant(report.lastAttemptMs),
     lastError: report.lastError,

@@ -9,6 +9,7 @@ import type { Holder, HolderState, Mount } from '#holder/holder.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Budget, Link } from '#ipc-schema/methods.ts';
+import { usualDecimals } from '#ipc-schema/money.ts';
 import { Ages } from './ages.ts';
 import { Ledger } from './ledger.ts';
 import { LedgerIndex } from './ledger-index.ts';
@@ -144,7 +145,7 @@ export class Custody {
   budget(): Budget | null {
     const ledger = this.ledger;
     if (ledger?.charter === null || ledger?.charter === undefined) return null;
-    return budgetOf(this.limitFacts(ledger.tip, ledger.charter));
+    return budgetOf(this.limitFacts(ledger.tip, ledger.charter), decimalsIn(ledger));
   }
 
   limitFacts(tip: Tip, charter: Charter): LimitFacts {
@@ -378,4 +379,9 @@ async function shut({ ledger, index }: Opened, why: UkeyError): Promise<void> {
 /** Newest time that is recorded: own entries (what our clock said then) and the server's signatures. */
 export function floorOf(tip: Tip): number {
   return Math.max(tip.lastIssuedAtMs, tip.serverTimeMs);
+}
+
+/** Decimals of the amounts on this token: as its templates say, else the usual ones. */
+export function decimalsIn({ templates }: Ledger): number {
+  return templates.length === 0 ? usualDecimals : Math.max(...templates.map(({ decimals }) => decimals));
 }

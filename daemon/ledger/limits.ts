@@ -4,7 +4,7 @@
 import type { CharterLimits, Mode } from '#ipc-schema/charter.ts';
 import type { ErrorCode } from '#ipc-schema/errors.ts';
 import type { Budget, Link } from '#ipc-schema/methods.ts';
-import { type Money, money, zero } from '#ipc-schema/money.ts';
+import { type Money, money, sumTextOf, usualDecimals, zero } from '#ipc-schema/money.ts';
 
 const msPerHour = 3_600_000;
 /** A wall clock this far from what is proven or recorded is still trusted: a wrong time zone or day is not an attack on anybody's numbers. */
@@ -45,7 +45,10 @@ export function judge(facts: LimitFacts, total: string): Verdict {
   const standing = judgeStanding(facts);
   if (standing.kind === 'refuse') return standing;
   if (limits.amount !== null && money(facts.pendingAmount).plus(amount).greaterThan(limits.amount)) {
-    return refuse('limit-amount', `${facts.pendingAmount} of ${limits.amount} wait for acknowledgement`);
+    return refuse(
+      'limit-amount',
+      `${sumTextOf(money(facts.pendingAmount))} of ${sumTextOf(money(limits.amount))} wait for acknowledgement`,
+    );
   }
   return allow;
 }
@@ -65,7 +68,10 @@ export function judgeStanding(facts: LimitFacts): Verdict {
   if (limits.count !== null && facts.pendingCount >= limits.count)
     return refuse('limit-count', `${facts.pendingCount} documents wait for acknowledgement`);
   if (limits.amount !== null && money(facts.pendingAmount).greaterThanOrEqualTo(limits.amount)) {
-    return refuse('limit-amount', `${facts.pendingAmount} of ${limits.amount} wait for acknowledgement`);
+    return refuse(
+      'limit-amount',
+      `${sumTextOf(money(facts.pendingAmount))} of ${sumTextOf(money(limits.amount))} wait for acknowledgement`,
+    );
   }
   if (facts.mode === 'online' && facts.link !== 'up')
     return refuse('offline', 'the charter allows issuing only while the ticket server answers');
@@ -101,8 +107,8 @@ function refuse(code: ErrorCode, why: string): Verdict {
   return { kind: 'refuse', code, why };
 }
 
-/** What is left; never negative. */
-export function budgetOf(facts: LimitFacts): Budget {
+/** What is left; never negative. `decimals`: what the currency's amounts are printed with. */
+export function budgetOf(facts: LimitFacts, decimals: number = usualDecimals): Budget {
   const { limits } = facts;
   const ageMs = facts.oldestAgeMs ?? 0;
   const pendingAmount = money(facts.pendingAmount);
@@ -114,7 +120,7 @@ export function budgetOf(facts: LimitFacts): Budget {
   return {
     hoursLeft: limits.hours === null ? null : Math.max(0, Math.floor((limits.hours - ageMs / msPerHour) * 100) / 100),
     countLeft: limits.count === null ? null : Math.max(0, limits.count - facts.pendingCount),
-    amountLeft: limits.amount === null ? null : atLeastZero(money(limits.amount).minus(pendingAmount)).toFixed(),
+    amountLeft: limits.amount === null ? null : sumTextOf(atLeastZero(money(limits.amount).minus(pendingAmount)), decimals),
     single: limits.single,
     usedPercent: Math.min(100, Math.max(...percents)),
   };

@@ -5,6 +5,7 @@ import { type ChartedSeries, type Charter, numberText } from '#ipc-schema/charte
 import { bodyHashOf, bodyMaxBytes, type EntryKind, encodeEntry, encodeLeaf, type Leaf } from '#ipc-schema/entry.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { InvoiceKind } from '#ipc-schema/invoice.ts';
+import { decimalsOf, money, sumTextOf } from '#ipc-schema/money.ts';
 import type { CreditBook } from './credits.ts';
 import { judge, type LimitFacts, stampMs } from './limits.ts';
 import { nextCounter, type Tip, withBatchEnd, withEntry } from './tip.ts';
@@ -91,7 +92,8 @@ export function planBatch(tip: Tip, drafts: readonly Draft[], now: Circumstance)
 
 function reserveCredit(draft: DocumentDraft, credits: CreditBook): void {
   if (draft.corrects === null || credits.reserve(draft.corrects, draft.total)) return;
-  throw new UkeyError('credit-exceeds', `only ${credits.remaining(draft.corrects)} remains of the original`, { field: 'corrects' });
+  const remaining = sumTextOf(money(credits.remaining(draft.corrects)), decimalsOf(draft.total));
+  throw new UkeyError('credit-exceeds', `only ${remaining} remains of the original`, { field: 'corrects' });
 }
 
 /** The reservations of entries that were not written. */

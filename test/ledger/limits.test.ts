@@ -213,6 +213,16 @@ describe('the budget', () => {
     expect(budgetOf(facts({ oldestAgeMs: 90 * 60_000 }, { hours: 2 }))).toMatchObject({ hoursLeft: 0.5, usedPercent: 75 });
   });
 
+  test.each([
+    ['99999999', '1.5', 2, '99999997.50'],
+    ['100', '100', 2, '0.00'],
+    ['100', '0.005', 2, '99.995'],
+    ['100', '1', 0, '99'],
+    ['100', '0.5', 0, '99.5'],
+  ])('of %s with %s pending is printed with at least %i decimals: %s', (amount, pendingAmount, decimals, left) => {
+    expect(budgetOf(facts({ pendingAmount }, { amount }), decimals).amountLeft).toBe(left);
+  });
+
   test('is used up to the last cent and the last document: no overshoot, no undershoot', () => {
     const cents = fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 60 });
     const property = fc.property(cents, fc.integer({ min: 1, max: 200 }), fc.integer({ min: 1, max: 30 }), (totals, limitCents, count) => {
