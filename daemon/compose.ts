@@ -183,13 +183,15 @@ function startChild(config: HolderConfig, events: HolderEvents, log: Log): Holde
 }
 
 function holderConfig(config: Config): HolderConfig {
-  const { token } = config;
+  const { token, mirror, state } = config;
+  const place = mirror.path === undefined ? ({ kind: 'folder', folder: state } as const) : ({ kind: 'file', path: mirror.path } as const);
   return {
     module: token.module ?? null,
     ...(token.label === undefined ? {} : { tokenLabel: token.label }),
     ...(token.soft_token === undefined ? {} : { softTokenPath: token.soft_token }),
     flashPath: token.flash,
     imageBytes: token.flash_mib * 1024 * 1024,
+    ...(mirror.mode === 'off' ? {} : { mirror: { mode: mirror.mode, place } }),
     presencePaths: token.presence,
   };
 }

@@ -93,6 +93,20 @@ export const storeStatusSchema = z.strictObject({
   entries: count,
   tornBytes: count,
   mirror: z.enum(['off', 'async', 'sync']),
+  /** Null where the mirror is off. */
+  mirrorState: z
+    .strictObject({
+      /** What an `async` mirror does not have yet. */
+      behindBytes: count,
+      /** Why it gets nothing until the token is opened again; null while all is well. */
+      failure: z.string().nullable(),
+      /** At the last opening: it was missing or of another store, and was made. */
+      remade: z.boolean(),
+      /** Headers and frames that one had whole and the other had not, put right at the last opening. */
+      healedFlash: count,
+      healedMirror: count,
+    })
+    .nullable(),
 });
 
 export const backlogStatusSchema = z.strictObject({

@@ -65,8 +65,16 @@ async function storeStatus({ holder }: StatusParts, ledger: Ledger | null): Prom
     batches: nextBatch - 1,
     entries: nextSequence - 1,
     tornBytes: ledger.mount.tornBytes,
-    mirror,
+    mirror: mirror?.mode ?? 'off',
+    mirrorState: mirrorState(mirror, ledger),
   };
+}
+
+function mirrorState(mirror: HolderStatus['mirror'], ledger: Ledger): NonNullable<ServiceStatus['store']>['mirrorState'] {
+  if (mirror === null) return null;
+  const { behindBytes, failure } = mirror;
+  const { remade = false, healedFlash = 0, healedMirror = 0 } = ledger.mount.mirror ?? {};
+  return { behindBytes, failure, remade, healedFlash, healedMirror };
 }
 
 /** null: the token left while it was asked; the standing says so. */

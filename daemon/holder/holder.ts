@@ -4,6 +4,7 @@
 // (and on the mirror where one is set); after unknown-outcome the holder refuses everything until it has opened the log again, by itself or by login.
 // Errors are UkeyError: no-token, locked, pin-*, token-failed (nothing was written), store-full (nothing was written), unknown-outcome, halted.
 import type { Algorithm } from '#ipc-schema/cose.ts';
+import type { MirrorMode, MirrorReport } from '#store/store.ts';
 import type { TokenFacts } from '#token/token.ts';
 
 /** What the holder is, as the front sees it. */
@@ -38,6 +39,8 @@ export interface Mount {
   /** Bytes of a torn tail that mounting cut; 0 if none. */
   readonly tornBytes: number;
   readonly keyWrapping: string;
+  /** What was done so that FLASH and mirror are the same; null where no mirror is in use. */
+  readonly mirror: MirrorReport | null;
 }
 
 /** One batch on its way: numbered and hashed by the front, sealed by the holder. */
@@ -73,7 +76,16 @@ export interface HolderStatus {
   readonly storePath: string;
   readonly sizeBytes: number;
   readonly usedBytes: number;
-  readonly mirror: 'off' | 'async' | 'sync';
+  /** As configured; null: off. */
+  readonly mirror: MirrorStatus | null;
+}
+
+export interface MirrorStatus {
+  readonly mode: MirrorMode;
+  /** What an `async` mirror does not have yet. */
+  readonly behindBytes: number;
+  /** Why it is not written any more until the log is opened again; null while it is. */
+  readonly failure: string | null;
 }
 
 export interface ProvisionOptions {

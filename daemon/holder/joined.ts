@@ -7,6 +7,7 @@ import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token, TokenFacts } from '#token/token.ts';
+import { statusBefore, statusWith } from './figures.ts';
 import type {
   BatchDraft,
   Commit,
@@ -18,8 +19,9 @@ import type {
   ProvisionOptions,
   StoredBatch,
 } from './holder.ts';
+import { type MirrorParts, refuseLeftMirror } from './mirroring.ts';
 import { type Mounting, mountLedger, readOwnHeader } from './mounting.ts';
-import type { HolderParts } from './parts.ts';
+import { type HolderParts, openOrCreate } from './parts.ts';
 import { Presence } from './presence.ts';
 import { refusedCommit, Sealer } from './sealer.ts';
 import { isSameState, whyNotOpen } from './state.ts';
@@ -60,8 +62,13 @@ class JoinedHolder implements Holder {
     this.#pollMs = parts.pollMs ?? presencePollMs;
     this.#presence = new Presence(parts.flashPath, parts.presencePaths);
     this.#survey = new Survey(parts, this.#presence);
-    this.#status = { signatures: 0, meanSignMs: null, storePath: parts.flashPath ?? '', sizeBytes: 0, usedBytes: 0, mirror: 'off' };
+    const mirror = this.#mirror;
+    this.#status = statusBefore(parts.flashPath ?? '', mirror === null ? null : { mode: mirror.mode, behindBytes: 0, failure: null });
     void this.#look();
+  }
+
+  get #mirror(): MirrorParts | null {
+    return this.#parts.mirror ?? null;
   }
 
   state(): HolderState {
@@ -165,7 +172,7 @@ class JoinedHolder implements Holder {
     const device = await this.#parts.openDevice(this.#parts.readOnly);
     try {
       // Before a try is spent: a FLASH that cannot be opened, or is another token's, is no reason to ask for a PIN.
-      if ((await readOwnHeader(device, publicKeyIfShown(token))) === null) {
+      if ((await readOwnHeader(device, publicKeyIfShown(token), this.#mirror)) === null) {
         throw new UkeyError('token-failed', 'the FLASH is not formatted', { action: 'Provision the token (ukeyctl provision).' });
       }
       spendTry(token, pin, useLastTry);
@@ -194,8 +201,9 @@ class JoinedHolder implements Holder {
     if (this.#parts.readOnly) throw new UkeyError('internal', 'this holder was opened for reading only');
     const token = await this.#present();
     if (!token.facts().loggedIn) throw new UkeyError('locked', 'step 1 of provisioning comes first: nobody is logged in');
-    const device = await this.#openOrCreate();
+    const device = await openOrCreate(this.#parts);
     try {
+      if (!request.erase) await refuseLeftMirror(this.#mirror, token);
       await (await provisioning()).formatFlash(token, device, request);
       // The store is durable, and empty. Mounting it proves that the token can open what it wrapped.
       return await this.#mount(token, device);
@@ -207,8 +215,9 @@ class JoinedHolder implements Holder {
   }
 
   async #mount(token: Token, device: Device): Promise<Mount> {
-    const mounting = await mountLedger(token, device);
-    const { log, chain, mount } = mounting;
+    const mounting = await mountLedger(token, device, this.#mirror);
+    const { log, chain, mount, mirrorFailure } = mounting;
+    if (mirrorFailure !== null) this.#parts.note('the mirror is not used', new Error(mirrorFailure));
     const { clock, readOnly } = this.#parts;
     const { tokenId, algorithm } = mount;
     const sealer: Sealer = new Sealer({
@@ -229,17 +238,6 @@ class JoinedHolder implements Holder {
     if (error.code === 'halted') this.#setState({ kind: 'halted', reason: error.message });
     else await this.#lookAnew();
     return error;
-  }
-
-  async #openOrCreate(): Promise<Device> {
-    const { createDevice, openDevice } = this.#parts;
-    try {
-      return await openDevice.call(this.#parts, false);
-    } catch (thrown) {
-      if (createDevice === undefined || !(thrown instanceof UkeyError) || thrown.code !== 'no-token') throw thrown;
-      await createDevice();
-      return await openDevice.call(this.#parts, false);
-    }
   }
 
   // ---- Presence
@@ -388,9 +386,8 @@ class JoinedHolder implements Holder {
   #readStatus(): HolderStatus {
     const open = this.#open;
     if (open === null) return this.#status;
-    const { sizeBytes, usedBytes } = open.log.usage();
     const { signatures, meanSignMs } = open.sealer;
-    return { ...this.#status, signatures: this.#status.signatures + signatures, meanSignMs, sizeBytes, usedBytes };
+    return statusWith(this.#status, { signatures, meanSignMs, usage: open.log.usage(), mirrorFailure: open.mirrorFailure });
   }
 }
 

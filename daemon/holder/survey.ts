@@ -11,13 +11,15 @@ import type { Presence } from './presence.ts';
 /** `missing`: there is no FLASH, but one may be made. */
 export type FlashState = 'formatted' | 'blank' | 'missing';
 
+type SurveyParts = Pick<HolderParts, 'openDevice' | 'createDevice' | 'flashPath' | 'mirror'>;
+
 export class Survey {
-  readonly #parts: Pick<HolderParts, 'openDevice' | 'createDevice' | 'flashPath'>;
+  readonly #parts: SurveyParts;
   readonly #presence: Presence;
   /** A provisioned token was here since this holder started. */
   #hadToken = false;
 
-  constructor(parts: Pick<HolderParts, 'openDevice' | 'createDevice' | 'flashPath'>, presence: Presence) {
+  constructor(parts: SurveyParts, presence: Presence) {
     this.#parts = parts;
     this.#presence = presence;
   }
@@ -43,7 +45,8 @@ export class Survey {
     try {
       const device = await this.#parts.openDevice(true);
       try {
-        return (await readOwnHeader(device, token === null ? null : publicKeyIfShown(token))) === null ? 'blank' : 'formatted';
+        const publicKey = token === null ? null : publicKeyIfShown(token);
+        return (await readOwnHeader(device, publicKey, this.#parts.mirror ?? null)) === null ? 'blank' : 'formatted';
       } finally {
         await device.close();
       }

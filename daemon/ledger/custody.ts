@@ -218,6 +218,7 @@ export class Custody {
       await shut(opened, asUkeyError(error));
       throw error;
     }
+    tellMirror(log, mount);
     log.info('the ledger is open', { entries: open.tip.nextSequence - 1, batches: open.tip.nextBatch - 1, tornBytes: mount.tornBytes });
     return opened;
   }
@@ -352,6 +353,15 @@ export class Custody {
 async function shut({ ledger, index }: Opened, why: UkeyError): Promise<void> {
   ledger.close(why);
   await index.close();
+}
+
+/** What was put right is worth a person's look: a device begins to fail. */
+function tellMirror(log: Log, { mirror }: Mount): void {
+  if (mirror === null) return;
+  const { remade, healedFlash, healedMirror, discarded } = mirror;
+  if (remade) log.info('the mirror was made anew', { segments: healedMirror });
+  else if (healedFlash > 0 || healedMirror > 0 || discarded)
+    log.warn('FLASH and mirror were healed', { healedFlash, healedMirror, discarded });
 }
 
 /** Newest time that is proven: own entries and the server's signatures. */

@@ -127,6 +127,7 @@ export class FakeHolder implements Holder {
       headSealHash: this.#headSealHash,
       tornBytes: 0,
       keyWrapping: 'none',
+      mirror: null,
     };
   }
 
@@ -197,7 +198,7 @@ export class FakeHolder implements Holder {
   }
 
   async status(): Promise<HolderStatus> {
-    return { signatures: 0, meanSignMs: null, storePath: 'fake', sizeBytes: 0, usedBytes: 0, mirror: 'off' };
+    return { signatures: 0, meanSignMs: null, storePath: 'fake', sizeBytes: 0, usedBytes: 0, mirror: null };
   }
 
   provision(): Promise<Uint8Array> {
