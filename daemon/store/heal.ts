@@ -40,6 +40,8 @@ import { tagOf, type Walk } from './walk.ts';
 export const compareBytes = 16 * 1024 * 1024;
 const compareSegmentsMin = 3;
 
+export type Progress = (done: number, segments: number) => void;
+
 export interface Pair {
   readonly flash: Device;
   /** Null: there is none, and only reading is done. */
@@ -226,10 +228,19 @@ async function readSuperblocks(flash: Device, mirror: Device, dataKey: Uint8Arra
 }
 
 /** Copies the kept segments. The mirror's superblocks are blanked first: until the opening writes them, it is a blank that will be made again. */
-async function remakeMirror(flash: Device, mirror: Device, superblock: Superblock, dataKey: Uint8Array): Promise<number> {
+async function remakeMirror(
+  flash: Device,
+  mirror: Device,
+  superblock: Superblock,
+  dataKey: Uint8Array,
+  onProgress: Progress,
+): Promise<number> {
   const found = await readLog(flash, superblock, dataKey);
   for (let copy = 0; copy < copyCount; copy += 1) await mirror.writeAndSync(copy * copyStrideBytes, new Uint8Array(superblockBytes));
-  for (const { segment } of found.heads) await copySegment(flash, mirror, superblock, segment);
+  for (const [done, { segment }] of found.heads.entries()) {
+    await copySegment(flash, mirror, superblock, segment);
+    onProgress(done + 1, found.heads.length);
+  }
   return found.heads.length;
 }
 
@@ -270,7 +281,7 @@ class Joining {
     this.#dataKey = dataKey;
   }
 
-  async join(): Promise<MirrorReport> {
+  async join(onProgress: Progress): Promise<MirrorReport> {
     const { best } = this.#superblocks;
     const onFlash = await readHeadRuns(this.#pair.flash, best);
     const onMirror = await readHeadRuns(this.#pair.mirror, best);
@@ -286,6 +297,7 @@ class Joining {
       const isEnd = ends.some((runIndex) => runIndex === head.runIndex);
       if (place < fromPlace && !isEnd && same.has(head.segment)) skipped.push(head);
       else carryPosition = (await this.#heal(head)) ?? carryPosition;
+      onProgress(place + 1, heads.length);
     }
     // Opening reads what is carried as well, wherever it stands.
     const carrying = skipped.find((head) => head.segment === segmentOf(best, carryPosition));
@@ -362,12 +374,13 @@ export async function joinMirror(
   flash: Device,
   mirror: Device,
   dataKey: Uint8Array,
+  onProgress: Progress = () => undefined,
 ): Promise<{ readonly superblock: Superblock; readonly report: MirrorReport }> {
   const superblocks = await readSuperblocks(flash, mirror, dataKey);
   const superblock = superblocks.best;
   if (superblocks.remake) {
-    const segments = await remakeMirror(flash, mirror, superblock, dataKey);
+    const segments = await remakeMirror(flash, mirror, superblock, dataKey, onProgress);
     return { superblock, report: { remade: true, healedFlash: 0, healedMirror: segments, discarded: false } };
   }
-  return { superblock, report: await new Joining({ flash, mirror }, superblocks, dataKey).join() };
+  return { superblock, report: await new Joining({ flash, mirror }, superblocks, dataKey).join(onProgress) };
 }

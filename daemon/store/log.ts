@@ -249,7 +249,12 @@ export interface OpenOptions {
    * The second copy and how closely it follows; it is healed at opening, or made. Whatever its mode was, it belongs to the log from here on, which
    * closes it. Not used when reading only.
    */
-  readonly mirror?: { readonly device: Device; readonly mode: MirrorMode };
+  readonly mirror?: {
+    readonly device: Device;
+    readonly mode: MirrorMode;
+    /** Told while it is brought up: a mirror that is made anew takes as long as reading the FLASH. */
+    readonly onProgress?: (done: number, segments: number) => void;
+  };
   /** A parameter for test vectors. */
   readonly randomBytes?: RandomBytes;
 }
@@ -262,7 +267,7 @@ export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenO
   const { randomBytes = cryptoRandomBytes, mirror } = options;
   const key = Buffer.from(dataKey);
   try {
-    const joined = mirror === undefined || flash.readOnly ? null : await joinMirror(flash, mirror.device, key);
+    const joined = mirror === undefined || flash.readOnly ? null : await joinMirror(flash, mirror.device, key, mirror.onProgress);
     const found = await readLog(flash, joined?.superblock ?? (await readSuperblock(flash, key)).superblock, key);
     const before = found.superblock;
     const mirrored = mirror === undefined || flash.readOnly ? null : new MirroredDevice(flash, mirror.device, mirror.mode);

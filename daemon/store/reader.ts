@@ -69,7 +69,6 @@ export class Reader {
   /** These segments were released and may be overwritten from now on. */
   forget(oldestIndex: number, segments: readonly number[]): void {
     this.#oldestIndex = oldestIndex;
-    for (const segment of segments) this.#cache.delete(segment);
     while (segments.includes(this.#heads[0]?.segment ?? -1)) this.#heads.shift();
   }
 

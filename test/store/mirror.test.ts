@@ -270,6 +270,33 @@ describe('opening with a mirror', () => {
   });
 });
 
+describe('a long log', () => {
+  const many = 280;
+  const frameBytes = 60_000;
+  const at = (segment: number): number => logStart + segment * segmentBytes + 4096 + 700;
+
+  it('is compared at its end only; what rots before is healed when it is opened for, read or checked', async () => {
+    const wide = (medium: Medium): MemoryDevice => deviceOn(medium, many);
+    const flash = await newStore(many);
+    const mirror = wide(new Map());
+    const log = await openBoth(flash, mirror);
+    await log.carry(payloadOf(0, 3000));
+    for (let index = 1; index < 275; index += 1) await log.append(payloadOf(index, frameBytes), checkpointBefore(index));
+    const rotten = [0, 3, 5, 270].reduce((medium, segment) => flipBit(medium, at(segment), 1), flash.snapshot());
+    const device = wide(rotten);
+    const again = await openBoth(device, wide(mirror.snapshot()), 'sync', 4);
+    // What is carried stands in the first segment, the end in the last ones.
+    expect(again.mounted.mirror).toMatchObject({ healedFlash: 2, healedMirror: 0 });
+    expect(again.mounted.carried).toEqual(payloadOf(0, 3000));
+    expect(device.reads.reduce((sum, read) => sum + read.lengthBytes, 0)).toBeLessThan(270 * segmentBytes * 1.2);
+    expect((await again.read(3, 1))[0]?.payload).toEqual(payloadOf(3, frameBytes));
+    expect(await again.check({ heal: false })).toMatchObject({ frames: 274, missing: [], flashDamaged: [5] });
+    expect(await again.check({ heal: true })).toMatchObject({ flashDamaged: [5], healed: true });
+    const whole = Buffer.from(readMedium(device.snapshot(), logStart, many * segmentBytes));
+    expect(Buffer.compare(whole, Buffer.from(readMedium(mirror.snapshot(), logStart, many * segmentBytes)))).toBe(0);
+  });
+});
+
 describe('an async mirror', () => {
   it('follows, is waited for at close, and holds appends back only when it is too far behind', async () => {
     const { flash, mirror } = await pair(1, 'async');

@@ -32,6 +32,19 @@ describe('releasing', () => {
     }
   });
 
+  it('reads a segment right in its second life, also when its first one was read', async () => {
+    const device = await newStore(segments);
+    const log = await open(device);
+    for (let index = 1; index <= segments * perSegment * 2 + 2; index += 1) {
+      await appendAll(log, index, [frameBytes]);
+      const back = Math.max(log.usage().oldestIndex, index - perSegment - 2);
+      expect((await log.read(back, 1))[0]?.payload).toEqual(payloadOf(back, frameBytes));
+      await log.release(index - perSegment * 2);
+    }
+    // What the lap before left behind the end is no torn tail.
+    expect((await open(deviceOn(device.snapshot(), segments), 3)).mounted.tornBytes).toBe(0);
+  });
+
   it('forgets nothing that nobody released, and is full instead', async () => {
     const device = await newStore(segments);
     const log = await open(device);
@@ -186,6 +199,37 @@ describe('what is carried', () => {
       costs.push(again.reads.reduce((sum, read) => sum + read.lengthBytes, 0));
     }
     expect(costs[1]).toBe(costs[0]);
+  });
+
+  it('leaves what was carried before when its write is torn, also at the beginning of a segment', async () => {
+    for (const before of [0, 700]) {
+      // Four sectors of frames less than a segment, so that the next run begins another one.
+      for (const frames of [[500], [58_000]]) {
+        for (const keeps of [
+          (sector: number) => sector < 8,
+          (sector: number) => sector >= 8,
+          (sector: number) => sector < 9,
+          () => false,
+        ]) {
+          const device = await newStore(segments);
+          const log = await open(device);
+          if (before > 0) await log.carry(payloadOf(1, before, 'carried'));
+          await appendAll(log, 1, frames);
+          device.failWrite(1, { kind: 'torn', keeps });
+          expect((await failureOf(log.carry(payloadOf(2, 6000, 'carried'))))?.code).toBe('unknown-outcome');
+          const after = deviceOn(device.snapshot(), segments);
+          const again = await open(after, 3);
+          expect(again.mounted.nextIndex).toBe(2);
+          expect(again.mounted.carried).toEqual(before > 0 ? payloadOf(1, before, 'carried') : null);
+          await again.carry(payloadOf(3, 6000, 'carried'));
+          await appendAll(again, 2, [500]);
+          const last = await open(deviceOn(after.snapshot(), segments), 4);
+          expect(last.mounted).toMatchObject({ nextIndex: 3, tornBytes: 0 });
+          expect(last.mounted.carried).toEqual(payloadOf(3, 6000, 'carried'));
+          expect(await readAll(last)).toHaveLength(2);
+        }
+      }
+    }
   });
 
   it('stops the opening when it was durable and cannot be read', async () => {

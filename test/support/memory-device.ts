@@ -14,8 +14,14 @@ export interface Write {
   readonly bytes: Uint8Array;
 }
 
-/** `not-written`: error and nothing on the medium. `written`: error although all of it is durable. `torn`: error and only `keeps` is. */
+/**
+ * `not-written`: error and nothing on the medium. `written`: error although all of it is durable. `torn`: error and only `keeps` is. The others
+ * say that all is well: `dropped` writes nothing, `flipped` one bit wrong, `misdirected` the bytes to another place.
+ */
 export type WriteFault =
+  | { readonly kind: 'dropped' }
+  | { readonly kind: 'flipped'; readonly bit: number }
+  | { readonly kind: 'misdirected'; readonly positionBytes: number }
   | { readonly kind: 'not-written' }
   | { readonly kind: 'written' }
   | { readonly kind: 'torn'; readonly keeps: (sector: number) => boolean };
@@ -116,6 +122,11 @@ export class MemoryDevice implements Device {
     this.overlap = Math.max(this.overlap, this.#underWay);
     await this.#stalled;
     this.#underWay -= 1;
+    const silent = fault === undefined ? null : silently(write, fault);
+    if (silent !== null) {
+      for (const one of silent) this.#settle(one, () => true);
+      return;
+    }
     if (fault !== undefined) {
       this.#dead = true;
       if (fault.kind !== 'not-written') this.#settle(write, fault.kind === 'torn' ? fault.keeps : () => true);
@@ -140,6 +151,24 @@ export class MemoryDevice implements Device {
     if (!whole || positionBytes < 0 || lengthBytes <= 0 || positionBytes + lengthBytes > this.sizeBytes) {
       throw new UkeyError('internal', `bytes ${positionBytes}+${lengthBytes} are no whole sectors`);
     }
+  }
+}
+
+/** What is written instead by a fault that nobody is told of, null for the faults that are errors. */
+function silently(write: Write, fault: WriteFault): Write[] | null {
+  switch (fault.kind) {
+    case 'dropped':
+      return [];
+    case 'flipped': {
+      const bytes = Uint8Array.from(write.bytes);
+      const at = (fault.bit >> 3) % bytes.length;
+      bytes[at] = (bytes[at] ?? 0) ^ (1 << (fault.bit & 7));
+      return [{ ...write, bytes }];
+    }
+    case 'misdirected':
+      return [{ ...write, positionBytes: fault.positionBytes }];
+    default:
+      return null;
   }
 }
 
