@@ -88,6 +88,7 @@ export const storeStatusSchema = z.strictObject({
   path: z.string(),
   sizeBytes: count,
   usedBytes: count,
+  /** Of what documents may fill; at 100 the store is full. */
   usedPercent: z.number().min(0),
   batches: count,
   entries: count,
@@ -138,7 +139,7 @@ export const serviceStatusSchema = z.strictObject({
 });
 export type ServiceStatus = z.infer<typeof serviceStatusSchema>;
 
-export const eventNames = ['standing', 'issued', 'acknowledged', 'link', 'limit'] as const;
+export const eventNames = ['standing', 'issued', 'acknowledged', 'link', 'limit', 'store'] as const;
 export type EventName = (typeof eventNames)[number];
 
 export interface Method {

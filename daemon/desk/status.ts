@@ -54,9 +54,8 @@ async function tokenStatus({ custody, holder }: StatusParts): Promise<ServiceSta
 async function storeStatus({ holder }: StatusParts, ledger: Ledger | null): Promise<ServiceStatus['store']> {
   const figures = ledger === null ? null : await figuresOf(holder);
   if (ledger === null || figures === null) return null;
-  const { storePath, sizeBytes, usedBytes, mirror } = figures;
+  const { storePath, sizeBytes, usedBytes, usedPercent, mirror } = figures;
   const { nextBatch, nextSequence } = ledger.tip;
-  const usedPercent = sizeBytes === 0 ? 0 : Math.floor((usedBytes / sizeBytes) * 1000) / 10;
   return {
     path: storePath,
     sizeBytes,

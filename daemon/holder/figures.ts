@@ -12,18 +12,19 @@ export interface Figures {
 }
 
 export function statusBefore(storePath: string, mirror: HolderStatus['mirror']): HolderStatus {
-  return { signatures: 0, meanSignMs: null, storePath, sizeBytes: 0, usedBytes: 0, mirror };
+  return { signatures: 0, meanSignMs: null, storePath, sizeBytes: 0, usedBytes: 0, usedPercent: 0, mirror };
 }
 
 export function statusWith(before: HolderStatus, figures: Figures): HolderStatus {
   const { signatures, meanSignMs, usage, mirrorFailure } = figures;
-  const { sizeBytes, usedBytes } = usage;
+  const { sizeBytes, usedBytes, percentUsed } = usage;
   return {
     ...before,
     signatures: before.signatures + signatures,
     meanSignMs,
     sizeBytes,
     usedBytes,
+    usedPercent: percentUsed,
     mirror: before.mirror === null ? null : mirrorStatus(before.mirror, usage, mirrorFailure),
   };
 }

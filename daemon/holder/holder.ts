@@ -52,6 +52,8 @@ export interface BatchDraft {
   readonly sealedAtMs: number;
   /** joinEntries() of the encoded entries. */
   readonly joinedEntries: Uint8Array;
+  /** Only entries of the service's own (acknowledgements, charters): may use what the store reserves, so that a full one can be freed. */
+  readonly reserved: boolean;
   /** The front's state before this batch; the store keeps it where a new run begins. */
   readonly checkpoint: Uint8Array;
 }
@@ -76,6 +78,8 @@ export interface HolderStatus {
   readonly storePath: string;
   readonly sizeBytes: number;
   readonly usedBytes: number;
+  /** Of what documents may fill, rounded up: at 100 the store is full. */
+  readonly usedPercent: number;
   /** As configured; null: off. */
   readonly mirror: MirrorStatus | null;
 }

@@ -81,7 +81,7 @@ export class Sealer {
       headSealHash: sealHashOf(sealBytes),
     };
     // Nothing of this batch is written yet: a crash here is "never issued". From `append` on, a crash leaves the batch whole or not at all.
-    const durable = this.#append(draft.batchIndex, encodeBatch(sealBytes, draft.joinedEntries), encodeCheckpoint(before, draft.checkpoint));
+    const durable = this.#append(draft, encodeBatch(sealBytes, draft.joinedEntries), encodeCheckpoint(before, draft.checkpoint));
     this.#lastAppend = durable.catch(() => undefined); // the caller has the error; this only waits
     return { sealed: Promise.resolve(sealBytes), durable };
   }
@@ -107,7 +107,7 @@ export class Sealer {
     if (draft.checkpoint.length > checkpointMaxBytes - checkpointHeadBytes) {
       throw new UkeyError('internal', `a checkpoint of ${draft.checkpoint.length} bytes does not fit`);
     }
-    if (!this.#parts.log.hasRoomFor(draft.joinedEntries.length + sealRoomBytes)) {
+    if (!this.#parts.log.hasRoomFor(draft.joinedEntries.length + sealRoomBytes, { reserved: draft.reserved })) {
       this.#refusal = new UkeyError('store-full', `no room for a batch of ${draft.joinedEntries.length} bytes`);
       throw this.#refusal;
     }
@@ -148,9 +148,9 @@ export class Sealer {
     this.#refusal = null;
   }
 
-  async #append(batchIndex: number, payload: Uint8Array, checkpoint: Uint8Array): Promise<void> {
+  async #append({ batchIndex, reserved }: BatchDraft, payload: Uint8Array, checkpoint: Uint8Array): Promise<void> {
     try {
-      const index = await this.#parts.log.append(payload, checkpoint);
+      const index = await this.#parts.log.append(payload, checkpoint, { reserved });
       if (index !== batchIndex) throw new UkeyError('internal', `batch ${batchIndex} became frame ${index}`);
       // Durable now, and all before it: the front may answer.
     } catch (cause) {

@@ -91,7 +91,7 @@ export class Ledger {
     return this.#sequencer.durableTip;
   }
 
-  /** The FLASH refused the newest batch for want of room; the next durable batch clears it. */
+  /** The FLASH refused documents for want of room, and none was taken since. */
   get full(): boolean {
     return this.#sequencer.full;
   }

@@ -198,7 +198,7 @@ export class FakeHolder implements Holder {
   }
 
   async status(): Promise<HolderStatus> {
-    return { signatures: 0, meanSignMs: null, storePath: 'fake', sizeBytes: 0, usedBytes: 0, mirror: null };
+    return { signatures: 0, meanSignMs: null, storePath: 'fake', sizeBytes: 0, usedBytes: 0, usedPercent: 0, mirror: null };
   }
 
   provision(): Promise<Uint8Array> {
