@@ -145,6 +145,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     onAcknowledged: (upToBatch) => {
       deliveries.acknowledged(upToBatch);
       herald.tell('acknowledged', { upToBatch });
+      void custody.reclaim(); // never rejects
       herald.standing(custody);
     },
   });
@@ -164,6 +165,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
   const watch = setInterval(() => herald.standing(custody), standingWatchMs);
   const storeWatch = setInterval(() => {
     if (custody.ledger === null) return;
+    void custody.reclaim(); // never rejects; time passes also without acknowledgements
     // Where the holder cannot answer, its state tells why.
     void holder.status().then(
       ({ usedPercent }) => {

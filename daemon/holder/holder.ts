@@ -32,6 +32,10 @@ export interface Mount {
   /** The front's own checkpoint, as given with a commit, or null for an empty ledger. It is the state before batch `checkpointBatch`. */
   readonly checkpoint: Uint8Array | null;
   readonly checkpointBatch: number;
+  /** First batch that can be read: all before were released. */
+  readonly oldestBatch: number;
+  /** What was carried last; null if nothing ever was. */
+  readonly carried: Carried | null;
   readonly nextBatch: number;
   readonly nextSequence: number;
   /** SHA-256 of the newest seal (of the enrolment certificate when there is none). */
@@ -41,6 +45,18 @@ export interface Mount {
   readonly keyWrapping: string;
   /** What was done so that FLASH and mirror are the same; null where no mirror is in use. */
   readonly mirror: MirrorReport | null;
+}
+
+/** A charter or template as the authority signed it, and the batch that brought it. */
+export interface CarriedDocument {
+  readonly batch: number;
+  readonly signed: Uint8Array;
+}
+
+/** What survives the release of the batches that brought it. */
+export interface Carried {
+  readonly charter: CarriedDocument | null;
+  readonly templates: readonly CarriedDocument[];
 }
 
 /** One batch on its way: numbered and hashed by the front, sealed by the holder. */
@@ -124,7 +140,14 @@ export interface Holder {
   /** Step 2: the FLASH is formatted with the certificates; the token is open afterwards. */
   format(request: FormatRequest): Promise<Mount>;
   commit(batch: BatchDraft): Commit;
-  /** Encoded batches from `fromBatch` on, in order, at least one if there is one, about maxBytes at most. */
+  /** Replaces what survives every release. Resolves when it is durable. */
+  carry(carried: Carried): Promise<void>;
+  /**
+   * Batches up to and with this one may be forgotten; whole segments are freed, and only what mounting does not need. Resolves when it is durable.
+   * `oldestBatch`: the first one that can be read from now on.
+   */
+  release(upToBatch: number): Promise<{ readonly segments: number; readonly oldestBatch: number }>;
+  /** Throws not-found for a batch that was released. Encoded batches from `fromBatch` on, in order, at least one if there is one, about maxBytes at most. */
   read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]>;
   status(): Promise<HolderStatus>;
   /** Waits for what is under way (bounded), logs out, wipes, ends the process. */

@@ -11,6 +11,7 @@ import { readStoreHeader } from '#store/log.ts';
 import type { KeySlot, StoreHeader, StoreLog } from '#store/store.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token, WrapMethod } from '#token/token.ts';
+import { decodeCarried } from './carried.ts';
 import { type Chain, decodeCheckpoint, follow, startOf } from './chain.ts';
 import type { Mount } from './holder.ts';
 import { decodeIdentity, type Identity } from './identity.ts';
@@ -89,6 +90,8 @@ export async function mountLedger(token: Token, device: Device, mirror: MirrorPa
       ...identity,
       checkpoint: front,
       checkpointBatch: log.mounted.checkpointIndex,
+      oldestBatch: log.mounted.oldestIndex,
+      carried: log.mounted.carried === null ? null : decodeCarried(log.mounted.carried),
       ...chain,
       tornBytes: log.mounted.tornBytes,
       keyWrapping: method,

@@ -7,6 +7,7 @@ import { UkeyError } from '#ipc-schema/errors.ts';
 import type { HolderConfig } from './configuration.ts';
 import type {
   BatchDraft,
+  Carried,
   Commit,
   FormatRequest,
   Holder,
@@ -119,6 +120,15 @@ class HolderParent implements ParentHolder {
 
   async read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {
     return (await this.#up().ask('batches', 'device', this.#deadlines.read, { kind: 'read', fromBatch, maxBytes })).batches;
+  }
+
+  async carry(carried: Carried): Promise<void> {
+    await this.#up().ask('done', 'device', this.#deadlines.sync, { kind: 'carry', carried });
+  }
+
+  async release(upToBatch: number): Promise<{ segments: number; oldestBatch: number }> {
+    const { segments, oldestBatch } = await this.#up().ask('released', 'device', this.#deadlines.sync, { kind: 'release', upToBatch });
+    return { segments, oldestBatch };
   }
 
   async status(): Promise<HolderStatus> {

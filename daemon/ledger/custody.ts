@@ -16,12 +16,15 @@ import { budgetOf, judgeStanding, type LimitFacts } from './limits.ts';
 import { Lookup } from './lookup.ts';
 import { openIndex, readLedger } from './mounting.ts';
 import type { PlannedEntry } from './numbering.ts';
+import { reclaim } from './reclaiming.ts';
 import { type HoldingFact, type StandingReport, standingOf } from './standing.ts';
 import type { Tip } from './tip.ts';
 
 /** How long a caller waits while the token is being opened again, before it is told. */
 export const graceMs = 4_000;
 const busyRetryMs = 500;
+/** Between two looks for what may be released, unless the FLASH is full. */
+export const reclaimPauseMs = 60_000;
 
 export interface CustodyParts {
   readonly holder: Holder;
@@ -58,6 +61,9 @@ export class Custody {
   /** Why the opened token's ledger could not be read; goes with the state. */
   #mountFailure: string | null = null;
   #closed = false;
+  #reclaiming = false;
+  /** Monotonic. */
+  #reclaimAtMs = 0;
   #work: Promise<void> = Promise.resolve();
   readonly #waiting = new Set<() => void>();
 
@@ -129,6 +135,24 @@ export class Custody {
     this.#generation += 1;
     this.#retire();
     this.#changed();
+  }
+
+  /** Frees what the charter no longer asks to be kept: now and then, at once where the FLASH is full. Never rejects. */
+  async reclaim(): Promise<void> {
+    const { ledger } = this;
+    const { clock, holder, log } = this.#parts;
+    if (ledger === null || this.#reclaiming) return;
+    if (!ledger.full && clock.monotonicMs() < this.#reclaimAtMs) return;
+    this.#reclaiming = true;
+    this.#reclaimAtMs = clock.monotonicMs() + reclaimPauseMs;
+    try {
+      if ((await reclaim(holder, ledger, log)) > 0) this.#changed();
+    } catch (error) {
+      // The ledger that it was for may have closed meanwhile; the next look begins anew.
+      log.warn('nothing was released', { why: whyOf(error) });
+    } finally {
+      this.#reclaiming = false;
+    }
   }
 
   standing(): StandingReport {

@@ -16,6 +16,7 @@ const sums = {
 const report: LedgerReport = {
   holds: true,
   tokenId: '00'.repeat(16),
+  firstBatch: 1,
   batches: 3,
   entries: 5,
   byKind: { invoice: 2 },
@@ -66,7 +67,7 @@ describe('store and server', () => {
 });
 
 test('the verdict says which of both has what', () => {
-  const verdict = { holds: true, differences: [], store: report, server: report, equalBatches: 3 };
+  const verdict = { holds: true, differences: [], store: report, server: report, releasedBatches: 0, equalBatches: 3 };
   expect(verdictText(verdict)).toContain('3 batches equal');
   expect(verdictText({ ...verdict, holds: false, differences: ['the sums differ'] })).toContain('NOT agree');
 });
