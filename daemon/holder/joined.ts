@@ -82,6 +82,7 @@ class JoinedHolder implements Holder {
 
   async logout(): Promise<void> {
     await this.#turns.take(async () => {
+      await this.#settle();
       await this.#shut();
       if (this.#token === null) return;
       this.#logOut(this.#token);
@@ -138,6 +139,7 @@ class JoinedHolder implements Holder {
     this.#closed = true;
     if (this.#timer !== null) clearTimeout(this.#timer);
     await this.#turns.end();
+    await this.#settle();
     await this.#shut();
     this.#letGo();
     this.#state = { kind: 'absent', reason: 'the holder is closed' };
@@ -253,6 +255,7 @@ class JoinedHolder implements Holder {
         if (kind === 'absent' || (kind === 'blank' && !this.#state.facts.loggedIn)) this.#letGo();
         if (this.#token === null) await this.#lookAnew();
         else await this.#check(this.#token, this.#pollMs);
+        this.#open?.anchorIfDue();
       });
     } catch (thrown) {
       this.#parts.note('looking for the token failed', thrown);
@@ -341,6 +344,12 @@ class JoinedHolder implements Holder {
   }
 
   // ---- Letting go
+
+  /** Before a clean close: the KEY learns where the ledger ends. */
+  async #settle(): Promise<void> {
+    await this.#open?.settled();
+    this.#open?.anchor();
+  }
 
   /** Closes the log, which overwrites the data key. New commits are refused from the first line on. */
   async #shut(): Promise<void> {

@@ -61,28 +61,34 @@ export interface MirroredLog {
 
 /**
  * Opens the log, with the mirror where one is configured and can be used. Throws as openLog does; the FLASH is then still the caller's to close.
- * The data key is the caller's to wipe.
+ * `inspect` is asked before anything is written. The data key is the caller's to wipe.
  */
 export async function openMirrored(
   flash: Device,
   dataKey: Uint8Array,
   mirror: MirrorParts | null,
   tokenId: Uint8Array,
+  inspect: (mirror: Device | null) => Promise<void>,
 ): Promise<MirroredLog> {
-  if (mirror === null || flash.readOnly) return { log: await openLog(flash, dataKey), mirrorFailure: null };
+  const openAlone = async (mirrorFailure: string | null): Promise<MirroredLog> => {
+    await inspect(null);
+    return { log: await openLog(flash, dataKey), mirrorFailure };
+  };
+  if (mirror === null || flash.readOnly) return await openAlone(null);
   let watched: WatchedDevice;
   try {
     watched = new WatchedDevice(await mirror.open(tokenId, { readOnly: false, sizeBytes: flash.sizeBytes }));
   } catch (thrown) {
-    return { log: await openLog(flash, dataKey), mirrorFailure: asUkeyError(thrown).message };
+    return await openAlone(asUkeyError(thrown).message);
   }
   try {
+    await inspect(watched);
     return { log: await openLog(flash, dataKey, { mirror: { device: watched, mode: mirror.mode } }), mirrorFailure: null };
   } catch (thrown) {
     await watched.close().catch(() => undefined); // it is not used; what counts is why
     if (!watched.isDead) throw thrown;
     // Whatever was half done to the mirror, the FLASH rules by its mount epoch when both are opened again.
-    return { log: await openLog(flash, dataKey), mirrorFailure: asUkeyError(thrown).message };
+    return await openAlone(asUkeyError(thrown).message);
   }
 }
 

@@ -4,6 +4,7 @@
 // Errors: halted (another token's store, damage, a chain that does not hold), token-failed (no slot could be unwrapped).
 // On an error the device is still the caller's to close.
 import type { KeyObject } from 'node:crypto';
+import { decodeBatch, sealHashOf } from '#ipc-schema/batch.ts';
 import { keyIdOf } from '#ipc-schema/cose.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
@@ -11,10 +12,12 @@ import { readStoreHeader } from '#store/log.ts';
 import type { KeySlot, StoreHeader, StoreLog } from '#store/store.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token, WrapMethod } from '#token/token.ts';
+import { type Anchor, judgeAge, judgeSeal, readAnchor } from './anchor.ts';
 import { decodeCarried } from './carried.ts';
 import { type Chain, decodeCheckpoint, follow, startOf } from './chain.ts';
 import type { Mount } from './holder.ts';
 import { decodeIdentity, type Identity } from './identity.ts';
+import { refuseRollback } from './inspection.ts';
 import { type MirrorParts, openMirrored } from './mirroring.ts';
 
 /** The slot that only the authority's recovery key opens. */
@@ -78,11 +81,16 @@ export async function mountLedger(token: Token, device: Device, mirror: MirrorPa
   const publicKey = token.publicKey();
   const header = await readOwnHeader(device, publicKey, mirror);
   if (header === null) throw new UkeyError('token-failed', 'the FLASH is not formatted: provision the token first');
+  // Before the log is read: a service that goes on writing beside a reader makes it no rollback.
+  const anchor = readAnchor(token);
   const { dataKey, method } = unwrapFirst(token, header.slots);
-  const { log, mirrorFailure } = await openMirrored(device, dataKey, mirror, keyIdOf(publicKey)).finally(() => wipe(dataKey));
+  const { log, mirrorFailure } = await openMirrored(device, dataKey, mirror, keyIdOf(publicKey), (second) =>
+    refuseRollback(anchor, device, second, dataKey),
+  ).finally(() => wipe(dataKey));
   try {
     const identity = decodeIdentity(log.mounted.identity);
     const { chain, front } = await readChain(log, identity, publicKey);
+    await compareWith(anchor, log, chain);
     const mount: Mount = {
       tokenId: keyIdOf(publicKey),
       algorithm: token.algorithm(),
@@ -102,6 +110,17 @@ export async function mountLedger(token: Token, device: Device, mirror: MirrorPa
     await log.close(); // and the device with it; closing it once more does no harm
     throw thrown;
   }
+}
+
+/** What was opened, whatever it was healed from, against what the KEY has seen. */
+async function compareWith(anchor: Anchor | null, log: StoreLog, chain: Chain): Promise<void> {
+  if (anchor === null) return;
+  const { mountEpoch, oldestIndex } = log.mounted;
+  judgeAge(anchor, { storeId: log.header.storeId, mountEpoch, lastBatch: chain.nextBatch - 1 });
+  if (anchor.batchIndex < oldestIndex) return; // none yet, or released
+  if (anchor.batchIndex === chain.nextBatch - 1) return judgeSeal(anchor, chain.headSealHash);
+  const [frame] = await log.read(anchor.batchIndex, 1);
+  if (frame !== undefined) judgeSeal(anchor, sealHashOf(decodeBatch(frame.payload).sealBytes));
 }
 
 function unwrapFirst(token: Token, slots: readonly KeySlot[]): { dataKey: Uint8Array; method: string } {

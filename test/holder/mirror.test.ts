@@ -4,36 +4,13 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import type { Mount } from '#holder/holder.ts';
-import { type MirrorParts, mirrorAt } from '#holder/mirroring.ts';
+import { mirrorAt } from '#holder/mirroring.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { openEnrolment } from '#ipc-schema/upstream.ts';
 import { readStoreHeader } from '#store/log.ts';
 import { certify, codeOf, codesOf, DraftMaker, enrol, pinBytes, provisionHolder, readVerified } from '#test/support/holder-rig.ts';
-import { type Medium, MemoryDevice } from '#test/support/memory-device.ts';
-import { imageBytes, MemoryRig } from './rigs.ts';
-
-/** A mirror in memory, by token or in one place, whose disk a test may take away. */
-class MemoryMirror implements MirrorParts {
-  readonly mode = 'sync';
-  medium: Medium | null = null;
-  device: MemoryDevice | null = null;
-  fault: UkeyError | null = null;
-
-  async open(_tokenId: Uint8Array, options: { readonly readOnly: boolean; readonly sizeBytes: number | null }): Promise<MemoryDevice> {
-    if (this.fault !== null) throw this.fault;
-    const medium = this.device?.snapshot() ?? this.medium;
-    if (medium === null && options.sizeBytes === null) throw new UkeyError('no-token', 'there is no mirror');
-    const device = new MemoryDevice({ sizeBytes: imageBytes, medium: medium ?? new Map(), readOnly: options.readOnly });
-    if (!options.readOnly) this.device = device;
-    return device;
-  }
-
-  /** The file is gone. */
-  lose(): void {
-    this.medium = null;
-    this.device = null;
-  }
-}
+import { MemoryDevice } from '#test/support/memory-device.ts';
+import { imageBytes, MemoryMirror, MemoryRig } from './rigs.ts';
 
 /** Pages that are not zeros. */
 function contentOf(device: MemoryDevice | null): [number, string][] {
