@@ -32,7 +32,7 @@ export const errorTable = {
     -32012,
     'operator',
     'after-action',
-    'Use a template that is valid at the time of sale, or have a new one published.',
+    'Use a template that is valid at the time of issuing, or have a new one published.',
   ),
   'key-reused': rule(-32013, 'caller', 'never', 'This key belongs to another content: use a new key for a new invoice.'),
   'not-found': rule(-32014, 'caller', 'never', 'Check the key, number or sequence.'),

@@ -37,6 +37,9 @@ const corrects = z.union([
   z.strictObject({ external: text(1, 64), reason: text(1, 200).optional() }),
 ]);
 
+/** Wide enough for any sale that is told late; a year of 0001 or 9999 is a fault of the caller's clock or code. */
+const soldAtText = instantText.regex(/^20\d\d-/, 'must be in the years 2000 to 2099');
+
 /** Whatever it is, it came out of a JSON text and goes into one (json.ts has bounded its depth). */
 const anyJson = z.unknown();
 
@@ -53,7 +56,8 @@ const requestFields = {
     .string()
     .regex(/^[A-Z]{3}$/)
     .optional(),
-  soldAt: instantText.optional(),
+  /** The caller's statement; copied into the document and used for nothing. */
+  soldAt: soldAtText.optional(),
   buyer: buyer.optional(),
   lines: z.array(line).min(1, 'must hold at least one line').max(linesMax, `must hold at most ${linesMax} lines`),
   payments: z.array(payment).max(paymentsMax).optional(),

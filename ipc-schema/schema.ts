@@ -26,25 +26,56 @@ export function check<T>(schema: z.ZodType<T>, value: unknown, code: ErrorCode =
 }
 
 /** Where a field is absent the library would say which type it expected of `undefined`. */
-const plainWords = { error: (issue: { readonly input?: unknown }) => (issue.input === undefined ? 'is missing' : undefined) };
+const missingText = 'is missing';
+const plainWords = { error: (issue: { readonly input?: unknown }) => (issue.input === undefined ? missingText : undefined) };
 
 interface Fault {
   readonly path: readonly PropertyKey[];
   readonly message: string;
 }
 
-/** The first issue in words of ours where the library would quote the caller; of a union, that of the alternative that comes nearest. */
+/** The first issue in words of ours where the library would quote the caller. Before a field that is missing goes one that is not known: it was typed. */
 function firstFault(issues: readonly z.core.$ZodIssue[], above: readonly PropertyKey[]): Fault {
-  const [issue] = issues;
+  const [first] = issues;
+  const typed = first?.message === missingText ? issues.find(({ code }) => code === 'unrecognized_keys') : undefined;
+  const issue = typed ?? first;
   if (issue === undefined) return { path: above, message: 'not valid' };
   const path = [...above, ...issue.path];
   if (issue.code === 'unrecognized_keys') return { path: [...path, issue.keys[0] ?? ''], message: 'is not known' };
-  if (issue.code === 'invalid_union') {
-    let nearest: readonly z.core.$ZodIssue[] = [];
-    for (const one of issue.errors) if (nearest.length === 0 || one.length < nearest.length) nearest = one;
-    return firstFault(nearest, path);
-  }
+  if (issue.code === 'invalid_union') return unionFault(issue.errors, path);
   return { path, message: issue.message };
+}
+
+/** What is wrong with the members of one alternative of a union, and with nothing below them. */
+interface Misfit {
+  readonly unknown: readonly string[];
+  readonly missing: readonly string[];
+}
+
+/**
+ * Of a union of objects: a member that no alternative knows; else the fault of the alternative that has just the members that were given; else the
+ * members among which to choose.
+ */
+function unionFault(alternatives: readonly (readonly z.core.$ZodIssue[])[], path: readonly PropertyKey[]): Fault {
+  const misfits = alternatives.map(misfitOf);
+  const stranger = misfits[0]?.unknown.find((name) => misfits.every(({ unknown }) => unknown.includes(name)));
+  if (stranger !== undefined) return { path: [...path, stranger], message: 'is not known' };
+  const fitting = alternatives.find((_, at) => misfits[at]?.unknown.length === 0 && misfits[at].missing.length === 0);
+  if (fitting !== undefined) return firstFault(fitting, path);
+  const isChoice = (name: string): boolean => !misfits.every(({ missing }) => missing.includes(name));
+  const choices = [...new Set(misfits.flatMap(({ unknown, missing }) => [...unknown, ...missing]))].filter(isChoice).sort();
+  const [one, other] = choices;
+  if (one === undefined || other === undefined) return firstFault(alternatives[0] ?? [], path);
+  const isEither = choices.length === 2 && misfits.every(({ missing }) => missing.length === 0);
+  return { path, message: isEither ? `give ${one} or ${other}, not both` : `give exactly one of ${choices.join(', ')}` };
+}
+
+function misfitOf(issues: readonly z.core.$ZodIssue[]): Misfit {
+  const own = (issue: z.core.$ZodIssue, depth: number): boolean => issue.path.length === depth;
+  return {
+    unknown: issues.flatMap((issue) => (issue.code === 'unrecognized_keys' && own(issue, 0) ? issue.keys : [])),
+    missing: issues.flatMap((issue) => (issue.message === missingText && own(issue, 1) ? [String(issue.path[0])] : [])),
+  };
 }
 
 /** JSON Schema (draft 2020-12) of a schema, for openrpc.json. */
@@ -80,11 +111,17 @@ export const base64Text = z
   .max(base64MaxChars, { error: `must have at most ${base64MaxChars} characters`, abort: true })
   .regex(/^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$/, 'must be base64')
   .meta({ description: 'base64 (RFC 4648 §4)', contentEncoding: 'base64' });
-export const text = (minLength: number, maxLength: number) =>
-  z
+/** Control characters would move a printer's head, separators break a line, direction marks show a text as another than it is. */
+const plainPattern = /^[^\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Bidi_Control}]*$/u;
+/** Something that can be seen: no blank, nothing of no width, no empty braille cell. */
+const visiblePattern = /[^\p{Z}\p{Default_Ignorable_Code_Point}\u2800]/u;
+export const text = (minLength: number, maxLength: number) => {
+  const plain = z
     .string()
     .min(minLength, minLength === 1 ? 'must not be empty' : `must have at least ${minLength} characters`)
     .max(maxLength, `must have at most ${maxLength} characters`)
-    .regex(/^[^\p{Cc}\p{Cs}\p{Zl}\p{Zp}]*$/u, 'must not hold control characters or line separators');
+    .regex(plainPattern, 'must not hold control characters, line separators or direction marks');
+  return minLength === 0 ? plain : plain.regex(visiblePattern, 'must not be blank');
+};
 /** Names that appear in file names, logs and signatures: a small alphabet on purpose. */
 export const nameText = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, 'must be 1 to 64 of A-Z a-z 0-9 . _ -');

@@ -75,7 +75,12 @@ function headText(kind: InvoiceKind, token: string, { sequence, number, issuedAt
 /** The newest version that is valid now. */
 export function templateFor(templates: readonly Template[], id: string, nowMs: number): Template {
   const versions = templates.filter((template) => template.id === id);
-  if (versions.length === 0) throw new UkeyError('template-unknown', 'the token has no template of this name', { field: 'template' });
+  if (versions.length === 0) {
+    const known = [...new Set(templates.map((template) => template.id))].join(', ');
+    throw new UkeyError('template-unknown', `the token has no template ${id}; it has ${known === '' ? 'none' : known}`, {
+      field: 'template',
+    });
+  }
   const valid = versions.filter(
     (each) => Date.parse(each.validFrom) <= nowMs && (each.validUntil === null || nowMs < Date.parse(each.validUntil)),
   );

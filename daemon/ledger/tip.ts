@@ -2,11 +2,11 @@
 // Invariants: the tip is a fold over entries in order; the same entries always give the same tip; a checkpoint is a tip as bytes,
 // so that mounting folds only what came after it. Amounts are decimal strings.
 // Checkpoint: CBOR [1, nextBatch, nextSequence, lastIssuedAtMs, serverTimeMs, documents, [pending count, amount, oldestMs|null], ackedBatch,
-// lastWeightyBatch, [[prefix, counter], …], charter|null, [[id, version, batch], …]].
+// lastWeightyBatch, [[kind and prefix, counter], …], charter|null, [[id, version, batch], …]].
 import { decodeCbor, encodeCbor, FieldReader, malformed } from '#ipc-schema/cbor.ts';
 import { type ChartedSeries, charterSchema } from '#ipc-schema/charter.ts';
 import { decodeSign1 } from '#ipc-schema/cose.ts';
-import { type Entry, isFiscal, type Leaf } from '#ipc-schema/entry.ts';
+import { type Entry, type EntryKind, isFiscal, type Leaf } from '#ipc-schema/entry.ts';
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { money, sumPattern, zero } from '#ipc-schema/money.ts';
@@ -45,7 +45,7 @@ export interface Tip {
   readonly ackedBatch: number;
   /** Newest batch that holds more than acknowledgements: what upload must reach. */
   readonly lastWeightyBatch: number;
-  /** Last counter used, by series prefix. */
+  /** Last counter used, by kind and prefix (`counterKey`): two kinds may share a prefix and part its numbers. */
   readonly counters: ReadonlyMap<string, number>;
   readonly charter: CharterPlace | null;
   readonly templates: readonly TemplatePlace[];
@@ -106,9 +106,9 @@ function withDocument(tip: Tip, leaf: Leaf): Tip {
   const series = seriesOf(tip.charter, leaf.number ?? '');
   if (series !== null) {
     const counter = Number((leaf.number ?? '').slice(series.prefix.length));
-    if (!(counter > (counters.get(series.prefix) ?? 0)))
-      throw new UkeyError('halted', `number ${leaf.number} does not follow in its series`);
-    counters.set(series.prefix, counter);
+    const key = counterKey(leaf.kind, series.prefix);
+    if (!(counter > (counters.get(key) ?? 0))) throw new UkeyError('halted', `number ${leaf.number} does not follow in its series`);
+    counters.set(key, counter);
   }
   return {
     ...tip,
@@ -153,9 +153,13 @@ function withAcknowledgement(tip: Tip, bodyBytes: Uint8Array): Tip {
   };
 }
 
+export function counterKey(kind: EntryKind, prefix: string): string {
+  return `${kind} ${prefix}`;
+}
+
 /** Next counter of a series, or null when its range is used up. */
 export function nextCounter(tip: Tip, series: ChartedSeries): number | null {
-  const counter = Math.max(series.first, (tip.counters.get(series.prefix) ?? 0) + 1);
+  const counter = Math.max(series.first, (tip.counters.get(counterKey(series.kind, series.prefix)) ?? 0) + 1);
   return counter > series.last ? null : counter;
 }
 

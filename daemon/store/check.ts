@@ -6,6 +6,7 @@ import type { CheckOptions, CheckReport } from '#store/store.ts';
 import { healSegment, type SegmentHealed } from './heal.ts';
 import type { SuperblockKeeper } from './keeper.ts';
 import type { MirroredDevice } from './mirror.ts';
+import { readSuperblock } from './mount.ts';
 import type { Reader } from './reader.ts';
 import type { Head } from './recover.ts';
 import type { Gap } from './walk.ts';
@@ -72,5 +73,8 @@ export async function checkSegments(parts: CheckParts, options: CheckOptions): P
     }
     options.onProgress?.(done + 1, heads.length);
   }
-  return { frames, missing, flashDamaged, mirrorDamaged, healed: options.heal && parts.mirrored !== null };
+  // Beside a writer, segments may have been freed and written again while they were read here.
+  if (parts.device.readOnly) parts.reader.forget((await readSuperblock(parts.device, parts.dataKey)).superblock.oldestIndex, []);
+  const kept = missing.filter((gap) => gap.to >= parts.reader.oldestIndex);
+  return { frames, missing: kept, flashDamaged, mirrorDamaged, healed: options.heal && parts.mirrored !== null };
 }

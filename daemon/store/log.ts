@@ -19,6 +19,7 @@ import type {
 } from '#store/store.ts';
 import { checkSegments, healOne } from './check.ts';
 import { openCheckpoint, sealIdentity } from './cipher.ts';
+import { type Checkpoint, tailOf, type WriteCursor } from './cursor.ts';
 import { blankHead, isAreaBlank } from './erase.ts';
 import {
   dataKeyBytes,
@@ -31,13 +32,13 @@ import {
   segmentPosition,
   tagBytes,
 } from './format.ts';
-import { joinMirror } from './heal.ts';
+import { joinMirror } from './join.ts';
 import { SuperblockKeeper, superblockWriteBytes, writeSuperblock } from './keeper.ts';
 import { MirroredDevice } from './mirror.ts';
 import { chooseSuperblock, headerOf, identityOf, judgeCopies, type LogFound, readCopies, readLog, readSuperblock } from './mount.ts';
 import { Reader } from './reader.ts';
 import { identityMaxBytes, isGeometry, type Superblock } from './superblock.ts';
-import { type Checkpoint, type RandomBytes, tailOf, type WriteCursor, Writer } from './writer.ts';
+import { type RandomBytes, Writer } from './writer.ts';
 
 /**
  * Makes an empty store. Throws `halted` when the first 4 MiB are not blank and `erase` is not set (nothing is written
@@ -297,7 +298,11 @@ export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenO
       newestFrames: found.walk?.frames ?? [],
       nextIndex: mounted.nextIndex,
       oldestIndex: before.oldestIndex,
-      heal: mirrored === null ? null : (head) => healOne({ ...parts, reader, writer }, head),
+      heal: async (head) => {
+        if (mirrored !== null) await healOne({ ...parts, reader, writer }, head);
+        // Beside a writer: it may have released what was looked for.
+        else if (flash.readOnly) reader.forget((await readSuperblock(flash, key)).superblock.oldestIndex, []);
+      },
     });
     const writer: Writer = new Writer({
       ...parts,

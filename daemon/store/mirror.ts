@@ -56,8 +56,10 @@ export class MirroredDevice implements Device {
       for (const result of [flash, mirror]) if (result.status === 'rejected') throw result.reason;
       return;
     }
-    await this.flash.writeAndSync(positionBytes, bytes);
-    this.#follow(positionBytes, Uint8Array.from(bytes));
+    // As they are now: the caller may change its own while the FLASH writes.
+    const taken = Uint8Array.from(bytes);
+    await this.flash.writeAndSync(positionBytes, taken);
+    this.#follow(positionBytes, taken);
     while (this.#behindBytes > lagMaxBytes && this.#failure === null) await this.#last;
   }
 

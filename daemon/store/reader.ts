@@ -25,8 +25,8 @@ export interface ReaderParts {
   readonly nextIndex: number;
   /** First frame that is kept. */
   readonly oldestIndex: number;
-  /** Puts a segment right from the mirror, null without one. */
-  readonly heal: ((head: Head) => Promise<void>) | null;
+  /** Called when a frame cannot be read, before it is tried again: puts the segment right, or learns that it was released. */
+  readonly heal: (head: Head) => Promise<void>;
 }
 
 export class Reader {
@@ -86,12 +86,11 @@ export class Reader {
   }
 
   async #readHealed(head: Head, fromIndex: number, maxBytes: number): Promise<Frame[]> {
-    const { heal } = this.#parts;
     try {
       return await this.#readIn(head, fromIndex, maxBytes);
     } catch (thrown) {
-      if (heal === null || !(thrown instanceof UkeyError) || thrown.code !== 'halted') throw thrown;
-      await heal(head);
+      if (!(thrown instanceof UkeyError) || thrown.code !== 'halted') throw thrown;
+      await this.#parts.heal(head);
       this.#cache.delete(head.segment);
       return await this.#readIn(head, fromIndex, maxBytes);
     }

@@ -1,6 +1,7 @@
-// Owns: the interface of the block store: an append-only log of sealed frames on a Device, readable only with the data key.
-// FORMAT.md is the byte layout. The store knows neither tokens nor invoices: payloads, checkpoints and identity are opaque bytes.
-// Invariants: frame indexes run 1, 2, 3 ... without a hole; a resolved append is durable and all before it are; opening never formats.
+// Owns: the interface of the block store: a ring of sealed frames on a Device, readable only with the data key, with an optional mirror.
+// FORMAT.md is the byte layout. The store knows neither tokens nor invoices: payloads, checkpoints, identity and what is carried are opaque bytes.
+// Invariants: frame indexes run 1, 2, 3 ... without a hole; a resolved append is durable and all before it are; nothing is forgotten that
+// was not released; opening never formats.
 // Errors are UkeyError: halted (damage, foreign or newer format), store-full (refused before any write),
 // unknown-outcome (a write or sync failed: this log refuses everything until it is opened again).
 

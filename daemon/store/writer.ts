@@ -6,6 +6,7 @@
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { deriveKey, type Packed, pack, sealCheckpoint, sealFrame } from './cipher.ts';
+import { type Checkpoint, type RingSegment, tailOf, type WriteCursor } from './cursor.ts';
 import {
   carryKind,
   carryMaxBytesFor,
@@ -26,41 +27,13 @@ import {
 } from './format.ts';
 import { type SuperblockKeeper, superblockWriteBytes } from './keeper.ts';
 import { decideReclaim } from './reclaim.ts';
-import type { Superblock, TailHint } from './superblock.ts';
+import type { Superblock } from './superblock.ts';
 import type { SeenFrame, SeenRun } from './walk.ts';
 
 /** Writes that may wait for the device. The ledger has two under way; more is a caller out of control. */
 export const pendingWritesMax = 256;
 
 export type RandomBytes = (size: number) => Uint8Array;
-
-/** Where the log ends. */
-export interface WriteCursor {
-  /** -1 while the log is empty. */
-  readonly segment: number;
-  readonly offset: number;
-  readonly nextIndex: number;
-  readonly lastTag: Uint8Array;
-  readonly runIndex: number;
-  readonly runPosition: number;
-  readonly endPosition: number;
-  /** Run of what is carried; 0 for none. */
-  readonly carryPosition: number;
-  readonly lifeBytes: number;
-}
-
-/** A kept segment, as planned. */
-export interface RingSegment {
-  readonly segment: number;
-  readonly runIndex: number;
-  readonly firstIndex: number;
-}
-
-export interface Checkpoint {
-  readonly bytes: Uint8Array;
-  /** It is the state before this frame; 0 while there is none. */
-  readonly index: number;
-}
 
 interface OpenRun {
   readonly seen: SeenRun;
@@ -99,13 +72,6 @@ export interface WriterParts {
   /** Told before the first byte of it may be overwritten. */
   readonly onForget: (oldestIndex: number, segments: readonly number[]) => void;
 }
-
-export const tailOf = (cursor: WriteCursor): TailHint => ({
-  runIndex: cursor.runIndex,
-  segment: Math.max(0, cursor.segment),
-  frameIndex: cursor.nextIndex - 1,
-  frameTag: cursor.lastTag,
-});
 
 export class Writer {
   readonly #parts: WriterParts;

@@ -59,7 +59,7 @@ export class Uploader {
   #timer: NodeJS.Timeout | null = null;
   /** Uploads that failed in a row. */
   #setbacks = 0;
-  /** Monotonic: no upload before, whoever asks. */
+  /** Monotonic: the server, or our own ledger, takes nothing before, whoever asks. */
   #notBeforeMs = 0;
   /** The server asked for batches from here on (its own loss); null: after the last acknowledged. */
   #wanted: number | null = null;
@@ -94,7 +94,7 @@ export class Uploader {
 
   async close(): Promise<void> {
     this.#closed = true;
-    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#disarm();
     this.#upstream?.connection.close();
     await this.#run;
   }
@@ -208,6 +208,7 @@ export class Uploader {
     }
     this.#judge('proof');
     this.#setbacks = 0;
+    this.#disarm();
     this.#batchesMax = Math.min(uploadMaxBatches, this.#batchesMax * 2);
     const isMending = this.#wanted !== null;
     this.#wanted = isMending && lastBatch < ledger.tip.ackedBatch ? lastBatch + 1 : null;
@@ -259,14 +260,20 @@ export class Uploader {
     if (link === 'failed') this.#judge('failure');
     const waitMs = retryAfterMs === null ? backOffMs(this.#setbacks, this.#parts.random()) : Math.min(retryAfterMs, retryAfterMaxMs);
     this.#setbacks += 1;
-    this.#notBeforeMs = this.#parts.clock.monotonicMs() + waitMs;
+    // A line that failed is good again once our server has proven itself: only a server that does not want to, or our own ledger, is waited for.
+    if (link === 'unharmed') this.#notBeforeMs = this.#parts.clock.monotonicMs() + waitMs;
     this.#arm(waitMs);
+  }
+
+  #disarm(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
   }
 
   /** Then: probe, and drain. */
   #arm(waitMs: number): void {
     if (this.#closed) return;
-    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#disarm();
     this.#timer = setTimeout(() => {
       this.#timer = null;
       this.#begin(true);

@@ -6,7 +6,7 @@ import { openRig, type Rig, sale } from '#test/support/rig.ts';
 import { StepClock } from '#test/support/step-clock.ts';
 
 const retail = JSON.parse(readFileSync(new URL('../../server/templates/retail.json', import.meta.url), 'utf8')) as object;
-const clock = new StepClock(Date.now());
+const clock = new StepClock(Date.now(), true);
 const hourMs = 3_600_000;
 let rig: Rig;
 beforeAll(async () => {

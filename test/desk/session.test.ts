@@ -2,11 +2,7 @@ import { existsSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'nod
 import path from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import { compose } from '#daemon/compose.ts';
-import { UnattendedLogin } from '#desk/unattended-login.ts';
 import { silentLog } from '#ground/log.ts';
-import type { HolderState } from '#holder/holder.ts';
-import { type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
-import { fakeFacts } from '#test/support/fake-holder.ts';
 import { openRig, type Rig, rigPin, sale } from '#test/support/rig.ts';
 
 let rig: Rig;
@@ -112,72 +108,6 @@ describe('the PIN that the service manager provides', () => {
       expect(await standing()).toBe('locked');
       expect(triesInFile()).toBe(full);
     }
-  });
-});
-
-describe('a stored PIN whose try has no known end', () => {
-  const directory = (): string => rig.config.state;
-  const recordFile = (): string => path.join(directory(), 'stored-pin-try.json');
-
-  /** Starts one after the other against a token that does `login`; how often it was asked. */
-  async function starts(count: number, facts: Partial<typeof fakeFacts>, login: () => Promise<never> | Promise<void>): Promise<number> {
-    let asked = 0;
-    for (let at = 0; at < count; at += 1) {
-      const holder = {
-        login: async (): Promise<never> => {
-          asked += 1;
-          await login();
-          return undefined as never;
-        },
-      };
-      const unattended = new UnattendedLogin({
-        pinFile: pinFile(),
-        stateDirectory: directory(),
-        holder: holder as unknown as ConstructorParameters<typeof UnattendedLogin>[0]['holder'],
-        log: silentLog,
-      });
-      const state: Extract<HolderState, { kind: 'locked' }> = { kind: 'locked', facts: { ...fakeFacts, loggedIn: false, ...facts } };
-      await unattended.attempt(state);
-    }
-    return asked;
-  }
-  const fails = (code: ErrorCode) => (): Promise<never> => Promise.reject(new UkeyError(code, 'asked for by the test'));
-
-  test.each<[string, Partial<typeof fakeFacts>, ErrorCode, number]>([
-    ['is repeated while the token shows that no try was used up', { triesLeft: 3 }, 'token-failed', 12],
-    ['is repeated once where the token shows nothing', { triesLeft: null }, 'token-failed', 2],
-    ['is not repeated where the token warns', { triesLeft: null, pinState: 'low' }, 'token-failed', 1],
-    ['that was wrong is not repeated', { triesLeft: null }, 'pin-incorrect', 1],
-    ['that did not take place does not count', { triesLeft: null }, 'no-token', 12],
-  ])('%s', async (_what, facts, code, asked) => {
-    rig = await openRig({ pinFile: true });
-    rmSync(recordFile(), { force: true });
-    expect(await starts(12, facts, fails(code))).toBe(asked);
-  });
-
-  test('is repeated a few times where it has worked before', async () => {
-    rig = await openRig({ pinFile: true });
-    rmSync(recordFile(), { force: true });
-    expect(await starts(1, { triesLeft: null }, async () => undefined)).toBe(1);
-    expect(await starts(30, { triesLeft: null }, fails('token-failed'))).toBe(9);
-  });
-
-  test('is recorded before the call: a crash in it is known at the next start', async () => {
-    rig = await openRig({ pinFile: true });
-    rmSync(recordFile(), { force: true });
-    let seen = '';
-    await starts(1, {}, async () => {
-      seen = readFileSync(recordFile(), 'utf8');
-    });
-    expect(JSON.parse(seen)).toMatchObject({ kind: 'trying', proven: false });
-    expect(seen).not.toContain(rigPin);
-  });
-
-  test('that used up a try is not repeated', async () => {
-    rig = await openRig({ pinFile: true });
-    rmSync(recordFile(), { force: true });
-    expect(await starts(1, { triesLeft: 3 }, fails('token-failed'))).toBe(1);
-    expect(await starts(3, { triesLeft: 2 }, fails('token-failed'))).toBe(0);
   });
 });
 

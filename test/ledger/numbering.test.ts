@@ -94,6 +94,20 @@ describe('a plan', () => {
     expect(told(plan.outcomes)).toEqual(['A-00000007', 'A-00000008', 'range-exhausted', 'range-exhausted']);
   });
 
+  test('keeps two kinds apart that share a prefix and part its numbers', async () => {
+    const shared = charter({
+      series: [
+        { kind: 'invoice', prefix: 'A-', digits: 8, first: 1, last: 100 },
+        { kind: 'credit-note', prefix: 'A-', digits: 8, first: 101, last: 200 },
+      ],
+    });
+    const credits = new CreditBook();
+    await credits.hold(1, async () => ({ total: '100', credited: [] }));
+    const note = documentDraft('n', { total: '1', corrects: { sequence: 1, number: 'A-00000001' } });
+    const plan = planBatch(tip, [documentDraft('a'), note, documentDraft('b'), note], circumstance({ charter: shared, credits }));
+    expect(told(plan.outcomes)).toEqual(['A-00000001', 'A-00000101', 'A-00000002', 'A-00000102']);
+  });
+
   test('takes a document of the greatest size and no greater', () => {
     const [fits, over] = [0, 1].map((more) => {
       const empty = documentDraft('k').body({ sequence: 2, number: 'A-00000001', issuedAtMs: wallMs }).length;

@@ -65,8 +65,8 @@ describe('one entry', () => {
     tip = take(tip, document(tip, 1, '3', 'credit-note'));
     expect(tip.pending).toMatchObject({ count: 3, amount: '13.75', oldestMs: 1_900_000_000_002 });
     expect([...tip.counters]).toEqual([
-      ['A-', 2],
-      ['C-', 1],
+      ['invoice A-', 2],
+      ['credit-note C-', 1],
     ]);
     expect(tip).toMatchObject({ documents: 3, nextSequence: 5, nextBatch: 2, lastWeightyBatch: 2 });
   });
@@ -115,7 +115,7 @@ describe('one entry', () => {
 
 describe('counters', () => {
   const series = { kind: 'invoice', prefix: 'A-', digits: 8, first: 10, last: 12 } as const;
-  const at = (counter: number | null): Tip => ({ ...emptyTip, counters: new Map(counter === null ? [] : [['A-', counter]]) });
+  const at = (counter: number | null): Tip => ({ ...emptyTip, counters: new Map(counter === null ? [] : [['invoice A-', counter]]) });
 
   test.each([
     [null, 10],
@@ -166,9 +166,9 @@ function stepOf(
   const total = (value / 100).toFixed(2);
   switch (act) {
     case 'invoice':
-      return document(tip, counter('A-'), total);
+      return document(tip, counter('invoice A-'), total);
     case 'credit-note':
-      return document(tip, counter('C-'), total, 'credit-note');
+      return document(tip, counter('credit-note C-'), total, 'credit-note');
     case 'admin':
       return { leaf: leafOf(tip, 'admin', Buffer.from('{}')), body: Buffer.from('{}') };
     case 'template': {

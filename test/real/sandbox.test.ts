@@ -139,7 +139,7 @@ for (const token of tokens) {
     test('when it has stopped nothing of it runs any more', async () => {
       const { daemonPid, serverPid } = await sandbox.status();
       expect((await sandbox.say('stop')).status).toBe(0);
-      expect(await sandbox.stop()).toBe(0);
+      expect(await sandbox.ended()).toBe(0);
       for (const pid of [daemonPid, serverPid]) expect(() => process.kill(pid, 0)).toThrow();
       expect(existsSync(path.join(dir, 'run', 'sandbox.sock'))).toBe(false);
     });

@@ -1,11 +1,15 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm, stat } from 'node:fs/promises';
+import { mkdtemp, open, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createImage, openFileDevice } from '#store/device-file.ts';
+import { formatStore, openLog } from '#store/log.ts';
+import { restoreFromMirror } from '#store/restore.ts';
+import type { StoreLog } from '#store/store.ts';
 import { deviceSuite } from '#test/suites/device-suite.ts';
+import { appendAll, dataKey, formatOptions, payloadOf } from './rig.ts';
 
 const mebibyte = 1024 * 1024;
 let folder = '';
@@ -28,6 +32,37 @@ const newImage = async (sizeBytes = mebibyte): Promise<string> => {
 deviceSuite('an image', async () => {
   const path = await newImage();
   return { device: await openFileDevice(path), reopen: (readOnly) => openFileDevice(path, { readOnly }), clean: () => rm(path) };
+});
+
+describe('a store on two images', () => {
+  it('is mirrored, healed where a byte of either file changes, and restored', async () => {
+    const [flashPath, mirrorPath, newPath] = [await newImage(6 * mebibyte), await newImage(6 * mebibyte), await newImage(6 * mebibyte)];
+    const openPair = async (): Promise<StoreLog> =>
+      openLog(await openFileDevice(flashPath), dataKey, { mirror: { device: await openFileDevice(mirrorPath), mode: 'sync' } });
+    const blank = await openFileDevice(flashPath);
+    await formatStore(blank, formatOptions);
+    await blank.close();
+    const log = await openPair();
+    expect(log.mounted.mirror?.remade).toBe(true);
+    await appendAll(log, 1, [900, 5000, 70, 30_000]);
+    await log.close();
+    expect(Buffer.compare(await readFile(flashPath), await readFile(mirrorPath))).toBe(0);
+    for (const path of [flashPath, mirrorPath]) {
+      const file = await open(path, 'r+');
+      await file.write(Buffer.alloc(512, 7), 0, 512, 4 * mebibyte + 4096 + 1024);
+      await file.close();
+      const healed = await openPair();
+      expect(healed.mounted.mirror).toMatchObject({ healedFlash: path === flashPath ? 1 : 0, healedMirror: path === mirrorPath ? 1 : 0 });
+      await healed.close();
+      expect(Buffer.compare(await readFile(flashPath), await readFile(mirrorPath))).toBe(0);
+    }
+    const [source, target] = [await openFileDevice(mirrorPath, { readOnly: true }), await openFileDevice(newPath)];
+    await restoreFromMirror(source, target, dataKey, { tokenKeyId: new Uint8Array(16).fill(5), slots: [], erase: false });
+    await source.close();
+    const restored = await openLog(target, dataKey);
+    expect((await restored.read(4, 1))[0]?.payload).toEqual(payloadOf(4, 30_000));
+    await restored.close();
+  });
 });
 
 describe('an image', () => {

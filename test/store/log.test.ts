@@ -337,13 +337,18 @@ describe('reading only', () => {
   });
 
   it('stands beside a writer that goes on appending', async () => {
-    const device = await newStore(32);
+    const device = await newStore(8);
     const log = await open(device);
     let written = 0;
+    let released = 0;
     const writing = (async () => {
-      for (let index = 1; index <= 600; index += 1) {
+      for (let index = 1; index <= 1200; index += 1) {
         await log.append(payloadOf(index, 900), checkpointBefore(index));
         written = index;
+        if (index % 10 === 0) {
+          released = Math.max(released, index - 150);
+          await log.release(released);
+        }
       }
     })();
     // Shares the writer's bytes: each read sees the medium of that moment.
@@ -357,13 +362,20 @@ describe('reading only', () => {
       close: async () => undefined,
     };
     let last = 0;
-    while (written < 600) {
+    while (written < 1200) {
       const before = written;
       const reader = await openLog(live, dataKey);
       expect(reader.mounted.nextIndex).toBeGreaterThan(before);
-      const frames = await readAll(reader);
-      expect(frames).toHaveLength(reader.mounted.nextIndex - 1);
-      last = frames.length;
+      // What it reads is right; what was released meanwhile is told to be gone, and nothing is taken for damage.
+      for (let index = Math.max(reader.mounted.oldestIndex, reader.mounted.nextIndex - 20); index < reader.mounted.nextIndex; index += 7) {
+        const [frame] = await reader.read(index, 1);
+        expect(frame?.payload).toEqual(payloadOf(index, 900));
+      }
+      const oldest = reader.mounted.oldestIndex;
+      const gone = await failureOf(reader.read(oldest, 1));
+      if (gone !== null) expect([gone.code, released >= oldest]).toEqual(['not-found', true]);
+      expect((await reader.check({ heal: false })).missing).toEqual([]);
+      last = reader.mounted.nextIndex;
       await reader.close();
     }
     await writing;

@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { formatStore, openLog, readStoreHeader } from '#store/log.ts';
-import { lagMaxBytes } from '#store/mirror.ts';
+import { lagMaxBytes, MirroredDevice } from '#store/mirror.ts';
 import { restoreFromMirror } from '#store/restore.ts';
+import { deviceSuite } from '#test/suites/device-suite.ts';
 import { flipBit, type Medium, MemoryDevice, patchMedium, readMedium, tornWrite } from '#test/support/memory-device.ts';
 import {
   appendAll,
@@ -43,6 +44,20 @@ async function pair(frames: number, mode: 'sync' | 'async' = 'sync'): Promise<{ 
   return { flash, mirror };
 }
 const frameAt = (index: number): number => logStart + 4096 + (index - 1) * 1024;
+
+for (const mode of ['sync', 'async'] as const) {
+  deviceSuite(`FLASH and ${mode} mirror`, async () => {
+    const flash = new MemoryDevice({ sizeBytes: mebibyte });
+    const mirror = new MemoryDevice({ sizeBytes: mebibyte });
+    const again = (one: MemoryDevice, readOnly: boolean): MemoryDevice =>
+      new MemoryDevice({ sizeBytes: mebibyte, medium: one.snapshot(), readOnly });
+    return {
+      device: new MirroredDevice(flash, mirror, mode),
+      reopen: async (readOnly) => new MirroredDevice(again(flash, readOnly), again(mirror, readOnly), mode),
+      clean: async () => expect(mirror.snapshot()).toEqual(flash.snapshot()),
+    };
+  });
+}
 
 describe('a sync mirror', () => {
   it('is the same bytes at the same places, the superblocks too', async () => {
@@ -205,6 +220,37 @@ describe('opening with a mirror', () => {
       const alone = await open(on(old.snapshot()), 60 + life);
       expect(alone.mounted).toMatchObject({ nextIndex: next, oldestIndex: both.mounted.oldestIndex });
       await expectWhole(alone, () => 900);
+    }
+  });
+
+  it('may be cut at any write while it brings one side up, and goes on the next time', async () => {
+    const { flash, mirror } = await pair(3);
+    const device = on(flash.snapshot());
+    const partner = on(mirror.snapshot());
+    const log = await openBoth(device, partner);
+    await appendAll(
+      log,
+      4,
+      Array.from({ length: 170 }, () => 900),
+    );
+    for (const [name, stale] of [
+      ['mirror', mirror.snapshot()],
+      ['flash', flash.snapshot()],
+    ] as const) {
+      for (let nth = 1; nth <= 8; nth += 1) {
+        for (const keeps of [() => false, (sector: number) => sector % 2 === 1, (sector: number) => sector < 5]) {
+          const cut = {
+            flash: on(name === 'flash' ? stale : device.snapshot()),
+            mirror: on(name === 'mirror' ? stale : partner.snapshot()),
+          };
+          cut[name].failWrite(nth, { kind: 'torn', keeps });
+          const failed = await failureOf(openBoth(cut.flash, cut.mirror, 'sync', nth));
+          const again = { flash: on(cut.flash.snapshot()), mirror: on(cut.mirror.snapshot()) };
+          const whole = await openBoth(again.flash, again.mirror, 'sync', 50 + nth);
+          expect(whole.mounted, `${name} ${nth} ${failed?.code}`).toMatchObject({ nextIndex: 174, mirror: { discarded: false } });
+          for (const one of [again.flash, again.mirror]) await expectWhole(await open(on(one.snapshot()), 99), () => 900);
+        }
+      }
     }
   });
 
@@ -397,6 +443,18 @@ describe('restoring', () => {
     expect(again.header.slots).toEqual(options.slots);
     await appendAll(again, 101, [900]);
     expect((await readAll(again)).map((frame) => frame.payload)).toEqual(Array.from({ length: 101 }, (_, at) => payloadOf(at + 1, 900)));
+  });
+
+  it('ends the life of the FLASH that was lost: beside the mirror of its successor it is refused', async () => {
+    const { flash, mirror } = await pair(3);
+    const target = blank();
+    await restoreFromMirror(deviceOn(mirror.snapshot(), segments, { readOnly: true }), target, dataKey, options);
+    const moved = on(mirror.snapshot());
+    const log = await openBoth(target, moved, 'sync', 4);
+    await log.close();
+    const found = on(flash.snapshot());
+    expect((await failureOf(openBoth(found, on(moved.snapshot()), 'sync', 5)))?.code).toBe('halted');
+    expect(found.writes).toHaveLength(0);
   });
 
   it('keeps the identity when no new one is given, and refuses what it must not overwrite', async () => {

@@ -44,6 +44,8 @@ export interface Rig {
   till: Client;
   /** Stops and starts the service on the same token; logs in. */
   restart(): Promise<void>;
+  /** Starts the service after `running.close()`; nobody logs in, only the admin door is connected. */
+  startLocked(): Promise<void>;
   stopServer(): Promise<void>;
   /** On the same port with the same data. */
   startServer(): Promise<void>;
@@ -122,6 +124,11 @@ export async function openRig(options: RigOptions = {}): Promise<Rig> {
       admin = await connectAdmin();
       if (options.pinFile !== true) await loginWhenReady(admin);
       till = await connectTill();
+    },
+    startLocked: async () => {
+      hangUp();
+      running = await compose(config, silentLog, overrides);
+      admin = await connectAdmin();
     },
     stopServer: () => server.close(),
     startServer: async () => {

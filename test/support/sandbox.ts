@@ -44,8 +44,13 @@ export class Sandbox {
   }
 
   /** The exit status. */
-  async stop(): Promise<number | null> {
+  stop(): Promise<number | null> {
     this.#child.kill('SIGTERM');
+    return this.ended();
+  }
+
+  /** The exit status, once it ends by itself: a signal that came while it ends would be its status. */
+  async ended(): Promise<number | null> {
     const killer = setTimeout(() => this.#child.kill('SIGKILL'), stopWaitMs);
     const status = await this.#ended;
     clearTimeout(killer);

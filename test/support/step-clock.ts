@@ -1,20 +1,26 @@
-// Owns: a clock that a test moves: wall and monotonic time together (`pass`), or the wall alone (`jump`).
+// Owns: a clock that a test moves: wall and monotonic time together (`pass`), or the wall alone (`jump`). `ticking`: it goes on by itself besides.
 import type { Clock } from '#ground/clock.ts';
 
 export class StepClock implements Clock {
   #wallMs: number;
   #monotonicMs = 1_000;
+  readonly #startMs: number | null;
 
-  constructor(wallMs: number = Date.parse('2030-03-04T05:06:07Z')) {
+  constructor(wallMs: number = Date.parse('2030-03-04T05:06:07Z'), ticking = false) {
     this.#wallMs = wallMs;
+    this.#startMs = ticking ? performance.now() : null;
   }
 
   wallMs(): number {
-    return this.#wallMs;
+    return Math.floor(this.#wallMs + this.#tickedMs());
   }
 
   monotonicMs(): number {
-    return this.#monotonicMs;
+    return this.#monotonicMs + this.#tickedMs();
+  }
+
+  #tickedMs(): number {
+    return this.#startMs === null ? 0 : performance.now() - this.#startMs;
   }
 
   pass(ms: number): void {

@@ -1,0 +1,243 @@
+// Owns: bringing FLASH and mirror to one state when a store is opened.
+// Invariants: nothing that the FLASH holds whole is dropped; history that only the mirror holds is never given up unless the FLASH was
+// opened without it and went as far. A crash anywhere leaves a state that the next opening heals on.
+// Must not: append, touch a mirror that is neither blank nor a store, or make a FLASH (restore.ts).
+import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
+import type { Device } from '#store/device.ts';
+import type { MirrorReport } from '#store/store.ts';
+import { copyCount, copyStrideBytes, type DecodedRun, idBytes, segmentOf, segmentPosition, view } from './format.ts';
+import { copySegment, healSegment } from './heal.ts';
+import {
+  checkDevice,
+  chooseSuperblock,
+  headOf,
+  judgeCopies,
+  readCopies,
+  readHeadRuns,
+  readLog,
+  readTail,
+  salvage,
+  superblockKey,
+  verifiedWalk,
+} from './mount.ts';
+import { decideHistories, type Head, orderHeads } from './recover.ts';
+import { type CopyState, type Superblock, superblockBytes } from './superblock.ts';
+import { tagOf } from './walk.ts';
+
+/** The end of the log that is compared byte by byte at each opening: more than a stick that ignores flushes holds back. */
+export const compareBytes = 16 * 1024 * 1024;
+const compareSegmentsMin = 3;
+
+export type Progress = (done: number, segments: number) => void;
+
+const later = (a: Superblock, b: Superblock): Superblock => {
+  if (a.mountEpoch !== b.mountEpoch) return a.mountEpoch > b.mountEpoch ? a : b;
+  return a.updateCounter >= b.updateCounter ? a : b;
+};
+
+interface Superblocks {
+  /** The one to go on with. */
+  readonly best: Superblock;
+  /** Null: all four copies of the FLASH rotted. */
+  readonly flash: Superblock | null;
+  /** Null: the mirror has none that this store can use. */
+  readonly mirror: Superblock | null;
+  readonly remake: boolean;
+}
+
+/** What the mirror path holds, as far as this store is concerned. Throws `halted` for what is no store at all, or a newer one. */
+function judgeMirror(mirror: Device, copies: readonly CopyState[], macKey: Uint8Array): { superblock: Superblock | null; remake: boolean } {
+  const choice = judgeCopies(copies, macKey);
+  switch (choice.kind) {
+    case 'chosen':
+      return { superblock: choice.superblock, remake: false };
+    case 'damage':
+      // Valid copies that another key wrote: the mirror of another store. None that is whole: ours perhaps, its frames will tell.
+      return { superblock: null, remake: copies.some((copy) => copy.kind === 'valid') };
+    case 'empty':
+      return { superblock: null, remake: true };
+    case 'foreign':
+      throw new UkeyError('halted', `${mirror.path} is to be the mirror, but holds something that is not a store`);
+    case 'newer-format':
+      throw new UkeyError('halted', `the mirror ${mirror.path} has the newer format ${choice.version}`);
+    default:
+      return unreachable(choice);
+  }
+}
+
+async function readSuperblocks(flash: Device, mirror: Device, dataKey: Uint8Array): Promise<Superblocks> {
+  const onFlash = await readCopies(flash);
+  const onMirror = await readCopies(mirror);
+  const named = [...onFlash, ...onMirror].find((copy) => copy.kind === 'valid');
+  const macKey = superblockKey(dataKey, named?.superblock.storeId ?? new Uint8Array(idBytes));
+  try {
+    const { superblock: theirs, remake } = judgeMirror(mirror, onMirror, macKey);
+    const own = judgeCopies(onFlash, macKey);
+    const isRotten = own.kind === 'damage' && theirs !== null && !onFlash.some((copy) => copy.kind === 'valid');
+    // Without one of its own the FLASH is refused as without a mirror, unless it is ours and all four copies rotted.
+    const ours = isRotten ? null : (chooseSuperblock(flash, onFlash, macKey)?.superblock ?? null);
+    if (ours === null && !isRotten) throw new UkeyError('halted', `${flash.path} is blank: it was never formatted`);
+    const best = ours === null || theirs === null ? (ours ?? theirs) : later(ours, theirs);
+    if (best === null) throw new UkeyError('halted', 'no copy of the superblock is whole');
+    // The mirror was restored for another token since: this FLASH was given up, and must not become a second copy of that one.
+    if (ours !== null && best === theirs && !view(ours.tokenKeyId).equals(best.tokenKeyId)) {
+      throw new UkeyError('halted', `the mirror ${mirror.path} belongs to another token since this FLASH was given up`);
+    }
+    checkDevice(flash, best);
+    checkDevice(mirror, best);
+    return { best, flash: ours, mirror: theirs, remake };
+  } finally {
+    macKey.fill(0);
+  }
+}
+
+/** Copies the kept segments. The mirror's superblocks are blanked first: until the opening writes them, it is a blank that will be made again. */
+async function remakeMirror(
+  flash: Device,
+  mirror: Device,
+  superblock: Superblock,
+  dataKey: Uint8Array,
+  onProgress: Progress,
+): Promise<number> {
+  const found = await readLog(flash, superblock, dataKey);
+  for (let copy = 0; copy < copyCount; copy += 1) await mirror.writeAndSync(copy * copyStrideBytes, new Uint8Array(superblockBytes));
+  for (const [done, { segment }] of found.heads.entries()) {
+    await copySegment(flash, mirror, superblock, segment);
+    onProgress(done + 1, found.heads.length);
+  }
+  return found.heads.length;
+}
+
+interface Last {
+  readonly index: number;
+  readonly segment: number;
+  /** Null when the segment holds no frame of that index itself. */
+  readonly tag: Buffer | null;
+}
+
+/** Where one side alone would end, null when it holds no run. */
+async function lastOf(device: Device, superblock: Superblock, dataKey: Uint8Array, runs: readonly DecodedRun[]): Promise<Last | null> {
+  const { heads } = orderHeads(runs.map(headOf), superblock.segmentCount, superblock.oldestRun);
+  const { newest, walk } = await readTail(device, superblock, dataKey, heads);
+  if (newest === undefined || walk === null) return null;
+  const frame = walk.frames.at(-1);
+  const { bytes } = await salvage(device, segmentPosition(superblock, newest.segment), superblock.segmentBytes);
+  const tag = frame === undefined ? null : tagOf([bytes], frame);
+  return { index: frame?.header.index ?? Math.max(0, walk.nextIndex - 1), segment: newest.segment, tag };
+}
+
+class Joining {
+  readonly #pair: { readonly flash: Device; readonly mirror: Device };
+  readonly #superblocks: Superblocks;
+  readonly #dataKey: Uint8Array;
+  #healedFlash = 0;
+  #healedMirror = 0;
+
+  constructor(pair: { readonly flash: Device; readonly mirror: Device }, superblocks: Superblocks, dataKey: Uint8Array) {
+    this.#pair = pair;
+    this.#superblocks = superblocks;
+    this.#dataKey = dataKey;
+  }
+
+  async join(onProgress: Progress): Promise<MirrorReport> {
+    const { best } = this.#superblocks;
+    const [onFlash, onMirror] = await Promise.all([readHeadRuns(this.#pair.flash, best), readHeadRuns(this.#pair.mirror, best)]);
+    const { heads } = orderHeads(mergeHeads(onFlash, onMirror), best.segmentCount, best.oldestRun);
+    const discarded = await this.#compareEnds(heads, onFlash, onMirror);
+    const same = sameHeads(onFlash, onMirror);
+    const fromPlace = heads.length - Math.max(compareSegmentsMin, Math.ceil(compareBytes / best.segmentBytes));
+    const ends = [onFlash, onMirror].map((runs) => newestOf(runs)?.header.runIndex ?? 0);
+    let carryPosition = 0;
+    const skipped: Head[] = [];
+    for (const [place, head] of heads.entries()) {
+      // Where a side ended, its last write may be torn although the head is the same.
+      const isEnd = ends.some((runIndex) => runIndex === head.runIndex);
+      if (place < fromPlace && !isEnd && same.has(head.segment)) skipped.push(head);
+      else carryPosition = (await this.#heal(head)) ?? carryPosition;
+      onProgress(place + 1, heads.length);
+    }
+    // Opening reads what is carried as well, wherever it stands.
+    const carrying = skipped.find((head) => head.segment === segmentOf(best, carryPosition));
+    if (carrying !== undefined) await this.#heal(carrying);
+    return { remade: false, healedFlash: this.#healedFlash, healedMirror: this.#healedMirror, discarded };
+  }
+
+  /** Where what is carried stands, as the segment's last run tells; null when it holds no run. */
+  async #heal(head: Head): Promise<number | null> {
+    const { best } = this.#superblocks;
+    const { walk, flashDamaged, mirrorDamaged } = await healSegment(this.#pair, best, this.#dataKey, head.segment, head.runIndex - 1, true);
+    this.#healedFlash += flashDamaged.length;
+    this.#healedMirror += mirrorDamaged.length;
+    return walk.runs.at(-1)?.header.carryPosition ?? null;
+  }
+
+  /** Whether the frames that each side ends with are kept. True when the mirror's end is to be discarded. */
+  async #compareEnds(heads: readonly Head[], onFlash: readonly DecodedRun[], onMirror: readonly DecodedRun[]): Promise<boolean> {
+    const { best, flash, mirror } = this.#superblocks;
+    const flashLast = await lastOf(this.#pair.flash, best, this.#dataKey, onFlash);
+    const mirrorLast = await lastOf(this.#pair.mirror, best, this.#dataKey, onMirror);
+    const decision = decideHistories({
+      flashKept: await this.#isKept(flashLast, heads),
+      mirrorKept: await this.#isKept(mirrorLast, heads),
+      flashLeads: (flash?.mountEpoch ?? 0) > (mirror?.mountEpoch ?? 0),
+      mirrorLonger: (mirrorLast?.index ?? 0) > (flashLast?.index ?? 0),
+    });
+    if (decision !== 'halt') return decision === 'discard-mirror';
+    throw new UkeyError('halted', 'FLASH and mirror hold different frames of one index: their histories have parted');
+  }
+
+  async #isKept(last: Last | null, heads: readonly Head[]): Promise<boolean> {
+    const tag = last?.tag ?? null;
+    if (last === null || tag === null || last.index < this.#superblocks.best.oldestIndex) return true;
+    const head = heads.find((one) => one.segment === last.segment);
+    if (head === undefined) return false;
+    const { flash, mirror } = this.#pair;
+    const { best } = this.#superblocks;
+    const base = segmentPosition(best, head.segment);
+    const sides = [(await salvage(flash, base, best.segmentBytes)).bytes, (await salvage(mirror, base, best.segmentBytes)).bytes];
+    const walk = verifiedWalk(best, this.#dataKey, head.segment, sides, head.runIndex - 1);
+    return walk.frames.some((frame) => frame.header.index === last.index && tagOf(sides, frame).equals(tag));
+  }
+}
+
+const newestOf = (runs: readonly DecodedRun[]): DecodedRun | undefined =>
+  runs.reduce<DecodedRun | undefined>((newest, run) => (run.header.runIndex > (newest?.header.runIndex ?? 0) ? run : newest), undefined);
+
+const isNewer = (a: DecodedRun, b: DecodedRun): boolean =>
+  a.header.runIndex > b.header.runIndex || (a.header.runIndex === b.header.runIndex && a.header.mountEpoch > b.header.mountEpoch);
+
+/** For each segment the head that rules. */
+function mergeHeads(onFlash: readonly DecodedRun[], onMirror: readonly DecodedRun[]): Head[] {
+  const bySegment = new Map<number, DecodedRun>();
+  for (const run of [...onFlash, ...onMirror]) {
+    const before = bySegment.get(run.header.segment);
+    if (before === undefined || isNewer(run, before)) bySegment.set(run.header.segment, run);
+  }
+  return [...bySegment.values()].map(headOf);
+}
+
+/** Segments that begin with the same run on both sides. */
+function sameHeads(onFlash: readonly DecodedRun[], onMirror: readonly DecodedRun[]): Set<number> {
+  const nameOf = ({ header }: DecodedRun): string => `${header.segment}/${header.runIndex}/${Buffer.from(header.salt).toString('hex')}`;
+  const names = new Set(onMirror.map(nameOf));
+  return new Set(onFlash.filter((run) => names.has(nameOf(run))).map((run) => run.header.segment));
+}
+
+/**
+ * Brings FLASH and mirror to one state; the caller then opens the FLASH with the superblock that is answered here, and writes it to both.
+ * Throws `halted` as opening does, and when the two have parted (each holds frames that the other contradicts).
+ */
+export async function joinMirror(
+  flash: Device,
+  mirror: Device,
+  dataKey: Uint8Array,
+  onProgress: Progress = () => undefined,
+): Promise<{ readonly superblock: Superblock; readonly report: MirrorReport }> {
+  const superblocks = await readSuperblocks(flash, mirror, dataKey);
+  const superblock = superblocks.best;
+  if (superblocks.remake) {
+    const segments = await remakeMirror(flash, mirror, superblock, dataKey, onProgress);
+    return { superblock, report: { remade: true, healedFlash: 0, healedMirror: segments, discarded: false } };
+  }
+  return { superblock, report: await new Joining({ flash, mirror }, superblocks, dataKey).join(onProgress) };
+}

@@ -1,0 +1,197 @@
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { afterEach, describe, expect, test } from 'vitest';
+import { compose, type Overrides, type RunningService } from '#daemon/compose.ts';
+import { parseConfig } from '#ground/config.ts';
+import { silentLog } from '#ground/log.ts';
+import type { Holder } from '#holder/holder.ts';
+import { joinHolder } from '#holder/joined.ts';
+import { partsOf } from '#holder/parts.ts';
+import { type Client, connect } from '#ipc-schema/client.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import type { EnrolmentTicket } from '#ipc-schema/upstream.ts';
+import { type RunningServer, startServer } from '#server/serve.ts';
+import { grant, loginWhenReady, rigPin, sale } from '#test/support/rig.ts';
+
+interface Shop {
+  readonly directory: string;
+  running: RunningService;
+  admin: Client;
+}
+
+let server: RunningServer | null = null;
+let serverDirectory = '';
+const shops: Shop[] = [];
+afterEach(async () => {
+  for (const shop of shops.splice(0)) {
+    shop.admin.close();
+    await shop.running.close();
+    rmSync(shop.directory, { recursive: true, force: true });
+  }
+  await server?.close();
+  server = null;
+  rmSync(serverDirectory, { recursive: true, force: true });
+});
+
+const temporary = (): string => mkdtempSync(path.join(os.tmpdir(), 'ukeyd-prov-'));
+
+async function openServer(): Promise<RunningServer> {
+  serverDirectory = temporary();
+  server = await startServer({ directory: serverDirectory });
+  return server;
+}
+
+/** A service on a blank token. `change` sees each call to the holder first. */
+async function openShop(directory = temporary(), change: (holder: Holder) => Holder = (holder) => holder): Promise<Shop> {
+  const text = [
+    'state = "state"',
+    'socket = "run/a.sock"',
+    'admin_socket = "run/b.sock"',
+    '[token]',
+    'soft_token = "key.json"',
+    'flash = "flash.img"',
+  ];
+  const config = parseConfig([...text, 'flash_mib = 16', '[upload]', 'probe = "0 0 1 1 *"'].join('\n'), directory);
+  const startHolder: NonNullable<Overrides['startHolder']> = (holderConfig, events) =>
+    change(joinHolder({ ...partsOf(holderConfig), events, note: () => undefined, pollMs: 50 }));
+  const running = await compose(config, silentLog, { startHolder });
+  const admin = await connect({ socketPath: config.admin_socket, client: 'rig/1', waitMs: 2_000 });
+  const shop = { directory, running, admin };
+  shops.push(shop);
+  return shop;
+}
+
+/** As a service that is killed: nothing is closed in order, the next one starts on the same folder. */
+async function startAgain(shop: Shop): Promise<Shop> {
+  shops.splice(shops.indexOf(shop), 1);
+  shop.admin.close();
+  await shop.running.close();
+  return await openShop(shop.directory);
+}
+
+const provision = (shop: Shop, ticket: EnrolmentTicket): Promise<unknown> =>
+  shop.admin.call('token.provision', { label: 'shop', pin: rigPin, soPin: '97531000', ticket });
+
+const issues = async (shop: Shop): Promise<string> => {
+  await shop.admin.call('terminal.enrol', { terminal: 'till-1', role: 'till' }).catch(() => undefined);
+  const ledger = await shop.running.custody.use();
+  return `${ledger.charter?.issuer.taxId} ${ledger.templates.map((template) => template.id).join()}`;
+};
+
+describe('provisioning', () => {
+  test('makes a blank token issue, once', async () => {
+    const shop = await openShop();
+    await expect(shop.admin.call('service.status', {})).resolves.toMatchObject({ standing: 'no-token' });
+    const { createTicket } = await openServer();
+    const ticket = await createTicket(grant);
+    expect(await provision(shop, ticket)).toMatchObject({ standing: expect.stringMatching(/^issuing/) });
+    expect(await issues(shop)).toBe('GB123456789 retail');
+    expect(existsSync(path.join(shop.directory, 'state/pending-enrolment.json'))).toBe(false);
+    await expect(provision(shop, ticket)).rejects.toMatchObject({ code: 'invalid-request' });
+  });
+
+  test('with a used ticket is refused, and the token may still be provisioned with a good one', async () => {
+    const { createTicket } = await openServer();
+    const ticket = await createTicket(grant);
+    await provision(await openShop(), ticket);
+    const second = await openShop();
+    await expect(provision(second, ticket)).rejects.toMatchObject({ code: 'forbidden' });
+    expect(
+      await provision(
+        second,
+        await createTicket({ ...grant, series: grant.series.map((part) => ({ ...part, prefix: `B${part.prefix}` })) }),
+      ),
+    ).toMatchObject({
+      standing: expect.stringMatching(/^issuing/),
+    });
+  });
+
+  test('through a ticket of another authority uses nothing of the answer', async () => {
+    const { createTicket } = await openServer();
+    const ticket = await createTicket(grant);
+    const shop = await openShop();
+    await expect(provision(shop, { ...ticket, authorityFingerprint: '00'.repeat(32) })).rejects.toMatchObject({ code: 'invalid-request' });
+    expect(existsSync(path.join(shop.directory, 'flash.img'))).toBe(false);
+    expect(await provision(shop, ticket)).toMatchObject({ standing: expect.stringMatching(/^issuing/) });
+  });
+
+  test('while the server is away is refused as offline and may be repeated with the same ticket', async () => {
+    const { createTicket, port } = await openServer();
+    const ticket = await createTicket(grant);
+    await server?.close();
+    server = null;
+    const shop = await openShop();
+    await expect(provision(shop, ticket)).rejects.toMatchObject({ code: 'offline' });
+    server = await startServer({ directory: serverDirectory, port });
+    expect(await provision(shop, ticket)).toMatchObject({ standing: expect.stringMatching(/^issuing/) });
+  });
+});
+
+describe('a crash while provisioning', () => {
+  test('after the server has answered is mended by the same ticket', async () => {
+    const { createTicket } = await openServer();
+    const ticket = await createTicket(grant);
+    const shop = await openShop(undefined, (holder) => without(holder, 'format'));
+    await expect(provision(shop, ticket)).rejects.toMatchObject({ code: 'internal' });
+    const again = await startAgain(shop);
+    await expect.poll(async () => (await again.admin.call('service.status', {})).reason).not.toBe('the token is being opened');
+    expect(await provision(again, ticket)).toMatchObject({ standing: expect.stringMatching(/^issuing/) });
+    expect(await issues(again)).toBe('GB123456789 retail');
+  });
+
+  test('between format and charter is finished at the next opening', async () => {
+    const { createTicket } = await openServer();
+    const ticket = await createTicket(grant);
+    const shop = await openShop(undefined, (holder) => without(holder, 'commit'));
+    await expect(provision(shop, ticket)).rejects.toThrow();
+    const again = await startAgain(shop);
+    await loginWhenReady(again.admin);
+    expect(await issues(again)).toBe('GB123456789 retail');
+    const status = await again.admin.call('service.status', {});
+    expect(status).toMatchObject({ standing: expect.stringMatching(/^issuing/), issuer: { taxId: 'GB123456789' } });
+    expect(existsSync(path.join(again.directory, 'state/pending-enrolment.json'))).toBe(false);
+    expect(sale('x').template).toBe(status.templates[0]?.id);
+  });
+
+  test('whose answer is lost with the state folder says what to do, and issues nothing', async () => {
+    const { createTicket } = await openServer();
+    const shop = await openShop(undefined, (holder) => without(holder, 'commit'));
+    await expect(provision(shop, await createTicket(grant))).rejects.toThrow();
+    rmSync(path.join(shop.directory, 'state/pending-enrolment.json'));
+    const again = await startAgain(shop);
+    await loginWhenReady(again.admin);
+    const { secret } = await again.admin.call('terminal.enrol', { terminal: 'till-1', role: 'till' });
+    const till = await connect({
+      ...{ socketPath: path.join(again.directory, 'run/a.sock'), client: 'rig/1', terminal: 'till-1', secret: Buffer.from(secret, 'hex') },
+      waitMs: 2_000,
+    });
+    await expect(till.call('invoice.issue', sale('a'))).rejects.toMatchObject({ code: 'halted' });
+    till.close();
+  });
+});
+
+/** A holder that fails in one step, as one that dies there. */
+function without(holder: Holder, step: 'format' | 'commit'): Holder {
+  const dead = (): UkeyError => new UkeyError('internal', 'asked for by the test');
+  const refused = (): never => {
+    throw dead();
+  };
+  return {
+    state: () => holder.state(),
+    login: (pin, useLastTry) => holder.login(pin, useLastTry),
+    logout: () => holder.logout(),
+    provision: (options) => holder.provision(options),
+    format: (request) => (step === 'format' ? Promise.reject(dead()) : holder.format(request)),
+    commit: (batch) => {
+      if (step === 'format') return holder.commit(batch);
+      const sealed = Promise.reject(dead());
+      const durable = Promise.reject(dead());
+      for (const each of [sealed, durable]) each.catch(() => undefined);
+      return batch.count > 0 ? { sealed, durable } : refused();
+    },
+    read: (from, maxBytes) => holder.read(from, maxBytes),
+    status: () => holder.status(),
+    close: () => holder.close(),
+  };
+}
