@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { afterEach, expect, test } from 'vitest';
 import { LedgerCheck } from '#ctl/ledger-check.ts';
 import { openStore, remainderOf } from '#ctl/verify-store.ts';
+import { connect } from '#ipc-schema/client.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { openRig, type Rig, rigPin, sale } from '#test/support/rig.ts';
 
@@ -37,12 +38,22 @@ async function fill(from: number): Promise<number> {
 
 test('a full store takes acknowledgements, is freed, and issuing resumes by itself; nothing is lost', { timeout: 120_000 }, async () => {
   rig = await openRig({ flashMib: 16, mirror: true, grant: { keepDays: 0, templates: ['retail'] } });
+  const told: unknown[] = [];
+  const listener = await connect({
+    socketPath: rig.config.admin_socket,
+    client: 'listener/1',
+    waitMs: 2_000,
+    onEvent: ({ event, ...facts }) => told.push({ event, ...facts }),
+  });
+  await listener.subscribe(['store']);
   await rig.stopServer();
   const first = await fill(0);
   expect(first).toBeGreaterThan(50);
   const full = await rig.admin.call('service.status', {});
   expect(full.standing).toBe('store-full');
   expect(full.store?.usedPercent).toBeGreaterThan(90);
+  await expect.poll(() => told.at(-1), { timeout: 20_000 }).toMatchObject({ event: 'store', step: 90 });
+  listener.close();
   // Refused documents took no number.
   const last = await rig.till.call('invoice.last', {});
   expect(Number(last.number.slice(2))).toBe(first);
