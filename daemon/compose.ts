@@ -109,7 +109,10 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     clock,
     log,
     stateDirectory: config.state,
+    provenNowMs: () => uploader.provenNowMs,
     link: () => uploader.link,
+    refusedFor: () => uploader.report.refusedFor,
+    whyLocked: () => unattended?.why ?? null,
     onCommitted: (entries) => {
       uploader.committed();
       for (const { leaf } of entries)
@@ -149,14 +152,19 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
       herald.standing(custody);
     },
   });
-  const unattended =
+  const unattended: UnattendedLogin | null =
     config.token.pin_file === undefined
       ? null
-      : new UnattendedLogin({ pinFile: config.token.pin_file, stateDirectory: config.state, holder, log });
+      : new UnattendedLogin({
+          ...{ pinFile: config.token.pin_file, stateDirectory: config.state, holder, log },
+          onRetry: (attempt) => void custody.loggingIn(attempt),
+        });
   follow = (state) => {
     log.info('token', { state: state.kind, reason: 'reason' in state ? state.reason : undefined });
     // The login first: callers then know that `locked` is a moment.
-    if (unattended !== null && state.kind === 'locked') void custody.loggingIn(unattended.attempt(state)); // never rejects
+    if (unattended !== null && state.kind === 'locked')
+      void custody.loggingIn(unattended.attempt(state)); // never rejects
+    else unattended?.leave();
     if (state.kind === 'absent' || state.kind === 'open') unattended?.resume();
     custody.follow(state);
   };
@@ -178,6 +186,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
   closing.push(async () => {
     clearInterval(watch);
     clearInterval(storeWatch);
+    unattended?.close();
     timetable.close();
     await uploader.close();
     await custody.close();

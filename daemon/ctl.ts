@@ -95,7 +95,14 @@ function parseFailure(thrown: unknown): Error | null {
   return usage(text.split('\n')[0] ?? '');
 }
 
+/** npm runs its scripts in the clone; the names of files that were typed are meant where they were typed. */
+function goWhereTyped(): void {
+  const { npm_lifecycle_script: script, INIT_CWD: folder } = process.env;
+  if (folder !== undefined && script?.includes('daemon/ctl.ts') === true) process.chdir(folder);
+}
+
 async function main(argv: readonly string[]): Promise<void> {
+  goWhereTyped();
   // Whoever reads our output may stop reading it (`| head`): no reason for a stack trace.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : exitCodes.internal.status));
   try {

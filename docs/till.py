@@ -2,6 +2,8 @@
 """Issues one invoice through ukeyd's local socket, with the standard library alone: till.py SOCKET TERMINAL SECRET_FILE [KEY]"""
 import hashlib, hmac, json, os, socket, sys, uuid
 
+if not 4 <= len(sys.argv) <= 5:
+    sys.exit("usage: till.py SOCKET TERMINAL SECRET_FILE [KEY]")
 path, terminal, secret_file = sys.argv[1:4]
 key = sys.argv[4] if len(sys.argv) > 4 else str(uuid.uuid4())  # same key, same content: the same invoice, for ever
 secret = bytes.fromhex(open(secret_file).read().strip())

@@ -72,6 +72,11 @@ export const errorTable = {
   internal: rule(-32603, 'service', 'same-key', 'A fault of the service: repeat with the same key, and report the log entry.'),
 } as const satisfies Record<string, ErrorRule>;
 
+/** What a person does where a provisioned KEY has a blank FLASH: what looks like a new token may have lost its ledger. */
+export const blankFlashAction =
+  'Do not provision it anew: what was on it may be in the mirror or at the ticket server; ask headquarters. ' +
+  'Only a provisioning that was interrupted is repeated, with the same ticket.';
+
 export type ErrorCode = keyof typeof errorTable;
 
 export interface ErrorDetail {

@@ -234,10 +234,12 @@ export const methods = {
     errors: [...holding, 'not-found'],
   },
   'session.login': {
-    summary: 'Unlocks the token with its PIN. The last try is spent only with useLastTry.',
+    summary:
+      'Unlocks the token with its PIN. The last try is spent only with useLastTry. `checked` is false where the token was open already.',
     roles: staff,
     params: z.strictObject({ pin: z.string().min(1).max(64), useLastTry: z.boolean().optional() }),
-    result: z.strictObject({ standing, triesLeft: count.nullable() }),
+    /** `checked` false: the token was open already, and this PIN was not looked at. */
+    result: z.strictObject({ standing, triesLeft: count.nullable(), checked: z.boolean() }),
     errors: ['pin-incorrect', 'pin-last-try', 'pin-locked', 'no-token', 'token-failed', 'halted'],
   },
   'session.logout': {

@@ -1,6 +1,8 @@
 // Owns: the ticket server's log: one JSON object a line on standard error.
 // Invariants: fields are counts, codes, ids and fingerprints; never a body, a key or an enrolment code.
-// A fault of the log stops nobody: a line that cannot be written is lost.
+// A fault of the log stops nobody: a line that cannot be written (full disk, closed pipe) is lost, counted, and told once writing works again.
+import { writeSync } from 'node:fs';
+import process from 'node:process';
 
 export type LogLevel = 'info' | 'warn' | 'error';
 export type LogFields = Readonly<Record<string, string | number | boolean | null>>;
@@ -13,8 +15,40 @@ export function faultText(thrown: unknown): string {
   return thrown.cause === undefined ? own : `${own}\ncaused by: ${faultText(thrown.cause)}`;
 }
 
-export const stderrLog: Log = (level, event, fields = {}) => {
-  process.stderr.write(`${JSON.stringify({ at: new Date().toISOString(), level, event, ...fields })}\n`);
-};
+/** Standard streams report a failed write as an event, which unheard would end the process. */
+export function outliveStreams(): void {
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
+}
+
+/** A log of JSON lines; `write` writes some of the bytes and says how many, or throws. */
+export function lineLog(write: (bytes: Uint8Array) => number): Log {
+  let lostCount = 0;
+  let isTorn = false;
+  const put = (line: string): boolean => {
+    let rest: Uint8Array = Buffer.from(isTorn ? `\n${line}` : line, 'utf8');
+    const fullBytes = rest.length;
+    try {
+      while (rest.length > 0) rest = rest.subarray(write(rest));
+      isTorn = false;
+      return true;
+    } catch {
+      isTorn ||= rest.length < fullBytes;
+      lostCount += 1;
+      return false;
+    }
+  };
+  const log: Log = (level, event, fields = {}) => {
+    const isWritten = put(`${JSON.stringify({ at: new Date().toISOString(), level, event, ...fields })}\n`);
+    if (!isWritten || lostCount === 0) return;
+    const count = lostCount;
+    lostCount = 0;
+    log('warn', 'log-lines-lost', { count });
+  };
+  return log;
+}
+
+const stderrDescriptor = 2;
+/** Straight to the descriptor: Node's stream would be of no use any more after its first error. */
+export const stderrLog: Log = lineLog((bytes) => writeSync(stderrDescriptor, bytes));
 
 export const noLog: Log = () => {};

@@ -1,26 +1,45 @@
 // Owns: the ticket server as a program: arguments, signals, exit codes.
 //   node server/main.ts --dir DIR [--listen HOST:PORT] [--public-url URL]     serves until SIGTERM or SIGINT; one JSON line when ready
 //   node server/main.ts ticket --dir DIR --charter FILE.json [--file OUT]     makes an enrolment ticket, also while the server runs
-// Exit codes: 0 done, 1 a fault, 2 wrong use. Listens on 127.0.0.1 unless told otherwise (http.ts says why).
-// Invariants: an enrolment code goes to the file (0600) or to standard output, never into a log or an argument.
-import { readFileSync } from 'node:fs';
+// Exit codes: 0 done, 1 a fault, 2 wrong use or a charter file that is not right. Listens on 127.0.0.1 unless told otherwise (http.ts says why).
+// Invariants: what the person who typed the command can mend is one sentence; a fault of the server is a JSON line for its log.
+// An enrolment code goes to the file (0600) or to standard output, never into a log or an argument.
+import { existsSync, readFileSync } from 'node:fs';
 import { isIPv6 } from 'node:net';
 import { parseArgs } from 'node:util';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { createNew } from './key-file.ts';
-import { faultText, stderrLog } from './log.ts';
+import { faultText, outliveStreams, stderrLog } from './log.ts';
 import { openDirectory, startServer } from './serve.ts';
 import { makeTicket } from './ticket.ts';
 
-const usage = `usage: main.ts --dir DIR [--listen HOST:PORT] [--public-url URL]
-       main.ts ticket --dir DIR --charter FILE.json [--file OUT]`;
+const usage = `usage: ticket-server --dir DIR [--listen HOST:PORT] [--public-url URL]
+       ticket-server ticket --dir DIR --charter FILE.json [--file OUT]`;
+
+const help = `${usage}
+
+The first serves until SIGTERM or SIGINT and writes one JSON line when it is ready.
+  --dir DIR            the server's keys and database; made when missing
+  --listen HOST:PORT   where to listen (default 127.0.0.1 and any free port); keep it: charters name it
+  --public-url URL     https URL that tickets and charters carry, when something stands in front of the server
+
+The second makes an enrolment ticket for one token, also while the server runs. It needs the server to have run once, or serverUrl in the file.
+  --charter FILE.json  what the token may do: docs/provisioning.md has an example and every member
+  --file OUT           write the ticket to this new file, readable by its owner alone (default: standard output)
+
+Exit status: 0 done, 1 a fault, 2 wrong use or a charter file that is not right.
+`;
 
 const exitFault = 1;
 const exitUsage = 2;
 
 async function run(words: readonly string[]): Promise<void> {
   const { values, positionals } = parse(words);
+  if (values.help === true) {
+    process.stdout.write(help);
+    return;
+  }
   const [command, ...rest] = positionals;
   if (values.dir === undefined || rest.length > 0) throw wrongUse('--dir is needed');
   if (command === 'ticket') return await ticket(values.dir, values.charter, values.file);
@@ -40,6 +59,7 @@ function parse(words: readonly string[]) {
         'public-url': { type: 'string' },
         charter: { type: 'string' },
         file: { type: 'string' },
+        help: { type: 'boolean', short: 'h' },
       },
     });
   } catch (thrown) {
@@ -55,6 +75,7 @@ async function serve(directory: string, listen: string, publicUrl: string | unde
     throw wrongUse('--listen wants HOST:PORT');
   if (publicUrl !== undefined && (!URL.canParse(publicUrl) || new URL(publicUrl).protocol !== 'https:'))
     throw wrongUse('--public-url wants an https URL');
+  outliveStreams();
   const options = { directory, host, port, log: stderrLog, ...(publicUrl === undefined ? {} : { publicUrl }) };
   const server = await startServer(options);
   let isClosing = false;
@@ -74,10 +95,14 @@ async function serve(directory: string, listen: string, publicUrl: string | unde
 
 async function ticket(directory: string, charterFile: string | undefined, outFile: string | undefined): Promise<void> {
   if (charterFile === undefined) throw wrongUse('ticket needs --charter');
-  const options = decodeJson(readFileSync(charterFile));
+  const options = readCharter(charterFile);
+  if (outFile !== undefined && existsSync(outFile)) throw wrongFile(`${outFile} exists already: name a new file with --file`);
   const parts = await openDirectory({ directory, log: stderrLog });
   try {
-    const made = await makeTicket(parts, options, await parts.database.publicUrl());
+    const publicUrl = await parts.database.publicUrl();
+    const made = await makeTicket(parts, options, publicUrl).catch((thrown: unknown) => {
+      throw charterFault(charterFile, thrown);
+    });
     const text = `${JSON.stringify(made)}\n`;
     if (outFile === undefined) process.stdout.write(text);
     else createNew(outFile, Buffer.from(text, 'utf8'));
@@ -86,17 +111,51 @@ async function ticket(directory: string, charterFile: string | undefined, outFil
   }
 }
 
+function readCharter(file: string): unknown {
+  let bytes: Uint8Array;
+  try {
+    bytes = readFileSync(file);
+  } catch (cause) {
+    throw wrongFile(`the charter file ${file} cannot be read: ${String((cause as NodeJS.ErrnoException).code)}`, cause);
+  }
+  try {
+    return decodeJson(bytes);
+  } catch (thrown) {
+    throw charterFault(file, thrown);
+  }
+}
+
+/** What is wrong with the options is said with the file's name; anything else stays what it is. */
+function charterFault(file: string, thrown: unknown): unknown {
+  if (!(thrown instanceof UkeyError) || (thrown.code !== 'invalid-request' && thrown.code !== 'too-large')) return thrown;
+  return wrongFile(`the charter file ${file} is not right: ${thrown.message}`, thrown);
+}
+
+const fileAction = 'Correct the file.';
+
+function wrongFile(why: string, cause?: unknown): UkeyError {
+  return new UkeyError('invalid-request', why, { action: fileAction, cause });
+}
+
 function wrongUse(why: string): UkeyError {
   return new UkeyError('invalid-request', why, { action: usage });
 }
 
+/** npm runs its scripts in the clone; the names of files that were typed are meant where they were typed. */
+function goWhereTyped(): void {
+  const { npm_lifecycle_script: script, INIT_CWD: folder } = process.env;
+  if (folder !== undefined && script?.includes('server/main.ts') === true) process.chdir(folder);
+}
+
+function saidOf(error: UkeyError): string {
+  if (error.action === usage) return `${error.message}\n${usage}`;
+  if (error.action === fileAction) return error.message;
+  return JSON.stringify({ level: 'error', event: 'fault', code: error.code, why: faultText(error) });
+}
+
+goWhereTyped();
 run(process.argv.slice(2)).catch((thrown: unknown) => {
   const error = asUkeyError(thrown);
-  const isUse = error.action === usage;
-  process.stderr.write(
-    isUse
-      ? `${error.message}\n${usage}\n`
-      : `${JSON.stringify({ level: 'error', event: 'fault', code: error.code, why: faultText(error) })}\n`,
-  );
-  process.exitCode = isUse ? exitUsage : exitFault;
+  process.stderr.write(`${saidOf(error)}\n`);
+  process.exitCode = error.action === usage || error.action === fileAction ? exitUsage : exitFault;
 });

@@ -2,7 +2,7 @@
 // Invariants: a trusted certificate or fingerprint that was given is always compared; where none was given the answer says so, because
 // a file can bring any authority along. Validity dates are told, not judged: a seal outlives its certificate.
 import { hash, type KeyObject, X509Certificate } from 'node:crypto';
-import { usage } from '#ctl/exit-codes.ts';
+import { endAs, endingOf, usage } from '#ctl/exit-codes.ts';
 import { readInput } from '#ctl/input.ts';
 import { keyIdOf } from '#ipc-schema/cose.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
@@ -65,7 +65,27 @@ export function validityWarning(certificate: X509Certificate, sealedAtMs: number
   return `sealed outside of the certificate's validity (${certificate.validFrom} to ${certificate.validTo})`;
 }
 
-export const distrust = 'Do not rely on it; ask whoever gave it to you for the original.';
+export const distrust =
+  'It was changed, or is of another token or authority: do not rely on it, and ask whoever gave it to you for the original.';
+
+/** What is verified and is not as it should be is nobody's request: it does not hold. A step inside that said how it ended keeps its word. */
+export function doubt(thrown: unknown): UkeyError {
+  const { error, exit } = endingOf(thrown);
+  if (exit !== 'internal') return error;
+  return endAs(
+    'unverified',
+    new UkeyError(error.code, `does not hold: ${error.message}`, { field: error.field, action: distrust, cause: error }),
+  );
+}
+
+/** Runs a step of verifying whose failures mean that something does not hold. */
+export async function holding<T>(step: () => T | Promise<T>): Promise<T> {
+  try {
+    return await step();
+  } catch (thrown) {
+    throw doubt(thrown);
+  }
+}
 
 function authorityOf(der: Uint8Array | null, trust: Trust): X509Certificate | null {
   const brought = der === null ? null : parse(der, 'the authority certificate');

@@ -13,17 +13,17 @@ import type { MethodName, Params, Result } from '#ipc-schema/methods.ts';
 const adminSocketDefault = '/run/ukeyd/ukeyd-admin.sock';
 const tillSocketDefault = '/run/ukeyd/ukeyd.sock';
 
-const socketOption: OptionSpec = {
+const socketOption = (more: string): OptionSpec => ({
   flags: '--socket <path>',
-  description: `the service's socket (default: $UKEYD_ADMIN_SOCKET, else ${adminSocketDefault}; with --terminal $UKEYD_SOCKET, else ${tillSocketDefault})`,
-};
+  description: `the service's socket (default: $UKEYD_ADMIN_SOCKET, else ${adminSocketDefault}${more})`,
+});
 
 /** For commands that an operator or administrator gives. */
-export const adminOptions: readonly OptionSpec[] = [socketOption];
+export const adminOptions: readonly OptionSpec[] = [socketOption('')];
 
 /** For commands that a terminal may give too. */
 export const serviceOptions: readonly OptionSpec[] = [
-  socketOption,
+  socketOption(`; with --terminal $UKEYD_SOCKET, else ${tillSocketDefault}`),
   { flags: '--terminal <id>', description: 'act as this terminal, through the till socket' },
   { flags: '--secret-file <file>', description: "the terminal's secret, as `terminal enrol` wrote it" },
 ];

@@ -16,9 +16,9 @@ import { AckWatch, drained, openTill } from '#ctl/replay/tills.ts';
 import { type RetailInvoice, readRetail } from '#ctl/retail.ts';
 import { counted, type Screen, table } from '#ctl/screen.ts';
 import { type StopSignal, stopSignal } from '#ctl/stop-signal.ts';
-import { openControl } from '#ctl/world/control.ts';
+import { inWorld } from '#ctl/world/running.ts';
 import type { WorldVerdict } from '#ctl/world/verify-world.ts';
-import { World } from '#ctl/world/world.ts';
+import type { World } from '#ctl/world/world.ts';
 import type { Client } from '#ipc-schema/client.ts';
 import { check, z } from '#ipc-schema/schema.ts';
 
@@ -47,23 +47,12 @@ export const demo: Command = {
     const stop = stopSignal();
     const dir = given.text('dir') ?? defaultDir;
     screen.note(existsSync(dir) ? `Going on with the sandbox in ${dir}` : `Making a sandbox in ${dir}`);
-    const world = await World.open({ dir, module: given.text('module'), note: (text) => screen.note(text) });
-    try {
-      const control = await openControl(world, async () => {
-        await world.close();
-        stop.give();
-      });
-      try {
-        await show(world, screen, stop);
-        if (given.flag('exit') || stop.isGiven()) return;
-        screen.note(whatNext(world, dir));
-        await stop.given;
-      } finally {
-        control.close();
-      }
-    } finally {
-      await world.close();
-    }
+    await inWorld({ dir, module: given.text('module'), note: (text) => screen.note(text) }, stop, async (world) => {
+      await show(world, screen, stop);
+      if (given.flag('exit') || stop.isGiven()) return;
+      screen.note(whatNext(world, dir));
+      await stop.given;
+    });
   },
 };
 

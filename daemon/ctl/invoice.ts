@@ -141,7 +141,8 @@ function show(given: Given, screen: Screen, issued: Issued & { key?: string }): 
   else screen.answer(issued, issuedText(given, screen, issued));
 }
 
-function issuedText(given: Given, screen: Screen, issued: Issued): string {
+/** `key`: of the request that issued it just now, or before. */
+function issuedText(given: Given, screen: Screen, issued: Issued & { key?: string }): string {
   if (given.flag('print')) {
     const { colours, widthColumns } = screen;
     return receiptText(needPart(issued.document, 'the document'), { qr: issued.qr, colours, widthColumns });
@@ -149,7 +150,7 @@ function issuedText(given: Given, screen: Screen, issued: Issued): string {
   return facts([
     ['Number', issued.number],
     ['Sequence', String(issued.sequence)],
-    ['Issued', `${issued.issuedAt}${issued.repeated ? ' (by an earlier request with this key)' : ''}`],
+    ['Issued', `${issued.issuedAt}${issued.key !== undefined && issued.repeated ? ' (by an earlier request with this key)' : ''}`],
     ['Total', `${issued.total} ${issued.currency}`],
     ['Tax', `${issued.taxTotal} ${issued.currency}`],
     ['Delivery', issued.delivery === 'acknowledged' ? 'acknowledged by the ticket server' : 'pending: waits for the ticket server'],

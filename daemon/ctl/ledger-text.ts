@@ -52,7 +52,11 @@ export function chainBroken(thrown: unknown, check: LedgerCheck): UkeyError {
   const { batches, entries } = check.progress;
   if (!breaking.includes(error.code)) return endAs('refused', error, { batches, entries });
   const before = `${counted(batches, 'batch', 'batches')} with ${counted(entries, 'entry', 'entries')} before it ${batches === 1 ? 'holds' : 'hold'}`;
-  const said = new UkeyError(error.code, `${error.message}; ${before}`, { field: error.field, action: distrust, cause: error });
+  const said = new UkeyError(error.code, `does not hold: ${error.message}; ${before}`, {
+    field: error.field,
+    action: distrust,
+    cause: error,
+  });
   return endAs('unverified', said, { batches, entries });
 }
 

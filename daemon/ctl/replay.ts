@@ -76,8 +76,9 @@ interface ReplayReport {
 }
 
 async function replayIn({ dir, module, tills, invoices, screen }: ReplayParts): Promise<ReplayReport> {
-  const world = await World.open({ dir, module, note: (text) => screen.note(text) });
+  const world = await World.claim({ dir, module, note: (text) => screen.note(text) });
   try {
+    await world.start();
     const facts = world.facts();
     screen.note(`${counted(invoices.length, 'document')} through ${counted(tills, 'till')} into ${facts.module}`);
     const { sales, seconds } = await sellAll(facts, tills, invoices, screen);

@@ -5,9 +5,10 @@ import type { Command, Given } from '#ctl/command.ts';
 import { usage } from '#ctl/exit-codes.ts';
 import { facts, plain, type Screen } from '#ctl/screen.ts';
 import { stopSignal } from '#ctl/stop-signal.ts';
-import { askWorld, controls, isControl, openControl } from '#ctl/world/control.ts';
+import { askWorld, controls, isControl } from '#ctl/world/control.ts';
 import { layoutOf, readMemory } from '#ctl/world/layout.ts';
-import { World, type WorldStatus } from '#ctl/world/world.ts';
+import { inWorld } from '#ctl/world/running.ts';
+import type { WorldOptions, WorldStatus } from '#ctl/world/world.ts';
 
 const actions = [...controls, 'verify'].join(', ');
 
@@ -51,27 +52,17 @@ export const sandbox: Command = {
 
 async function start(given: Given, screen: Screen): Promise<void> {
   const stop = stopSignal();
-  const world = await World.open({
+  const options: WorldOptions = {
     dir: given.needText('dir'),
     module: given.text('module'),
     store: given.text('store'),
     note: (text) => screen.note(text),
+  };
+  await inWorld(options, stop, async (world) => {
+    const line = world.facts();
+    screen.answer(line, JSON.stringify(line));
+    await stop.given;
   });
-  try {
-    const control = await openControl(world, async () => {
-      await world.close();
-      stop.give();
-    });
-    try {
-      const line = world.facts();
-      screen.answer(line, JSON.stringify(line));
-      await stop.given;
-    } finally {
-      control.close();
-    }
-  } finally {
-    await world.close();
-  }
 }
 
 async function verify(dir: string, screen: Screen): Promise<void> {
@@ -87,7 +78,7 @@ async function verify(dir: string, screen: Screen): Promise<void> {
 function statusText(status: WorldStatus): string {
   return facts([
     ['Standing', `${status.standing}: ${plain(status.reason)}`],
-    ['Line', status.line],
+    ['Line', status.line === 'down' && status.standing === 'issuing-online' ? 'down; the service notices at its next probe' : status.line],
     ['Token', status.plugged ? 'plugged in' : 'unplugged'],
     ['Pending', status.pending === null ? null : String(status.pending)],
     ['Service', `process ${status.daemonPid}, ${status.socket}`],

@@ -34,6 +34,7 @@ export const login: Command = {
         pin.fill(0);
       }
     });
+    if (!result.checked) screen.note('The token was open already; this PIN was not checked.');
     screen.answer(
       result,
       facts([

@@ -1,10 +1,10 @@
 // Owns: `ukeyctl verify FILE`: one document's evidence, from an evidence file or a QR text, with public keys alone.
 // Invariants: no service and no network; what was not checked (no document, no trusted authority) is said in the answer.
 import type { X509Certificate } from 'node:crypto';
-import { type CheckedToken, checkToken, distrust, fingerprintOf, readCertificate, readTrust, validityWarning } from '#ctl/certificates.ts';
+import { type CheckedToken, checkToken, fingerprintOf, holding, readCertificate, readTrust, validityWarning } from '#ctl/certificates.ts';
 import type { Given } from '#ctl/command.ts';
 import { readChecked } from '#ctl/document-check.ts';
-import { endingAs, usage } from '#ctl/exit-codes.ts';
+import { usage } from '#ctl/exit-codes.ts';
 import { readInput } from '#ctl/input.ts';
 import { facts, type Screen } from '#ctl/screen.ts';
 import type { Seal } from '#ipc-schema/batch.ts';
@@ -28,7 +28,7 @@ export async function runVerifyEvidence(source: string, given: Given, screen: Sc
   const trust = await readTrust(given.text('authority'));
   const own = given.text('certificate');
   const exhibit = await readExhibit(source, own === undefined ? null : await readCertificate(own, '--certificate'));
-  await endingAs('unverified', () => {
+  await holding(() => {
     const token = checkToken(exhibit.certificate, exhibit.authorityCertificate, trust);
     const { leaf, seal } = verifyEvidence(decodeEvidence(exhibit.evidence), token.tokenKey, exhibit.body ?? undefined);
     if (exhibit.body !== null) checkDocument(leaf, exhibit.body, token.tokenId);
@@ -39,7 +39,7 @@ export async function runVerifyEvidence(source: string, given: Given, screen: Sc
 async function readExhibit(source: string, certificate: X509Certificate | null): Promise<Exhibit> {
   const text = isQrText(source) ? source : await readInput(source, '<file>', evidenceFileMaxBytes);
   if (typeof text !== 'string' && text.toString('latin1').trimStart().startsWith('{')) {
-    const file = await endingAs('unverified', () => decodeEvidenceFile(text));
+    const file = await holding(() => decodeEvidenceFile(text));
     return {
       evidence: Buffer.from(file.evidence, 'base64'),
       body: Buffer.from(file.document, 'utf8'),
@@ -56,7 +56,7 @@ async function readExhibit(source: string, certificate: X509Certificate | null):
     });
   }
   return {
-    evidence: await endingAs('unverified', () => evidenceFromQr(qr)),
+    evidence: await holding(() => evidenceFromQr(qr)),
     body: null,
     certificate: certificate.raw,
     authorityCertificate: null,
@@ -70,7 +70,7 @@ function isQrText(text: string): boolean {
 function checkDocument(leaf: Leaf, body: Uint8Array, tokenId: string): void {
   const reading = readChecked(leaf, body, tokenId);
   const fault = reading.kind === 'unreadable' ? reading.why : reading.faults[0];
-  if (fault !== undefined) throw new UkeyError('invalid-request', `the document disagrees with its leaf: ${fault}`, { action: distrust });
+  if (fault !== undefined) throw new UkeyError('invalid-request', `the document disagrees with its leaf: ${fault}`);
 }
 
 function answer(screen: Screen, token: CheckedToken, leaf: Leaf, seal: Seal, hasDocument: boolean): void {

@@ -5,9 +5,9 @@
 //   certificate is named with --certificate (GET /v1/tokens/<id>/certificate).
 // Invariants: read a piece at a time, so that the file may be larger than memory.
 import { statSync } from 'node:fs';
-import { checkToken, readCertificate, readTrust, type Trust } from '#ctl/certificates.ts';
+import { checkToken, doubt, readCertificate, readTrust, type Trust } from '#ctl/certificates.ts';
 import type { Given } from '#ctl/command.ts';
-import { endAs, usage } from '#ctl/exit-codes.ts';
+import { usage } from '#ctl/exit-codes.ts';
 import { type InputPieces, openPieces, stdinName } from '#ctl/input.ts';
 import { LedgerCheck } from '#ctl/ledger-check.ts';
 import { chainBroken, ledgerText } from '#ctl/ledger-text.ts';
@@ -48,7 +48,7 @@ export async function runVerifyExport(file: string, given: Given, screen: Screen
       progress.show(pieces.takenBytes);
     }
   } catch (thrown) {
-    throw ledger === null ? endAs('unverified', thrown) : chainBroken(thrown, ledger);
+    throw ledger === null ? doubt(thrown) : chainBroken(thrown, ledger);
   } finally {
     progress.end();
   }

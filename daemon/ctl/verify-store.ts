@@ -2,7 +2,9 @@
 // The only file of ukeyctl that opens a token: through the holder, for reading only, so that the service may run meanwhile; it sees
 // what was durable when it opened.
 // Invariants: one try with the PIN, never the last one; nothing is written to the FLASH.
-import { checkToken, readTrust } from '#ctl/certificates.ts';
+import { statSync } from 'node:fs';
+import path from 'node:path';
+import { checkToken, holding, readTrust } from '#ctl/certificates.ts';
 import type { Given } from '#ctl/command.ts';
 import { endAs, endingAs, usage } from '#ctl/exit-codes.ts';
 import { LedgerCheck, type LedgerReport, type Remainder } from '#ctl/ledger-check.ts';
@@ -38,7 +40,7 @@ export async function runVerifyStore(given: Given, screen: Screen): Promise<void
   const store = await openStore(config, pin, (what) => screen.note(`note: ${what}`));
   try {
     const { certificate, authorityCertificate } = store.mount;
-    await endingAs('unverified', () => checkToken(certificate, authorityCertificate, trust));
+    await holding(() => checkToken(certificate, authorityCertificate, trust));
     const ledger = new LedgerCheck({ certificate, authorityCertificate, ...(await remainderOf(store)) });
     await walk(store, ledger);
     answer(screen, config, store.mount, ledger.result());
@@ -63,10 +65,26 @@ export async function openStore(config: StoreConfig, pin: Uint8Array, note: (wha
   } catch (thrown) {
     await holder.close();
     const error = asUkeyError(thrown);
-    throw endAs(error.code === 'halted' ? 'unverified' : 'refused', error);
+    throw endAs(error.code === 'halted' ? 'unverified' : 'refused', advised(error, config));
   } finally {
     pin.fill(0);
   }
+}
+
+/** The table's advice is for a till; this is for whoever holds the store in the hand. */
+function advised(error: UkeyError, config: StoreConfig): UkeyError {
+  const action = adviceFor(error, config);
+  if (action === null) return error;
+  return new UkeyError(error.code, error.message, { field: error.field, action, cause: error });
+}
+
+function adviceFor({ code }: UkeyError, { module }: StoreConfig): string | null {
+  if (code === 'halted')
+    return 'What stands there is no store of this token, or is damaged: name the right one, and keep this one as it is.';
+  if ((code !== 'no-token' && code !== 'token-failed') || module === null || !/softhsm/i.test(path.basename(module))) return null;
+  const set = process.env['SOFTHSM2_CONF'];
+  const now = set === undefined ? 'it is not set' : `it names ${set}`;
+  return `SoftHSM2 finds its tokens by SOFTHSM2_CONF (${now}): set it as the service has it, then repeat.`;
 }
 
 async function* batchesOf(holder: Holder, first: number, last: number): AsyncGenerator<StoredBatch> {
@@ -108,6 +126,7 @@ function configOf(given: Given): StoreConfig {
   }
   const flashPath = given.text('store') ?? token?.flash;
   if (flashPath === undefined) throw usage('--store is needed', { field: '--store' });
+  checkPlace(flashPath, given.text('store') === undefined ? '--config' : '--store');
   const tokenLabel = given.text('tokenLabel') ?? token?.label;
   return {
     module: module ?? null,
@@ -115,6 +134,24 @@ function configOf(given: Given): StoreConfig {
     ...(tokenLabel === undefined ? {} : { tokenLabel }),
     flashPath,
   };
+}
+
+/** A store is a block device or a file. Throws usage. */
+function checkPlace(flashPath: string, field: string): void {
+  const fault = faultOfPlace(flashPath);
+  if (fault === null) return;
+  throw usage(`the store ${flashPath} ${fault}`, { field, action: 'Name the block device or image that the service has as token.flash.' });
+}
+
+function faultOfPlace(flashPath: string): string | null {
+  try {
+    const found = statSync(flashPath);
+    if (found.isFile()) return found.size === 0 ? 'is empty' : null;
+    return found.isBlockDevice() ? null : 'is neither a block device nor an image';
+  } catch (thrown) {
+    const { code } = thrown as NodeJS.ErrnoException;
+    return code === 'ENOENT' ? 'is not there' : `cannot be looked at: ${String(code)}`;
+  }
 }
 
 async function walk(store: OpenStore, ledger: LedgerCheck): Promise<void> {

@@ -14,22 +14,32 @@ export const verify: Command = {
     { flags: '--authority <certificate>', description: "the authority's certificate (PEM or DER file) or its SHA-256 fingerprint" },
     { flags: '--certificate <file>', description: "the token's certificate (PEM or DER), for a QR text" },
     { flags: '--store <path>', description: 'verify a whole store: block device or image; the service may run' },
-    { flags: '--config <file>', description: "of --store: take module, token and store from the service's configuration" },
-    { flags: '--module <path>', description: 'of --store: PKCS#11 library of the token' },
+    {
+      flags: '--config <file>',
+      description: "of --store: take module, token and store from the service's configuration (its environment it does not give)",
+    },
+    {
+      flags: '--module <path>',
+      description: 'of --store: PKCS#11 library of the token; for SoftHSM2 set SOFTHSM2_CONF as the service has it',
+    },
     { flags: '--soft-token <file>', description: 'of --store: key file of the embedded soft token' },
     { flags: '--token-label <label>', description: 'of --store: which token, when the module shows several' },
     {
       flags: '--pin-file <file>',
       description: 'of --store: read the PIN from this file; - is stdin (default: a prompt on a terminal, else stdin)',
     },
-    { flags: '--server-export <file>', description: 'verify what a ticket server gives out (JSON Lines); - is stdin' },
+    {
+      flags: '--server-export <file>',
+      description:
+        'verify what a ticket server gives out, fetched as docs/provisioning.md says (pages of batches, or JSON Lines); - is stdin',
+    },
   ],
   examples: [
     'verify invoice.json --authority authority.pem',
     "verify 'https://example.org/v#AAAA...' --certificate token.pem --authority authority.pem",
     'verify --store /dev/sdb --module /usr/lib/softhsm/libsofthsm2.so --pin-file pin',
-    'verify --config /etc/ukeyd/ukeyd.toml --json',
-    'verify --server-export shop-7.jsonl --authority authority.pem',
+    'verify --config /etc/ukeyd/ukeyd.toml --pin-file pin --json',
+    'verify --server-export shop-7.cbor --certificate shop-7.der --authority authority.pem',
   ],
   async run(given, screen) {
     const source = given.argument(0);

@@ -1,6 +1,6 @@
 // Owns: the errands session.login and session.logout.
 // Invariants: a PIN lives in one buffer that is overwritten after the try; logging out first lets what was taken be answered.
-import type { Holder, HolderState } from '#holder/holder.ts';
+import type { Holder, HolderState, Mount } from '#holder/holder.ts';
 import type { Params, Result } from '#ipc-schema/methods.ts';
 import type { Custody } from '#ledger/custody.ts';
 import type { UnattendedLogin } from './unattended-login.ts';
@@ -14,13 +14,14 @@ export interface SessionParts {
 export async function login(parts: SessionParts, params: Params<'session.login'>): Promise<Result<'session.login'>> {
   const { custody, holder } = parts;
   const pin = Buffer.from(params.pin, 'utf8');
+  let mount: Mount;
   try {
-    await custody.loggingIn(holder.login(pin, params.useLastTry === true));
+    mount = await custody.loggingIn(holder.login(pin, params.useLastTry === true));
   } finally {
     pin.fill(0);
   }
   await custody.use(); // the ledger is read before the answer: whoever logged in may issue at once
-  return { standing: custody.standing().standing, triesLeft: triesLeft(custody.state) };
+  return { standing: custody.standing().standing, triesLeft: triesLeft(custody.state), checked: mount.pinUnchecked !== true };
 }
 
 export async function logout({ custody, holder, unattended }: SessionParts): Promise<Result<'session.logout'>> {

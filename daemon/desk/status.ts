@@ -6,7 +6,6 @@ import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Result, ServiceStatus } from '#ipc-schema/methods.ts';
 import { type Custody, floorOf } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
-import { clockToleranceMs } from '#ledger/limits.ts';
 import { type BacklogParts, backlogOf } from './backlog.ts';
 
 export interface StatusParts {
@@ -34,7 +33,7 @@ export async function serviceStatus(parts: StatusParts): Promise<ServiceStatus> 
     backlog: ledger === null ? null : backlogOf(parts.backlog, ledger),
     clock: {
       now: new Date(nowMs).toISOString(),
-      trusted: floorMs === null || nowMs >= floorMs - clockToleranceMs,
+      trusted: custody.clockTrusted(),
       floor: floorMs === null || floorMs === 0 ? null : new Date(floorMs).toISOString(),
     },
     version: parts.version,

@@ -2,22 +2,27 @@
 // Invariants: one automatic try per stored PIN: it is recorded durably before the call; a PIN that was wrong is not tried again until the file says
 // another, whatever the file is called, and however often the service starts (a service manager makes the file anew each time). A try whose
 // end is unknown is repeated only while the token shows that none was used up, or, where tokens do not show it, a bounded number of times.
-// The record never holds anything of a PIN that may be right: only a salted scrypt hash of one that was wrong.
+// The record never holds anything of a PIN that may be right: only a salted scrypt hash of one that was wrong. A try that failed for another
+// reason than the PIN is repeated by a timer, ever more rarely, while the token stays locked and nobody locked it on purpose.
 import { randomBytes, scrypt, timingSafeEqual } from 'node:crypto';
 import { readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
-import { promisify } from 'node:util';
+import { getSystemErrorMap, promisify } from 'node:util';
 import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder, HolderState } from '#holder/holder.ts';
-import { asUkeyError, type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
+import { asUkeyError, type ErrorCode, errorTable, UkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { check, z } from '#ipc-schema/schema.ts';
+import type { LockedWhy } from '#ledger/standing.ts';
 import { writeDurably } from './durable-file.ts';
 
 const pinFileMaxBytes = 256;
 const hashBytes = 32;
 const saltBytes = 16;
 const scryptCost = { N: 2 ** 15, r: 8, p: 1, maxmem: 64 * 1024 * 1024 };
+/** Pause before a try that failed is repeated: the first, and the longest. It doubles in between. */
+export const retryFirstMs = 1_000;
+export const retryLongestMs = 30_000;
 /** Tries in a row whose end is not known, where the token shows no number of tries left. */
 const unknownEndsMax = { proven: 8, unproven: 1 } as const;
 
@@ -36,48 +41,128 @@ type TryRecord = z.infer<typeof recordSchema>;
 type Trying = Extract<TryRecord, { kind: 'trying' }>;
 type Locked = Extract<HolderState, { kind: 'locked' }>;
 
+type Refused = LockedWhy & { readonly kind: 'refuse' };
+type Wrong = Extract<TryRecord, { kind: 'wrong' }>;
+
 /** Ends of a login that say that the PIN was not looked at, or was right. */
 const untried: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['no-token', 'pin-last-try', 'pin-locked', 'busy', 'halted', 'locked']);
+
+const byHand = 'or log in with the PIN (ukeyctl login).';
+
+export interface UnattendedParts {
+  readonly pinFile: string;
+  readonly stateDirectory: string;
+  readonly holder: Holder;
+  readonly log: Log;
+  /** Told of each attempt that the timer begins: callers may wait for it. */
+  onRetry?(attempt: Promise<void>): void;
+  readonly retryFirstMs?: number;
+}
 
 export class UnattendedLogin {
   readonly #pinFile: string;
   readonly #recordFile: string;
   readonly #holder: Holder;
   readonly #log: Log;
+  readonly #onRetry: (attempt: Promise<void>) => void;
+  readonly #firstMs: number;
   #underWay = false;
   #suspended = false;
+  /** The token as it waits for its PIN; null while it does not. */
+  #locked: Locked | null = null;
+  #why: LockedWhy | null = null;
+  /** The PIN that was found wrong, whether or not its record could be kept. */
+  #wrong: Wrong | null = null;
+  #retryMs: number;
+  #timer: NodeJS.Timeout | null = null;
 
-  constructor(parts: { readonly pinFile: string; readonly stateDirectory: string; readonly holder: Holder; readonly log: Log }) {
+  constructor(parts: UnattendedParts) {
     this.#pinFile = parts.pinFile;
     this.#recordFile = path.join(parts.stateDirectory, 'stored-pin-try.json');
     this.#holder = parts.holder;
     this.#log = parts.log;
+    this.#onRetry = parts.onRetry ?? (() => undefined);
+    this.#firstMs = parts.retryFirstMs ?? retryFirstMs;
+    this.#retryMs = this.#firstMs;
+  }
+
+  /** Why the stored PIN has not opened the token that waits for it; null where nothing is to be said. */
+  get why(): LockedWhy | null {
+    return this.#why;
   }
 
   /** A person wants the token locked: nobody logs in unasked until it was away or a person has logged in. */
   suspend(): void {
     this.#suspended = true;
+    this.#rest();
   }
 
   resume(): void {
     this.#suspended = false;
   }
 
+  /** The token does not wait for its PIN any more: it is open, gone, or being opened. */
+  leave(): void {
+    this.#locked = null;
+    this.#retryMs = this.#firstMs;
+    this.#rest();
+  }
+
+  close(): void {
+    this.#suspended = true;
+    this.leave();
+  }
+
   /** Called whenever the token waits for its PIN. Never rejects: without a good stored PIN the service stays `locked` and says so. */
   async attempt(state: Locked): Promise<void> {
+    this.#locked = state;
     if (this.#underWay || this.#suspended) return;
     this.#underWay = true;
+    this.#clearTimer();
     let pin: Buffer | null = null;
+    let why: LockedWhy | null = null;
     try {
       pin = this.#readPin();
-      const trying = await this.#decide(state, pin);
-      if (trying !== null) await this.#try(pin, trying);
+      const decision = await this.#decide(state, pin);
+      if (decision.kind === 'refuse') why = decision;
+      else await this.#try(pin, decision);
     } catch (error) {
-      this.#log.warn('unattended login did not work', { code: asUkeyError(error).code, why: whyOf(error) });
+      const { code, message, action } = asUkeyError(error);
+      this.#log.warn('unattended login did not work', { code, why: whyOf(error) });
+      why = code === 'pin-incorrect' ? this.#wrongWhy : { reason: `the stored PIN could not be used: ${message}`, action };
     } finally {
       pin?.fill(0);
       this.#underWay = false;
     }
+    if (why !== null) this.#later(why);
+  }
+
+  /** Also where the PIN itself was refused: what is decided then tries nothing, but sees that the file was replaced. */
+  #later(why: LockedWhy): void {
+    if (this.#locked === null || this.#suspended) return;
+    this.#why = why;
+    this.#clearTimer();
+    this.#timer = setTimeout(() => {
+      if (this.#locked !== null) this.#onRetry(this.attempt(this.#locked)); // never rejects
+    }, this.#retryMs).unref();
+    this.#retryMs = Math.min(this.#retryMs * 2, retryLongestMs);
+  }
+
+  #rest(): void {
+    this.#why = null;
+    this.#clearTimer();
+  }
+
+  #clearTimer(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+  }
+
+  get #wrongWhy(): LockedWhy {
+    return {
+      reason: 'the stored PIN was refused; it is not tried again until the file changes',
+      action: `Put the right PIN into ${this.#pinFile}, ${byHand}`,
+    };
   }
 
   async #try(pin: Buffer, trying: Trying): Promise<void> {
@@ -88,7 +173,7 @@ export class UnattendedLogin {
       this.#write({ kind: 'worked' });
     } catch (error) {
       const { code } = asUkeyError(error);
-      if (code === 'pin-incorrect') this.#write(await wrongRecord(pin));
+      if (code === 'pin-incorrect') await this.#keepWrong(pin);
       else if (untried.has(code)) this.#write(trying.proven ? { kind: 'worked' } : null);
       throw error;
     } finally {
@@ -96,31 +181,65 @@ export class UnattendedLogin {
     }
   }
 
-  /** What to record for a try, or null: no try. */
-  async #decide({ facts }: Locked, pin: Buffer): Promise<Trying | null> {
+  /** Known from here on in this process, and durably unless the state folder takes nothing: then each look at the file tries to keep it. */
+  async #keepWrong(pin: Buffer): Promise<void> {
+    this.#wrong = await wrongRecord(pin);
+    this.#writeWrong(this.#wrong);
+  }
+
+  #writeWrong(record: Wrong): void {
+    try {
+      this.#write(record);
+    } catch (error) {
+      this.#log.error('that the stored PIN is wrong could not be kept', { why: whyOf(error) });
+    }
+  }
+
+  /** What to record for a try, or why none is made. */
+  async #decide({ facts }: Locked, pin: Buffer): Promise<Trying | Refused> {
     const { triesLeft, pinState } = facts;
-    const record = this.#read();
+    const kept = this.#read();
+    const record = this.#wrong ?? kept;
     if (record === null || record.kind === 'worked') return { kind: 'trying', proven: record !== null, unknownEnds: 0, triesLeft };
     if (record.kind === 'wrong') {
-      if (!(await isSamePin(record, pin))) return { kind: 'trying', proven: false, unknownEnds: 0, triesLeft };
-      this.#log.warn('the stored PIN was tried once and is wrong; a person must log in or replace it', { file: this.#pinFile });
-      return null;
+      if (!(await isSamePin(record, pin))) {
+        this.#wrong = null;
+        return { kind: 'trying', proven: false, unknownEnds: 0, triesLeft };
+      }
+      if (this.#wrong === null)
+        this.#log.warn('the stored PIN was tried once and is wrong; a person must log in or replace it', { file: this.#pinFile });
+      this.#wrong = record;
+      if (kept?.kind !== 'wrong') this.#writeWrong(record);
+      return { kind: 'refuse', ...this.#wrongWhy };
     }
     const unknownEnds = record.unknownEnds + 1;
     const noneUsedUp = record.triesLeft !== null && triesLeft !== null && triesLeft >= record.triesLeft;
     const mayStill = pinState === 'ok' && unknownEnds <= unknownEndsMax[record.proven ? 'proven' : 'unproven'];
     if (noneUsedUp || (triesLeft === null && mayStill)) return { ...record, unknownEnds, triesLeft };
     this.#log.warn('the end of the last try with the stored PIN is not known; a person must log in', { file: this.#pinFile });
-    return null;
+    const reason = 'how the last try with the stored PIN ended is not known, and another may use up a try';
+    return { kind: 'refuse', reason, action: errorTable.locked.action };
   }
 
   #readPin(): Buffer {
-    const content = readFileSync(this.#pinFile);
+    const content = this.#pinContent();
     const end = content.indexOf('\n');
     const pin = content.subarray(0, end < 0 ? content.length : end);
     if (pin.length === 0 || content.length > pinFileMaxBytes)
-      throw new UkeyError('invalid-request', 'the PIN file holds no PIN in its first line');
+      throw new UkeyError('invalid-request', `${this.#pinFile} holds no PIN in its first line`, { action: this.#fileAction });
     return pin;
+  }
+
+  #pinContent(): Buffer {
+    try {
+      return readFileSync(this.#pinFile);
+    } catch (cause) {
+      throw new UkeyError('invalid-request', `${this.#pinFile}: ${systemText(cause)}`, { cause, action: this.#fileAction });
+    }
+  }
+
+  get #fileAction(): string {
+    return `Put the PIN into the first line of ${this.#pinFile}, which the service must be able to read, ${byHand}`;
   }
 
   #read(): TryRecord | null {
@@ -134,20 +253,34 @@ export class UnattendedLogin {
   }
 
   #write(record: TryRecord | null): void {
-    if (record === null) rmSync(this.#recordFile, { force: true });
-    else writeDurably(this.#recordFile, JSON.stringify(record));
+    try {
+      if (record === null) rmSync(this.#recordFile, { force: true });
+      else writeDurably(this.#recordFile, JSON.stringify(record));
+    } catch (cause) {
+      const isFull = ['ENOSPC', 'EDQUOT'].includes((cause as NodeJS.ErrnoException).code ?? '');
+      const action = isFull
+        ? 'Make room on the disk that holds the state folder.'
+        : `Let the service write to the state folder ${path.dirname(this.#recordFile)}, ${byHand}`;
+      throw new UkeyError('internal', systemText(cause), { cause, action });
+    }
   }
+}
+
+/** What the system says, without the call and its arguments. */
+function systemText(thrown: unknown): string {
+  const { errno } = thrown as NodeJS.ErrnoException;
+  return (errno === undefined ? undefined : getSystemErrorMap().get(errno)?.[1]) ?? whyOf(thrown);
 }
 
 const derive = promisify<Buffer, Buffer, number, typeof scryptCost, Buffer>(scrypt);
 
-async function wrongRecord(pin: Buffer): Promise<TryRecord> {
+async function wrongRecord(pin: Buffer): Promise<Wrong> {
   const salt = randomBytes(saltBytes);
   const hash = await derive(pin, salt, hashBytes, scryptCost);
   return { kind: 'wrong', salt: salt.toString('hex'), hash: hash.toString('hex') };
 }
 
-async function isSamePin(record: Extract<TryRecord, { kind: 'wrong' }>, pin: Buffer): Promise<boolean> {
+async function isSamePin(record: Wrong, pin: Buffer): Promise<boolean> {
   const hash = Buffer.from(record.hash, 'hex');
   return hash.length === hashBytes && timingSafeEqual(hash, await derive(pin, Buffer.from(record.salt, 'hex'), hashBytes, scryptCost));
 }

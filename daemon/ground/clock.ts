@@ -1,14 +1,18 @@
 // Owns: the two times of the product. Wall time is only data; waits and ages are monotonic (4-faults §4.2.8).
 // Tests pass a step clock with the same shape; nothing else reads Date or performance.
+import os from 'node:os';
 
 export interface Clock {
   /** Milliseconds since 1970, UTC: what is printed and sealed. May jump. */
   wallMs(): number;
   /** Milliseconds that only ever go forward: what waits, ages and back-off are measured in. */
   monotonicMs(): number;
+  /** Milliseconds that go forward while the machine sleeps too, in coarse steps: by which a proven time is carried on. */
+  elapsedMs(): number;
 }
 
 export const systemClock: Clock = {
   wallMs: () => Date.now(),
   monotonicMs: () => performance.now(),
+  elapsedMs: () => os.uptime() * 1_000,
 };

@@ -4,8 +4,10 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { parse } from 'smol-toml';
-import { UkeyError } from '#ipc-schema/errors.ts';
+import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { check, z } from '#ipc-schema/schema.ts';
+
+const correctFile = 'Correct the configuration file.';
 
 const filePath = z.string().min(1).max(4096);
 
@@ -71,16 +73,30 @@ export function readConfig(file: string): Config {
   return parseConfig(text, path.dirname(path.resolve(file)));
 }
 
+/** The contract's own refusal speaks of a request; here it is a file. */
+function checked(raw: unknown): Config {
+  try {
+    return check(schema, raw);
+  } catch (cause) {
+    const { code, message, field } = asUkeyError(cause);
+    throw new UkeyError(code, message, { field, cause: cause instanceof Error ? cause.cause : cause, action: correctFile });
+  }
+}
+
 export function parseConfig(text: string, base: string): Config {
   let raw: unknown;
   try {
     raw = parse(text);
   } catch (cause) {
-    throw new UkeyError('invalid-request', `configuration is not TOML: ${cause instanceof Error ? cause.message : ''}`, { cause });
+    throw new UkeyError('invalid-request', `configuration is not TOML: ${cause instanceof Error ? cause.message : ''}`, {
+      cause,
+      action: correctFile,
+    });
   }
-  const config = check(schema, raw);
+  const config = checked(raw);
   if (config.token.module === undefined && config.token.soft_token === undefined) {
-    throw new UkeyError('invalid-request', 'token.soft_token: needed where token.module is left out', { field: 'token.soft_token' });
+    const field = 'token.soft_token';
+    throw new UkeyError('invalid-request', `${field}: needed where token.module is left out`, { field, action: correctFile });
   }
   const at = (file: string): string => path.resolve(base, file);
   const { token, mirror } = config;

@@ -11,8 +11,8 @@ import type { TokenFacts } from '#token/token.ts';
 export type HolderState =
   | { readonly kind: 'starting' }
   /** No token, or its FLASH is missing; the holder looks again by itself. */
-  | { readonly kind: 'absent'; readonly reason: string }
-  /** A token without keys: provision first. */
+  | { readonly kind: 'absent'; readonly reason: string /** Where more is to be done than to plug it in. */; readonly action?: string }
+  /** A token without keys: provision first. Or one with keys (`facts.provisioned`) whose FLASH is blank: a step of provisioning, or a loss. */
   | { readonly kind: 'blank'; readonly facts: TokenFacts }
   | { readonly kind: 'locked'; readonly facts: TokenFacts }
   | { readonly kind: 'open'; readonly facts: TokenFacts; readonly mount: Mount }
@@ -45,6 +45,8 @@ export interface Mount {
   readonly keyWrapping: string;
   /** What was done so that FLASH and mirror are the same; null where no mirror is in use. */
   readonly mirror: MirrorReport | null;
+  /** Only in the answer to a login that found the token open: the PIN was not looked at. */
+  readonly pinUnchecked?: true;
 }
 
 /** A charter or template as the authority signed it, and the batch that brought it. */

@@ -3,7 +3,7 @@
 // while the state is `open`; a token that goes away wipes it, one that comes back is opened anew and waits for its PIN;
 // nothing is written to a FLASH of another token. The PIN's bytes are overwritten when a call that took them ends.
 // Must not: know processes or sockets; number anything (the front does).
-import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+import { asUkeyError, blankFlashAction, UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token, TokenFacts } from '#token/token.ts';
@@ -28,7 +28,7 @@ import { type HolderParts, openOrCreate } from './parts.ts';
 import { Presence } from './presence.ts';
 import { refusedCommit } from './sealer.ts';
 import { isSameState, whyNotOpen } from './state.ts';
-import { publicKeyIfShown, Survey } from './survey.ts';
+import { provisionedAction, publicKeyIfShown, Survey } from './survey.ts';
 import { spendTry } from './try.ts';
 import { Turns } from './turns.ts';
 
@@ -160,14 +160,15 @@ class JoinedHolder implements Holder {
   async #login(pin: Uint8Array, useLastTry: boolean): Promise<Mount> {
     if (this.#open !== null) {
       // Logged in and mounted already: no try is spent, and none would check the PIN.
-      return await this.#open.settled();
+      return { ...(await this.#open.settled()), pinUnchecked: true };
     }
     const token = await this.#present();
     const device = await this.#parts.openDevice(this.#parts.readOnly);
     try {
       // Before a try is spent: a FLASH that cannot be opened, or is another token's, is no reason to ask for a PIN.
       if ((await readOwnHeader(device, publicKeyIfShown(token), this.#mirror)) === null) {
-        throw new UkeyError('token-failed', 'the FLASH is not formatted', { action: 'Provision the token (ukeyctl provision).' });
+        const action = token.facts().provisioned ? blankFlashAction : 'Provision the token (ukeyctl provision).';
+        throw new UkeyError('token-failed', 'the FLASH is blank', { action });
       }
       spendTry(token, pin, useLastTry);
       return await this.#mount(token, device);
@@ -177,11 +178,11 @@ class JoinedHolder implements Holder {
   }
 
   async #provision(options: ProvisionOptions): Promise<Uint8Array> {
-    if (this.#open !== null) throw new UkeyError('invalid-request', 'the token is provisioned and open');
+    if (this.#open !== null) throw new UkeyError('invalid-request', 'the token is provisioned and open', { action: provisionedAction });
     if (this.#parts.readOnly) throw new UkeyError('internal', 'this holder was opened for reading only');
     const token = await this.#presentOrBlank();
     if (token.facts().provisioned && (await this.#survey.readFlash(token)) === 'formatted') {
-      throw new UkeyError('invalid-request', 'the token is provisioned and its FLASH is formatted: log in');
+      throw new UkeyError('invalid-request', 'the token is provisioned and its FLASH is formatted', { action: provisionedAction });
     }
     try {
       return (await provisioning()).enrolmentRequest(token, options);
@@ -265,8 +266,8 @@ class JoinedHolder implements Holder {
     }
   }
 
-  /** Finds out from nothing what is there. Writes nothing. Where only the FLASH is missing the token stays at hand, to be provisioned. */
-  async #lookAnew(): Promise<void> {
+  /** Finds out from nothing what is there. Writes nothing. Where only the FLASH is missing the token stays at hand, to be provisioned. `seen`: why it looks. */
+  async #lookAnew(seen: string | null = null): Promise<void> {
     try {
       const missing = await this.#presence.remember();
       if (missing !== null) throw new UkeyError('no-token', `the token is not plugged in: ${missing} is not there`);
@@ -275,7 +276,7 @@ class JoinedHolder implements Holder {
       this.#setState(await this.#survey.stateBy(this.#token, facts));
     } catch (thrown) {
       this.#letGo();
-      this.#setState({ kind: 'absent', reason: asUkeyError(thrown).message });
+      this.#setState(await this.#survey.absenceBy(asUkeyError(thrown), this.#state, seen));
     }
   }
 
@@ -294,7 +295,7 @@ class JoinedHolder implements Holder {
     if (this.#open !== null || look.kind === 'gone') this.#setState({ kind: 'absent', reason });
     await this.#shut();
     this.#letGo();
-    if (look.kind !== 'gone') await this.#lookAnew();
+    if (look.kind !== 'gone') await this.#lookAnew(reason);
   }
 
   #isOther(facts: TokenFacts): boolean {

@@ -1,6 +1,6 @@
 // Owns: what a state of the holder means to a caller, and whether two states are the same news. Pure.
 // Invariants: total over the closed union; a state that refuses commits does so with nothing written.
-import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
+import { blankFlashAction, UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { TokenFacts } from '#token/token.ts';
 import type { HolderState } from './holder.ts';
 
@@ -12,7 +12,9 @@ export function whyNotOpen(state: HolderState, cause?: unknown): UkeyError {
     case 'absent':
       return new UkeyError('no-token', state.reason, { cause });
     case 'blank':
-      return new UkeyError('locked', 'the token is not provisioned', { cause, action: 'Provision the token (ukeyctl provision).' });
+      return state.facts.provisioned && !state.facts.loggedIn
+        ? new UkeyError('locked', 'the KEY is provisioned, its FLASH is blank', { cause, action: blankFlashAction })
+        : new UkeyError('locked', 'the token is not provisioned', { cause, action: 'Provision the token (ukeyctl provision).' });
     case 'locked':
     case 'open':
       return new UkeyError('locked', 'nobody is logged in to the token', { cause });

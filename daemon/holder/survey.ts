@@ -1,7 +1,7 @@
 // Owns: what the holder's state is while nobody is logged in: from the token's facts and what its FLASH says without a key.
 // Invariants: opens the FLASH for reading only and closes it again; a blank token never hides that ours is gone.
 import type { KeyObject } from 'node:crypto';
-import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+import { asUkeyError, errorTable, UkeyError } from '#ipc-schema/errors.ts';
 import type { Token, TokenFacts } from '#token/token.ts';
 import type { HolderState } from './holder.ts';
 import { readOwnHeader } from './mounting.ts';
@@ -11,7 +11,10 @@ import type { Presence } from './presence.ts';
 /** `missing`: there is no FLASH, but one may be made. */
 export type FlashState = 'formatted' | 'blank' | 'missing';
 
-type SurveyParts = Pick<HolderParts, 'openDevice' | 'createDevice' | 'flashPath' | 'mirror'>;
+export const provisionedAction = 'Nothing is left to provision: log in (ukeyctl login), or plug in a blank token for another ledger.';
+const plugOrProvision = 'Plug the token in; where none was provisioned yet, provision it (ukeyctl provision).';
+
+type SurveyParts = Pick<HolderParts, 'openDevice' | 'createDevice' | 'openBlank' | 'flashPath' | 'mirror'>;
 
 export class Survey {
   readonly #parts: SurveyParts;
@@ -54,6 +57,28 @@ export class Survey {
       if (this.#parts.createDevice !== undefined && thrown instanceof UkeyError && thrown.code === 'no-token') return 'missing';
       throw thrown;
     }
+  }
+
+  /**
+   * No token could be opened. What was seen when ours left (`before`, `seen`) says more than a module that then fails without saying of what.
+   * `seen`: why it was looked for, or null.
+   */
+  async absenceBy(error: UkeyError, before: HolderState, seen: string | null): Promise<HolderState> {
+    const { code, message: reason } = error;
+    const isSpecific = error.action !== errorTable[code].action;
+    if (this.#hadToken && code !== 'no-token' && !isSpecific) {
+      if (seen !== null) return { kind: 'absent', reason: seen };
+      if (before.kind === 'absent') return before;
+    }
+    const action = isSpecific ? error.action : code === 'no-token' && (await this.#mayBeMade()) ? plugOrProvision : null;
+    return { kind: 'absent', reason, ...(action === null ? {} : { action }) };
+  }
+
+  /** Nothing was provisioned here yet, as far as can be seen: provisioning makes token and FLASH, or takes a blank one. */
+  async #mayBeMade(): Promise<boolean> {
+    if (this.#hadToken || this.#parts.openBlank === undefined) return false;
+    if (this.#presence.isFlashMissing) return true;
+    return (await this.readFlash(null).catch(() => 'formatted')) !== 'formatted';
   }
 
   /** Some modules show a blank token in the place of one that was pulled. */

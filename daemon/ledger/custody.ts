@@ -12,19 +12,17 @@ import type { Budget, Link } from '#ipc-schema/methods.ts';
 import { Ages } from './ages.ts';
 import { Ledger } from './ledger.ts';
 import { LedgerIndex } from './ledger-index.ts';
-import { budgetOf, judgeStanding, type LimitFacts } from './limits.ts';
+import { budgetOf, type ClockFacts, judgeClock, judgeStanding, type LimitFacts } from './limits.ts';
 import { Lookup } from './lookup.ts';
-import { openIndex, readLedger } from './mounting.ts';
+import { openIndex, readLedger, tellMirror } from './mounting.ts';
 import type { PlannedEntry } from './numbering.ts';
-import { reclaim } from './reclaiming.ts';
-import { type HoldingFact, type StandingReport, standingOf } from './standing.ts';
+import { Reclaimer } from './reclaiming.ts';
+import { type HoldingFact, type LockedWhy, type StandingReport, standingOf } from './standing.ts';
 import type { Tip } from './tip.ts';
 
 /** How long a caller waits while the token is being opened again, before it is told. */
 export const graceMs = 4_000;
 const busyRetryMs = 500;
-/** Between two looks for what may be released, unless the FLASH is full. */
-export const reclaimPauseMs = 60_000;
 
 export interface CustodyParts {
   readonly holder: Holder;
@@ -32,7 +30,13 @@ export interface CustodyParts {
   readonly log: Log;
   /** Folder of the indexes, one file per token. */
   readonly stateDirectory: string;
+  /** What time it is by the ticket server's signature; null: not proven. */
+  provenNowMs(): number | null;
   link(): Link;
+  /** Why the ticket server refuses what is uploaded, again and again; null: it does not. */
+  refusedFor(): string | null;
+  /** Why a stored PIN does not unlock; left out: there is none. */
+  whyLocked?(): LockedWhy | null;
   onCommitted(entries: readonly PlannedEntry[], batchIndex: number): void;
   onChange(): void;
   /** Told when a ledger is open, before anybody may use it. */
@@ -47,6 +51,7 @@ interface Opened {
 export class Custody {
   readonly #parts: CustodyParts;
   readonly #ages = new Ages();
+  readonly #reclaimer: Reclaimer;
   #state: HolderState = { kind: 'starting' };
   /** What callers may use. */
   #opened: Opened | null = null;
@@ -61,14 +66,12 @@ export class Custody {
   /** Why the opened token's ledger could not be read; goes with the state. */
   #mountFailure: string | null = null;
   #closed = false;
-  #reclaiming = false;
-  /** Monotonic. */
-  #reclaimAtMs = 0;
   #work: Promise<void> = Promise.resolve();
   readonly #waiting = new Set<() => void>();
 
   constructor(parts: CustodyParts) {
     this.#parts = parts;
+    this.#reclaimer = new Reclaimer(parts);
   }
 
   /** The holder's callback: states are followed in order. */
@@ -139,20 +142,7 @@ export class Custody {
 
   /** Frees what the charter no longer asks to be kept: now and then, at once where the FLASH is full. Never rejects. */
   async reclaim(): Promise<void> {
-    const { ledger } = this;
-    const { clock, holder, log } = this.#parts;
-    if (ledger === null || this.#reclaiming) return;
-    if (!ledger.full && clock.monotonicMs() < this.#reclaimAtMs) return;
-    this.#reclaiming = true;
-    this.#reclaimAtMs = clock.monotonicMs() + reclaimPauseMs;
-    try {
-      if ((await reclaim(holder, ledger, log)) > 0) this.#changed();
-    } catch (error) {
-      // The ledger that it was for may have closed meanwhile; the next look begins anew.
-      log.warn('nothing was released', { why: whyOf(error) });
-    } finally {
-      this.#reclaiming = false;
-    }
+    if (this.ledger !== null && (await this.#reclaimer.run(this.ledger))) this.#changed();
   }
 
   standing(): StandingReport {
@@ -177,9 +167,18 @@ export class Custody {
       pendingAmount: tip.pending.amount,
       oldestAgeMs: this.#oldestAgeMs(tip, wallMs, clock.monotonicMs()),
       link: this.#parts.link(),
-      wallMs,
-      floorMs: floorOf(tip),
+      ...this.#clockFacts(tip, wallMs),
     };
+  }
+
+  /** Whether the wall clock may be printed; without a ledger nothing speaks against it but the server. */
+  clockTrusted(): boolean {
+    return judgeClock(this.#clockFacts(this.ledger?.tip ?? null, this.#parts.clock.wallMs())).kind === 'allow';
+  }
+
+  #clockFacts(tip: Tip | null, wallMs: number): ClockFacts {
+    const provenNowMs = this.#parts.provenNowMs();
+    return { wallMs, provenNowMs, newestEntryMs: tip?.lastIssuedAtMs ?? 0, ackedServerMs: tip?.serverTimeMs ?? 0 };
   }
 
   /** What was taken is answered first. */
@@ -352,13 +351,14 @@ export class Custody {
     const state = this.#state;
     switch (state.kind) {
       case 'starting':
+        return state;
       case 'blank':
-        return { kind: state.kind };
+        return { kind: 'blank', what: blankOf(state.facts) };
       case 'absent':
       case 'halted':
         return state;
       case 'locked':
-        return { kind: 'locked', pinLocked: state.facts.pinState === 'locked' };
+        return { kind: 'locked', pinLocked: state.facts.pinState === 'locked', why: this.#parts.whyLocked?.() ?? null };
       case 'open':
         return this.#openFact();
       default:
@@ -370,8 +370,13 @@ export class Custody {
     const ledger = this.ledger;
     if (ledger === null) return { kind: 'mounting' };
     const verdict = ledger.charter === null ? ({ kind: 'allow' } as const) : judgeStanding(this.limitFacts(ledger.tip, ledger.charter));
-    return { kind: 'open', verdict, roomLeft: !ledger.full, link: this.#parts.link() };
+    return { kind: 'open', verdict, roomLeft: !ledger.full, link: this.#parts.link(), refusedFor: this.#parts.refusedFor() };
   }
+}
+
+function blankOf({ provisioned, loggedIn }: Extract<HolderState, { kind: 'blank' }>['facts']): 'token' | 'half' | 'flash' {
+  if (!provisioned) return 'token';
+  return loggedIn ? 'half' : 'flash';
 }
 
 async function shut({ ledger, index }: Opened, why: UkeyError): Promise<void> {
@@ -379,16 +384,7 @@ async function shut({ ledger, index }: Opened, why: UkeyError): Promise<void> {
   await index.close();
 }
 
-/** What was put right is worth a person's look: a device begins to fail. */
-function tellMirror(log: Log, { mirror }: Mount): void {
-  if (mirror === null) return;
-  const { remade, healedFlash, healedMirror, discarded } = mirror;
-  if (remade) log.info('the mirror was made anew', { segments: healedMirror });
-  else if (healedFlash > 0 || healedMirror > 0 || discarded)
-    log.warn('FLASH and mirror were healed', { healedFlash, healedMirror, discarded });
-}
-
-/** Newest time that is proven: own entries and the server's signatures. */
+/** Newest time that is recorded: own entries (what our clock said then) and the server's signatures. */
 export function floorOf(tip: Tip): number {
   return Math.max(tip.lastIssuedAtMs, tip.serverTimeMs);
 }

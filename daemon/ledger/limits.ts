@@ -7,7 +7,7 @@ import type { Budget, Link } from '#ipc-schema/methods.ts';
 import { type Money, money, zero } from '#ipc-schema/money.ts';
 
 const msPerHour = 3_600_000;
-/** A wall clock behind the newest proven time by more than this is not trusted. */
+/** A wall clock this far from what is proven or recorded is still trusted: a wrong time zone or day is not an attack on anybody's numbers. */
 export const clockToleranceMs = 26 * msPerHour;
 
 export interface LimitFacts {
@@ -21,9 +21,15 @@ export interface LimitFacts {
   readonly oldestAgeMs: number | null;
   readonly link: Link;
   readonly wallMs: number;
-  /** Newest time that an own entry or the server has proven. */
-  readonly floorMs: number;
+  /** What time it is by the server's signature, carried on since; null: nothing was proven while this process runs. */
+  readonly provenNowMs: number | null;
+  /** issuedAtMs of the newest entry: what our own clock said then. */
+  readonly newestEntryMs: number;
+  /** The newest time in an acknowledgement that the ledger holds; 0: none. */
+  readonly ackedServerMs: number;
 }
+
+export type ClockFacts = Pick<LimitFacts, 'wallMs' | 'provenNowMs' | 'newestEntryMs' | 'ackedServerMs'>;
 
 export type Verdict =
   | { readonly kind: 'allow' }
@@ -47,12 +53,8 @@ export function judge(facts: LimitFacts, total: string): Verdict {
 /** The part of the verdict that does not depend on the document: what makes the service's standing. */
 export function judgeStanding(facts: LimitFacts): Verdict {
   const { limits } = facts;
-  if (facts.wallMs < facts.floorMs - clockToleranceMs) {
-    return refuse(
-      'clock-untrusted',
-      `the clock says ${new Date(facts.wallMs).toISOString()}, but ${new Date(facts.floorMs).toISOString()} is proven`,
-    );
-  }
+  const clock = judgeClock(facts);
+  if (clock.kind === 'refuse') return clock;
   if (facts.wallMs < facts.validFromMs)
     return refuse('limit-deadline', `the charter is valid from ${new Date(facts.validFromMs).toISOString()}`);
   if (facts.wallMs >= facts.validUntilMs)
@@ -68,6 +70,31 @@ export function judgeStanding(facts: LimitFacts): Verdict {
   if (facts.mode === 'online' && facts.link !== 'up')
     return refuse('offline', 'the charter allows issuing only while the ticket server answers');
   return allow;
+}
+
+/**
+ * Whether the wall clock may be printed on documents. The server's proof alone counts where there is one: entries that were made while the clock
+ * ran ahead then stop nobody once it is corrected. Without it a clock must not be behind what is recorded.
+ */
+export function judgeClock({ wallMs, provenNowMs, newestEntryMs, ackedServerMs }: ClockFacts): Verdict {
+  const says = `the clock says ${instant(wallMs)}, but`;
+  if (provenNowMs !== null) {
+    const isNear = Math.abs(wallMs - provenNowMs) <= clockToleranceMs;
+    return isNear ? allow : refuse('clock-untrusted', `${says} ${instant(provenNowMs)} is proven by the ticket server`);
+  }
+  if (wallMs >= Math.max(newestEntryMs, ackedServerMs) - clockToleranceMs) return allow;
+  return ackedServerMs >= newestEntryMs
+    ? refuse('clock-untrusted', `${says} ${instant(ackedServerMs)} was proven by the ticket server before`)
+    : refuse('clock-untrusted', `${says} the newest entry says ${instant(newestEntryMs)}`);
+}
+
+/** The time for entries that are written whatever the clock says (acknowledgements): a clock that is known to be wrong does not get into the ledger. */
+export function stampMs(facts: ClockFacts): number {
+  return facts.provenNowMs !== null && judgeClock(facts).kind === 'refuse' ? Math.floor(facts.provenNowMs) : facts.wallMs;
+}
+
+function instant(ms: number): string {
+  return new Date(ms).toISOString();
 }
 
 function refuse(code: ErrorCode, why: string): Verdict {

@@ -78,3 +78,12 @@ async function foldTip(holder: Holder, mount: Mount): Promise<Tip> {
     throw new UkeyError('halted', `the fold ends at sequence ${tip.nextSequence}, the seals at ${mount.nextSequence}`);
   return tip;
 }
+
+/** What was put right is worth a person's look: a device begins to fail. */
+export function tellMirror(log: Log, { mirror }: Mount): void {
+  if (mirror === null) return;
+  const { remade, healedFlash, healedMirror, discarded } = mirror;
+  if (remade) log.info('the mirror was made anew', { segments: healedMirror });
+  else if (healedFlash > 0 || healedMirror > 0 || discarded)
+    log.warn('FLASH and mirror were healed', { healedFlash, healedMirror, discarded });
+}

@@ -6,7 +6,7 @@ import { bodyHashOf, bodyMaxBytes, type EntryKind, encodeEntry, encodeLeaf, type
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { InvoiceKind } from '#ipc-schema/invoice.ts';
 import type { CreditBook } from './credits.ts';
-import { judge, type LimitFacts } from './limits.ts';
+import { judge, type LimitFacts, stampMs } from './limits.ts';
 import { nextCounter, type Tip, withBatchEnd, withEntry } from './tip.ts';
 
 export interface Numbered {
@@ -132,12 +132,13 @@ function placeInSeries(tip: Tip, charter: Charter, kind: InvoiceKind): { readonl
 }
 
 function planOwn(tip: Tip, draft: OwnDraft, now: Circumstance): PlannedEntry {
+  const { charter } = now;
   return planned(draft, draft.body(tip), {
     kind: draft.entryKind,
     sequence: tip.nextSequence,
     number: null,
-    issuedAtMs: Math.max(now.wallMs, tip.lastIssuedAtMs),
-    issuerTaxId: now.charter?.issuer.taxId ?? '',
+    issuedAtMs: Math.max(charter === null ? now.wallMs : stampMs(now.limitFacts(tip, charter)), tip.lastIssuedAtMs),
+    issuerTaxId: charter?.issuer.taxId ?? '',
     currency: null,
     total: null,
     taxTotal: null,

@@ -1,7 +1,8 @@
 // Owns: forgetting what the charter no longer asks to be kept: asks for the times of batches, carries charter and templates forward, releases.
 // Invariants: one run at a time, beside the tills and never on their way; what mounting needs is carried durably before anything is released;
 // documents in force are taken from the log or, where their batch is gone, from what was carried, and only as the tip names them.
-import type { Log } from '#ground/log.ts';
+import type { Clock } from '#ground/clock.ts';
+import { type Log, whyOf } from '#ground/log.ts';
 import type { Carried, CarriedDocument, Holder } from '#holder/holder.ts';
 import { decodeSeal } from '#ipc-schema/batch.ts';
 import { charterSchema } from '#ipc-schema/charter.ts';
@@ -15,6 +16,8 @@ import { readBatch } from './stored.ts';
 import type { Tip } from './tip.ts';
 
 const dayMs = 86_400_000;
+/** Between two looks for what may be released, unless the FLASH is full. */
+export const reclaimPauseMs = 60_000;
 
 /** What the FLASH keeps of the past. */
 export interface Kept {
@@ -23,8 +26,43 @@ export interface Kept {
   readonly carried: Carried | null;
 }
 
+interface ReclaimerParts {
+  readonly holder: Holder;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/** One run at a time, and a pause between them. */
+export class Reclaimer {
+  readonly #parts: ReclaimerParts;
+  #isRunning = false;
+  /** Monotonic: not before, unless the FLASH is full. */
+  #notBeforeMs = 0;
+
+  constructor(parts: ReclaimerParts) {
+    this.#parts = parts;
+  }
+
+  /** Whether something was freed. Never rejects. */
+  async run(ledger: Ledger): Promise<boolean> {
+    const { clock, holder, log } = this.#parts;
+    if (this.#isRunning || (!ledger.full && clock.monotonicMs() < this.#notBeforeMs)) return false;
+    this.#isRunning = true;
+    this.#notBeforeMs = clock.monotonicMs() + reclaimPauseMs;
+    try {
+      return (await reclaim(holder, ledger, log)) > 0;
+    } catch (error) {
+      // The ledger that it was for may have closed meanwhile; the next look begins anew.
+      log.warn('nothing was released', { why: whyOf(error) });
+      return false;
+    } finally {
+      this.#isRunning = false;
+    }
+  }
+}
+
 /** Answers how many segments were freed. Throws the holder's errors. */
-export async function reclaim(holder: Holder, ledger: Ledger, log: Log): Promise<number> {
+async function reclaim(holder: Holder, ledger: Ledger, log: Log): Promise<number> {
   const { charter, tip } = ledger;
   if (charter === null || tip.ackedBatch < ledger.kept.oldestBatch) return 0;
   const upToBatch = await releasable(holder, ledger, charter.keepDays * dayMs);

@@ -1,15 +1,28 @@
 // Owns: the one word for what the service can do now, with the reason and who must act. Pure: facts in, standing out.
-import { type ErrorCode, errorTable, unreachable } from '#ipc-schema/errors.ts';
+import { blankFlashAction, type ErrorCode, errorTable, unreachable } from '#ipc-schema/errors.ts';
 import type { Link, Standing } from '#ipc-schema/methods.ts';
 import type { Verdict } from './limits.ts';
 
+/** Why a stored PIN has not unlocked the token, and who must act. */
+export interface LockedWhy {
+  readonly reason: string;
+  readonly action: string;
+}
+
 export type HoldingFact =
   | { readonly kind: 'starting' }
-  | { readonly kind: 'absent'; readonly reason: string }
-  | { readonly kind: 'blank' }
-  | { readonly kind: 'locked'; readonly pinLocked: boolean }
+  | { readonly kind: 'absent'; readonly reason: string; readonly action?: string }
+  /** `half`: provisioning has begun, and somebody is logged in to end it. `flash`: the KEY has its keys, and nothing is on the FLASH. */
+  | { readonly kind: 'blank'; readonly what: 'token' | 'half' | 'flash' }
+  | { readonly kind: 'locked'; readonly pinLocked: boolean; readonly why: LockedWhy | null }
   | { readonly kind: 'mounting' }
-  | { readonly kind: 'open'; readonly verdict: Verdict; readonly roomLeft: boolean; readonly link: Link }
+  | {
+      readonly kind: 'open';
+      readonly verdict: Verdict;
+      readonly roomLeft: boolean;
+      readonly link: Link;
+      readonly refusedFor: string | null;
+    }
   | { readonly kind: 'halted'; readonly reason: string };
 
 export interface StandingReport {
@@ -19,6 +32,9 @@ export interface StandingReport {
   readonly action: string;
 }
 
+/** The table's sentence points to service.status; this is what stands there. */
+const haltedAction = 'Keep the token as it is: do not unplug, format or provision it, and ask an administrator.';
+
 const report = (standing: Standing, reason: string, action = ''): StandingReport => ({ standing, reason, action });
 
 export function standingOf(fact: HoldingFact): StandingReport {
@@ -26,17 +42,16 @@ export function standingOf(fact: HoldingFact): StandingReport {
     case 'starting':
       return report('no-token', 'the token is being opened', 'Wait a moment.');
     case 'absent':
-      return report('no-token', fact.reason, errorTable['no-token'].action);
+      return report('no-token', fact.reason, fact.action ?? errorTable['no-token'].action);
     case 'blank':
-      return report('no-token', 'the token is blank', 'Provision it (ukeyctl provision).');
+      return blankStanding(fact.what);
     case 'locked':
-      return fact.pinLocked
-        ? report('locked', 'the PIN is locked after too many wrong tries', errorTable['pin-locked'].action)
-        : report('locked', 'the token waits for its PIN', errorTable.locked.action);
+      if (fact.pinLocked) return report('locked', 'the PIN is locked after too many wrong tries', errorTable['pin-locked'].action);
+      return report('locked', fact.why?.reason ?? 'the token waits for its PIN', fact.why?.action ?? errorTable.locked.action);
     case 'mounting':
       return report('locked', 'the ledger is being read', 'Wait a moment.');
     case 'halted':
-      return report('halted', fact.reason, errorTable.halted.action);
+      return report('halted', fact.reason, haltedAction);
     case 'open':
       return openStanding(fact);
     default:
@@ -44,9 +59,27 @@ export function standingOf(fact: HoldingFact): StandingReport {
   }
 }
 
+function blankStanding(what: Extract<HoldingFact, { kind: 'blank' }>['what']): StandingReport {
+  switch (what) {
+    case 'token':
+      return report('no-token', 'the token is blank', 'Provision it (ukeyctl provision).');
+    case 'half':
+      return report('no-token', 'the token is half provisioned', 'Repeat its provisioning with the same ticket (ukeyctl provision).');
+    case 'flash':
+      return report('no-token', 'the KEY is provisioned, its FLASH is blank', blankFlashAction);
+    default:
+      return unreachable(what);
+  }
+}
+
+const refusedAction = 'Ask headquarters why the ticket server refuses; invoices wait on the token until it takes them.';
+
 function openStanding(fact: Extract<HoldingFact, { kind: 'open' }>): StandingReport {
   if (!fact.roomLeft) return report('store-full', 'the FLASH has no room for another batch', errorTable['store-full'].action);
   if (fact.verdict.kind === 'refuse') return report(standingFor(fact.verdict.code), fact.verdict.why, errorTable[fact.verdict.code].action);
+  if (fact.refusedFor !== null) {
+    return report('issuing-offline', `the ticket server refuses what is uploaded: ${fact.refusedFor}`, refusedAction);
+  }
   switch (fact.link) {
     case 'up':
       return report('issuing-online', 'the ticket server answers');

@@ -56,7 +56,8 @@ export function loadModule(modulePath: string, moduleSha256?: string): Cryptoki 
     return module;
   } catch (cause) {
     if (cause instanceof UkeyError) throw cause;
-    throw new UkeyError('token-failed', `the PKCS#11 module ${modulePath} cannot be loaded`, { cause });
+    const action = "Install the token's PKCS#11 module, or correct token.module in the configuration.";
+    throw new UkeyError('token-failed', `the PKCS#11 module ${modulePath} cannot be loaded`, { cause, action });
   }
 }
 

@@ -18,7 +18,10 @@ export interface Timetable {
 /** Throws invalid-request when the expression is no timetable. */
 export function openTimetable(expression: string, clock: Clock, log: Log, run: () => Promise<void>): Timetable {
   if (!cron.validate(expression))
-    throw new UkeyError('invalid-request', 'upload.probe is not a cron expression', { field: 'upload.probe' });
+    throw new UkeyError('invalid-request', 'upload.probe is not a cron expression', {
+      field: 'upload.probe',
+      action: 'Correct the configuration file.',
+    });
   let running = false;
   const turn = (): void => {
     if (running) return;

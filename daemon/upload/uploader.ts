@@ -26,6 +26,8 @@ const probeSoonMs = 250;
 /** What a Retry-After may ask for at most: longer silences are the timetable's to end. */
 const retryAfterMaxMs = 3_600_000;
 const parkedMax = 1_000;
+/** Refusals in a row, with no acknowledgement between, until a person is asked: one may be a moment of the server's, or an answer to old news. */
+export const refusalsMax = 3;
 
 export interface UploaderParts {
   readonly custody: Custody;
@@ -40,6 +42,8 @@ export interface UploaderParts {
 export interface UploadReport {
   readonly lastAttemptMs: number | null;
   readonly lastError: string | null;
+  /** The server's sentence, once it has refused what is uploaded refusalsMax times; until its next acknowledgement. */
+  readonly refusedFor: string | null;
   readonly parked: readonly number[];
 }
 
@@ -52,6 +56,8 @@ interface Setback {
 export class Uploader {
   readonly #parts: UploaderParts;
   #link: LinkState = unknownLink;
+  /** The server's time, and our elapsedMs when it came. */
+  #proof: { readonly serverTimeMs: number; readonly atElapsedMs: number } | null = null;
   #upstream: { readonly key: string; readonly connection: Upstream } | null = null;
   #ledger: Ledger | null = null;
   #run: Promise<void> | null = null;
@@ -59,13 +65,15 @@ export class Uploader {
   #timer: NodeJS.Timeout | null = null;
   /** Uploads that failed in a row. */
   #setbacks = 0;
+  /** Refusals in a row that waiting does not mend. */
+  #refusals = 0;
   /** Monotonic: the server, or our own ledger, takes nothing before, whoever asks. */
   #notBeforeMs = 0;
   /** The server asked for batches from here on (its own loss); null: after the last acknowledged. */
   #wanted: number | null = null;
   /** Batches in one upload: fewer after one that did not get through, more again after one that did. */
   #batchesMax = uploadMaxBatches;
-  #report: UploadReport = { lastAttemptMs: null, lastError: null, parked: [] };
+  #report: UploadReport = { lastAttemptMs: null, lastError: null, refusedFor: null, parked: [] };
   #closed = false;
 
   constructor(parts: UploaderParts) {
@@ -74,6 +82,12 @@ export class Uploader {
 
   get link(): Link {
     return this.#link.link;
+  }
+
+  /** What time it is by our server's signature, carried on since it came. */
+  get provenNowMs(): number | null {
+    const proof = this.#proof;
+    return proof === null ? null : proof.serverTimeMs + (this.#parts.clock.elapsedMs() - proof.atElapsedMs);
   }
 
   get report(): UploadReport {
@@ -141,7 +155,10 @@ export class Uploader {
 
   /** Another ledger: what was asked of the last one is void. Another server: nothing is proven. */
   #take(ledger: Ledger, charter: Charter): void {
-    if (ledger !== this.#ledger) this.#wanted = null;
+    if (ledger !== this.#ledger) {
+      this.#wanted = null;
+      this.#forgetRefusals();
+    }
     this.#ledger = ledger;
     const key = JSON.stringify(charter.server);
     if (key === this.#upstream?.key) return;
@@ -149,6 +166,8 @@ export class Uploader {
     this.#upstream = { key, connection: new Upstream(charter.server) };
     const before = this.#link.link;
     this.#link = unknownLink;
+    this.#proof = null;
+    this.#forgetRefusals();
     if (before !== 'unknown') this.#parts.onLink('unknown');
   }
 
@@ -160,7 +179,8 @@ export class Uploader {
     try {
       const nonce = new Uint8Array(randomBytes(nonceBytes));
       const answer = await this.#upstreamNow().probe(nonce);
-      openProbe(answer, ackKeyOf(charter), nonce);
+      const { serverTimeMs } = openProbe(answer, ackKeyOf(charter), nonce);
+      this.#proof = { serverTimeMs, atElapsedMs: this.#parts.clock.elapsedMs() };
       this.#judge('proof');
       return true;
     } catch (error) {
@@ -198,7 +218,9 @@ export class Uploader {
     const before = ledger.tip.ackedBatch;
     let parked: readonly number[] | null = null;
     try {
-      parked = (await acknowledge(ledger, charter, signed))?.parked ?? null;
+      const ack = await acknowledge(ledger, charter, signed);
+      if (ack !== null) this.#provenAtLeast(ack.serverTimeMs);
+      parked = ack?.parked ?? null;
     } catch (error) {
       const { code } = asUkeyError(error);
       if (code === 'halted') throw error;
@@ -208,6 +230,7 @@ export class Uploader {
     }
     this.#judge('proof');
     this.#setbacks = 0;
+    this.#forgetRefusals();
     this.#disarm();
     this.#batchesMax = Math.min(uploadMaxBatches, this.#batchesMax * 2);
     const isMending = this.#wanted !== null;
@@ -216,6 +239,11 @@ export class Uploader {
     this.#note({ parked: [...new Set([...this.#report.parked, ...parked])].slice(-parkedMax) });
     if (ledger.tip.ackedBatch > before) this.#parts.onAcknowledged(ledger.tip.ackedBatch);
     return null;
+  }
+
+  /** An acknowledgement carries no nonce of ours: it may be old, so that it can only show that it is later than we thought. */
+  #provenAtLeast(serverTimeMs: number): void {
+    if (serverTimeMs > (this.provenNowMs ?? 0)) this.#proof = { serverTimeMs, atElapsedMs: this.#parts.clock.elapsedMs() };
   }
 
   /** An acknowledgement that covers nothing of what was sent: sending it again at once would go on for ever. */
@@ -244,7 +272,18 @@ export class Uploader {
       this.#wanted = want;
       if (isFirst) return null;
     }
+    if (isForGood(status)) this.#countRefusal(refusal?.message ?? `status ${status}`);
     return { link: 'unharmed', retryAfterMs };
+  }
+
+  #countRefusal(sentence: string): void {
+    this.#refusals += 1;
+    if (this.#refusals >= refusalsMax) this.#note({ refusedFor: sentence });
+  }
+
+  #forgetRefusals(): void {
+    this.#refusals = 0;
+    this.#note({ refusedFor: null });
   }
 
   /** The server says clone or rollback. Its answer to the oldest batch that is kept, which it should have, is signed and names its head: that decides. Throws halted. */
@@ -311,6 +350,11 @@ export class Uploader {
   #note(facts: Partial<UploadReport>): void {
     this.#report = { ...this.#report, ...facts };
   }
+}
+
+/** A refusal of what was sent, that sending it again does not mend: not "later" (408, 425, 429), and not trouble of the server's own (5xx). */
+function isForGood(status: number): boolean {
+  return status >= 400 && status < 500 && status !== 408 && status !== 425 && status !== 429;
 }
 
 function ackKeyOf(charter: Charter): ReturnType<typeof publicKeyFromSpki> {

@@ -1,7 +1,7 @@
 // Owns: a service as a process of its own that a test may kill at any instant, with its ticket server in the test's process.
 // The service logs in by itself from its PIN file, as an unattended branch does; whoever kills it starts it again, as a service manager does.
 import { type ChildProcess, spawn } from 'node:child_process';
-import { createWriteStream, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, createWriteStream, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { LedgerCheck, type LedgerReport } from '#ctl/ledger-check.ts';
@@ -34,7 +34,10 @@ export interface KillRig {
   close(): Promise<void>;
 }
 
-export async function openKillRig(module: string | null, flashMib: number): Promise<KillRig> {
+/** Where the service's log goes: a file, a device that is always full, or a pipe that nobody reads any more. */
+export type LogEnd = 'file' | 'full' | 'closed';
+
+export async function openKillRig(module: string | null, flashMib: number, logEnd: LogEnd = 'file'): Promise<KillRig> {
   const directory = mkdtempSync(path.join(os.tmpdir(), 'ukeyd-kill-'));
   mkdirSync(path.join(directory, 'token', 'softhsm'), { recursive: true });
   writeFileSync(path.join(directory, 'pin'), `${killRigPin}\n`, { mode: 0o600 });
@@ -47,13 +50,15 @@ export async function openKillRig(module: string | null, flashMib: number): Prom
   const server = await startServer({ directory: path.join(directory, 'server') });
   const adminSocket = path.join(directory, 'run/admin.sock');
   const log = createWriteStream(path.join(directory, 'ukeyd.log'), { flags: 'a' });
+  const full = logEnd === 'full' ? openSync('/dev/full', 'w') : null;
   let child: ChildProcess | null = null;
   const start = async (): Promise<void> => {
     const main = path.resolve(import.meta.dirname, '../../daemon/main.ts');
     const started = spawn(process.execPath, [main, '--config', path.join(directory, 'ukeyd.toml')], {
-      stdio: ['ignore', 'ignore', 'pipe'],
+      stdio: ['ignore', 'ignore', full ?? 'pipe'],
     });
-    started.stderr?.pipe(log, { end: false });
+    if (logEnd === 'closed') started.stderr?.destroy();
+    else started.stderr?.pipe(log, { end: false });
     child = started;
   };
   const stop = (signal: NodeJS.Signals): Promise<void> =>
@@ -88,6 +93,7 @@ export async function openKillRig(module: string | null, flashMib: number): Prom
       await stop('SIGTERM');
       await server.close();
       log.end();
+      if (full !== null) closeSync(full);
       rmSync(directory, { recursive: true, force: true });
     },
   };

@@ -46,6 +46,16 @@ describe.concurrent('help', () => {
   });
 });
 
+describe.concurrent('run by npm', () => {
+  it('takes the names of files from the folder where it was typed', async () => {
+    await writeFile(join(directory, 'typed.json'), '{"template": "retail"}');
+    const words = ['issue', 'typed.json', '--terminal', 'till-1', '--secret-file', 'none', '--json'];
+    const env = { INIT_CWD: directory, npm_lifecycle_script: 'node daemon/ctl.ts' };
+    expect(errorOf(await ctl(words, { env }))).toMatchObject({ field: 'key' });
+    expect(errorOf(await ctl(words))).toMatchObject({ field: '<file>' });
+  });
+});
+
 describe.concurrent('a command line that is not right ends with status 2 and says why on stderr', () => {
   it.each([
     [[]],

@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, wri
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { knownMemory } from '#ctl/world/claim.ts';
 import {
   keepPin,
   layoutOf,
@@ -12,8 +13,10 @@ import {
   pullToken,
   readMemory,
   readPinFile,
+  storeOf,
   writeMemory,
 } from '#ctl/world/layout.ts';
+import { chooseLinePort, openLine } from '#ctl/world/line.ts';
 import { refusal } from '#test/support/refusal.ts';
 
 const socketPathMaxBytes = 103;
@@ -43,7 +46,7 @@ test('sockets of a folder with a long path stand where the kernel can reach them
 
 test('folders and PINs are their owner’s alone; a PIN that is there is kept', () => {
   const layout = layoutOf(path.join(dir, 'world'));
-  makeFolders(layout);
+  makeFolders(layout, null);
   for (const folder of [layout.dir, layout.token, path.dirname(layout.socket)]) expect(statSync(folder).mode & 0o777).toBe(0o700);
   keepPin(layout.pinFile);
   const pin = readPinFile(layout.pinFile);
@@ -55,12 +58,12 @@ test('folders and PINs are their owner’s alone; a PIN that is there is kept', 
 
 test('a token is pulled and plugged as a whole, and only once each', () => {
   const layout = layoutOf(dir);
-  makeFolders(layout);
+  makeFolders(layout, null);
   writeFileSync(layout.flash, 'ledger');
   expect([pullToken(layout), pullToken(layout)]).toEqual([true, false]);
   expect(existsSync(layout.token)).toBe(false);
   // A start while it is out must not put an empty one in its place.
-  makeFolders(layout);
+  makeFolders(layout, null);
   expect(existsSync(layout.token)).toBe(false);
   expect([plugToken(layout), plugToken(layout)]).toEqual([true, false]);
   expect(readFileSync(layout.flash, 'utf8')).toBe('ledger');
@@ -71,7 +74,7 @@ test('what was written is remembered; a file of another form is refused, not ove
   const memory: Memory = {
     format: 'ukey-sandbox/1',
     module: null,
-    store: layout.flash,
+    store: null,
     linePort: 20_001,
     serverPort: 20_002,
     provisioned: true,
@@ -89,5 +92,45 @@ test('a name that is taken by a file is no folder for sockets', () => {
   const layout = layoutOf(dir);
   mkdirSync(layout.state);
   writeFileSync(path.dirname(layout.socket), '');
-  expect(() => makeFolders(layout)).toThrow();
+  expect(() => makeFolders(layout, null)).toThrow();
+});
+
+test('a copied world has its own FLASH; only one that was named stays where it is', () => {
+  const first = layoutOf(path.join(dir, 'first'));
+  const second = layoutOf(path.join(dir, 'second'));
+  const memory: Memory = { format: 'ukey-sandbox/1', module: null, store: null, linePort: 20_001, serverPort: 20_002, provisioned: true };
+  makeFolders(first, null);
+  // As it was once written.
+  writeFileSync(first.memory, JSON.stringify({ ...memory, store: first.flash }));
+  expect(readMemory(first)).toEqual(memory);
+  expect(storeOf(second, memory)).toBe(second.flash);
+  expect(storeOf(second, { ...memory, store: '/dev/sdz' })).toBe('/dev/sdz');
+});
+
+test('a server port that is taken is replaced, and the line’s is kept', async () => {
+  const taken = await openLine(await chooseLinePort(Math.random));
+  try {
+    const memory: Memory = {
+      format: 'ukey-sandbox/1',
+      module: null,
+      store: null,
+      linePort: 19_999,
+      serverPort: taken.port,
+      provisioned: true,
+    };
+    const known = await knownMemory(layoutOf(dir), memory, {});
+    expect(known.linePort).toBe(memory.linePort);
+    expect(known.serverPort).not.toBe(taken.port);
+    expect(await knownMemory(layoutOf(dir), known, {})).toEqual(known);
+  } finally {
+    await taken.close();
+  }
+});
+
+test('only a world with a module gets what SoftHSM2 needs', () => {
+  const layout = layoutOf(dir);
+  makeFolders(layout, null);
+  expect(existsSync(layout.softhsmTokens)).toBe(false);
+  makeFolders(layout, '/usr/lib/module.so');
+  expect(existsSync(layout.softhsmTokens)).toBe(true);
 });

@@ -13,6 +13,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { errorTable } from '#ipc-schema/errors.ts';
 import { ctl, errorOf, jsonOf, type Run } from '#test/support/ctl.ts';
 import { openRig, type Rig, rigPin, sale } from '#test/support/rig.ts';
 
@@ -53,6 +54,9 @@ describe('with a real service', () => {
     const { number, total } = jsonOf(issued);
     const again = await ctl(['issue', '-', '--json', ...till], { stdin: JSON.stringify(sale('ctl-1')) });
     expect(jsonOf(again)).toMatchObject({ number, repeated: true });
+    const inWords = await ctl(['issue', '-', ...till], { stdin: JSON.stringify(sale('ctl-1')) });
+    expect(inWords.stdout).toContain('earlier request');
+    expect((await ctl(['get', '--number', String(number), '--socket', rig.config.admin_socket])).stdout).not.toContain('earlier request');
     const file = join(directory, 'evidence.json');
     expect((await admin('get', '--number', String(number), '--evidence', file)).status).toBe(0);
     const verified = await ctl(['verify', file, '--json', '--authority', rig.server.authorityFingerprint]);
@@ -132,6 +136,21 @@ describe('with a real service', () => {
     expect(errorOf(none)).toMatchObject({ code: 'no-token' });
     const other = await verifyStore(flash, '--authority', 'ab'.repeat(32));
     expect(other.status).toBe(5);
+  });
+
+  it('a place that is no store is a wrong command line, not a halted ledger', async () => {
+    const [empty, text] = [join(directory, 'empty.img'), join(directory, 'text.img')];
+    writeFileSync(empty, '');
+    writeFileSync(text, 'hello');
+    for (const place of ['/dev/null', directory, empty, join(directory, 'absent.img')]) {
+      const run = await verifyStore(place);
+      expect(run.status, place).toBe(2);
+      expect(errorOf(run)).toMatchObject({ code: 'invalid-request', field: '--store' });
+      expect(run.stderr).toContain(place);
+    }
+    const run = await verifyStore(text);
+    expect([3, 5]).toContain(run.status);
+    expect(errorOf(run)['action']).not.toBe(errorTable.halted.action);
   });
 
   it('a damaged store does not verify', async () => {

@@ -8,7 +8,7 @@ import { FakeService, HangUp, type Script } from '#test/support/fake-service.ts'
 import { statusAnswer, tokenAnswer } from './answers.ts';
 
 const pin = 'k0rrekt-Pferd';
-const accepted = { standing: 'issuing-online', triesLeft: 3 } as const;
+const accepted = { standing: 'issuing-online', triesLeft: 3, checked: true } as const;
 const script: Script = {
   'session.login': (params) => {
     if (params.pin !== pin) throw new UkeyError('pin-incorrect', 'the PIN is wrong');
@@ -51,6 +51,15 @@ describe.concurrent('login', () => {
     expect(errorOf(run)).toMatchObject({ code: 'pin-incorrect', exit: 'refused', triesLeft: 2, pinState: 'low' });
     expect(run.stderr).toContain('2 tries left');
     expect(run.stdout + run.stderr).not.toContain('wr0ng-PIN');
+  });
+
+  it('says so when the token was open already and the PIN was not checked', async () => {
+    const open: Script = { ...script, 'session.login': () => ({ ...accepted, checked: false }) };
+    await using service = await FakeService.start({ script: open });
+    const run = await ctl(['login', '--json', '--socket', service.socketPath], { stdin: 'wr0ng-PIN' });
+    expect(run.status).toBe(0);
+    expect(jsonOf(run)).toMatchObject({ checked: false });
+    expect(run.stderr).toContain('not checked');
   });
 
   it('spends the last try only when told to', async () => {

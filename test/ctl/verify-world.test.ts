@@ -71,3 +71,16 @@ test('the verdict says which of both has what', () => {
   expect(verdictText(verdict)).toContain('3 batches equal');
   expect(verdictText({ ...verdict, holds: false, differences: ['the sums differ'] })).toContain('NOT agree');
 });
+
+test('a service that goes on is told apart from a difference, and what is acknowledged is told of the token alone', () => {
+  const text = verdictText({
+    holds: true,
+    differences: [],
+    store: { ...report, batches: 5 },
+    server: report,
+    releasedBatches: 0,
+    equalBatches: 3,
+  });
+  expect(text).toContain('2 batches ahead');
+  expect(text).toMatch(/acknowledged, as the token knows +up to batch 2$/m);
+});

@@ -3,6 +3,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { distrust } from '#ctl/certificates.ts';
 import { qrText } from '#ipc-schema/evidence.ts';
 import { type EvidenceFile, encodeEvidenceFile } from '#ipc-schema/evidence-file.ts';
 import { BuiltLedger } from '#test/support/built-ledger.ts';
@@ -46,7 +47,7 @@ const evidenceFile = (): EvidenceFile => JSON.parse(ledger.evidenceFile(invoiceB
 
 function expectUnverified(run: Run): void {
   expect(run.status).toBe(5);
-  expect(errorOf(run)).toMatchObject({ code: 'invalid-request', exit: 'unverified' });
+  expect(errorOf(run)).toMatchObject({ code: 'invalid-request', exit: 'unverified', action: distrust });
 }
 
 describe.concurrent('an evidence file', () => {

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
@@ -9,7 +9,7 @@ import type { Holder } from '#holder/holder.ts';
 import { joinHolder } from '#holder/joined.ts';
 import { partsOf } from '#holder/parts.ts';
 import { type Client, connect } from '#ipc-schema/client.ts';
-import { UkeyError } from '#ipc-schema/errors.ts';
+import { blankFlashAction, UkeyError } from '#ipc-schema/errors.ts';
 import type { EnrolmentTicket } from '#ipc-schema/upstream.ts';
 import { type RunningServer, startServer } from '#server/serve.ts';
 import { grant, loginWhenReady, rigPin, sale } from '#test/support/rig.ts';
@@ -82,13 +82,18 @@ const issues = async (shop: Shop): Promise<string> => {
 describe('provisioning', () => {
   test('makes a blank token issue, once', async () => {
     const shop = await openShop();
-    await expect(shop.admin.call('service.status', {})).resolves.toMatchObject({ standing: 'no-token' });
+    await expect
+      .poll(() => shop.admin.call('service.status', {}))
+      .toMatchObject({ standing: 'no-token', action: expect.stringContaining('ukeyctl provision') });
     const { createTicket } = await openServer();
     const ticket = await createTicket(grant);
     expect(await provision(shop, ticket)).toMatchObject({ standing: expect.stringMatching(/^issuing/) });
     expect(await issues(shop)).toBe('GB123456789 retail');
     expect(existsSync(path.join(shop.directory, 'state/pending-enrolment.json'))).toBe(false);
-    await expect(provision(shop, ticket)).rejects.toMatchObject({ code: 'invalid-request' });
+    await expect(provision(shop, ticket)).rejects.toMatchObject({
+      code: 'invalid-request',
+      action: expect.stringContaining('ukeyctl login'),
+    });
   });
 
   test('with a used ticket is refused, and the token may still be provisioned with a good one', async () => {
@@ -127,6 +132,24 @@ describe('provisioning', () => {
     expect(await provision(shop, ticket)).toMatchObject({ standing: expect.stringMatching(/^issuing/) });
   });
 });
+
+test('a FLASH that was emptied under its KEY is told apart from a blank token, and nobody is sent to provision it', async () => {
+  const { createTicket } = await openServer();
+  const shop = await openShop();
+  await provision(shop, await createTicket(grant));
+  const flash = path.join(shop.directory, 'flash.img');
+  shops.splice(shops.indexOf(shop), 1);
+  shop.admin.close();
+  await shop.running.close();
+  writeFileSync(flash, Buffer.alloc(statSync(flash).size));
+  const again = await openShop(shop.directory);
+  await expect
+    .poll(async () => again.admin.call('service.status', {}))
+    .toMatchObject({ standing: 'no-token', reason: 'the KEY is provisioned, its FLASH is blank', action: blankFlashAction });
+  const login = again.admin.call('session.login', { pin: rigPin });
+  await expect(login).rejects.toMatchObject({ code: 'token-failed', action: blankFlashAction });
+  await expect(again.admin.call('service.identity', {})).rejects.toMatchObject({ action: blankFlashAction });
+}, 30_000);
 
 describe('a crash while provisioning', () => {
   test('after the server has answered is mended by the same ticket', async () => {

@@ -3,6 +3,7 @@ import path from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import type { Overrides } from '#daemon/compose.ts';
 import { Terminals } from '#desk/terminals.ts';
+import { parseConfig } from '#ground/config.ts';
 import { type ParentHolder, startHolder } from '#holder/parent.ts';
 import { connect } from '#ipc-schema/client.ts';
 import type { EventNotice } from '#ipc-schema/envelope.ts';
@@ -242,4 +243,13 @@ test('the state folder holds no secret of a person, and no document', async () =
   });
   expect(hits).toEqual([]);
   expect(readFileSync(path.join(rig.config.state, 'terminals.json'), 'utf8')).toContain('till-1');
+});
+
+test.each([
+  ['a key is missing', 'socket = "a"'],
+  ['it is no TOML', '= ='],
+  ['no token is named', 'state = "s"\nsocket = "a"\nadmin_socket = "b"\n[token]\nflash = "f"'],
+])('a configuration in which %s is to be corrected, not sent again', (_, text) => {
+  const action = 'Correct the configuration file.';
+  expect(() => parseConfig(text, '/')).toThrow(expect.objectContaining({ code: 'invalid-request', action }));
 });

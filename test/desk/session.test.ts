@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import { compose } from '#daemon/compose.ts';
@@ -10,6 +10,9 @@ afterEach(() => rig?.close());
 
 const triesInFile = (): number =>
   (JSON.parse(readFileSync(path.join(rig.directory, 'token/key.json'), 'utf8')) as { triesLeft: number }).triesLeft;
+/** Services that start again and again, on processors that others use too. */
+const manyStartsMs = 30_000;
+
 const pinFile = (): string => path.join(rig.directory, 'pin');
 const standing = async (): Promise<string> => (await rig.admin.call('service.status', {})).standing;
 
@@ -40,6 +43,15 @@ describe('a person', () => {
   });
 });
 
+test('a login while the token is open says that its PIN was not checked', async () => {
+  rig = await openRig();
+  const full = triesInFile();
+  expect(await rig.admin.call('session.login', { pin: '000000' })).toMatchObject({ checked: false });
+  expect(triesInFile()).toBe(full);
+  await rig.admin.call('session.logout', {});
+  expect(await rig.admin.call('session.login', { pin: rigPin })).toMatchObject({ checked: true });
+});
+
 describe('the PIN that the service manager provides', () => {
   test('logs in by itself, at the start and after the token was away', async () => {
     rig = await openRig({ pinFile: true });
@@ -67,33 +79,59 @@ describe('the PIN that the service manager provides', () => {
     expect((await rig.till.issue(sale('a'))).repeated).toBe(false);
   });
 
-  test('when it is wrong, is tried once in all, however often the service starts and however the file is made anew', async () => {
-    rig = await openRig({ pinFile: true });
-    const full = triesInFile();
-    writeFileSync(pinFile(), '999999\n');
-    for (let start = 0; start < 6; start += 1) {
-      if (start > 0) {
-        // A service manager puts the credential into a new place each time.
-        rmSync(pinFile());
-        writeFileSync(pinFile(), '999999\n');
-        utimesSync(pinFile(), start, start);
+  test(
+    'when it is wrong, is tried once in all, however often the service starts and however the file is made anew',
+    async () => {
+      rig = await openRig({ pinFile: true });
+      const full = triesInFile();
+      writeFileSync(pinFile(), '999999\n');
+      for (let start = 0; start < 6; start += 1) {
+        if (start > 0) {
+          // A service manager puts the credential into a new place each time.
+          rmSync(pinFile());
+          writeFileSync(pinFile(), '999999\n');
+          utimesSync(pinFile(), start, start);
+        }
+        await rig.restart();
+        await expect
+          .poll(async () => (await rig.admin.call('service.status', {})).reason, { timeout: 5_000 })
+          .not.toBe('the token is being opened');
+        await new Promise((resolve) => setTimeout(resolve, 350));
+        expect(await standing()).toBe('locked');
+        expect(triesInFile()).toBe(full - 1);
       }
+      const left = readFileSync(path.join(rig.config.state, 'stored-pin-try.json'), 'utf8');
+      expect(left).not.toContain('999999');
+      writeFileSync(pinFile(), `${rigPin}\n`);
       await rig.restart();
+      expect((await rig.till.issue(sale('a'))).repeated).toBe(false);
+      expect(triesInFile()).toBe(full);
+      expect(readFileSync(path.join(rig.config.state, 'stored-pin-try.json'), 'utf8')).toBe('{"kind":"worked"}');
+    },
+    manyStartsMs,
+  );
+
+  test(
+    'on a full disk waits for room, says so, and then logs in by itself',
+    async () => {
+      rig = await openRig({ pinFile: true });
+      await rig.till.issue(sale('a'));
+      const inTheWay = path.join(rig.config.state, 'stored-pin-try.json.new');
+      symlinkSync('/dev/full', inTheWay);
+      await rig.running.close();
+      await rig.startLocked();
       await expect
-        .poll(async () => (await rig.admin.call('service.status', {})).reason, { timeout: 5_000 })
-        .not.toBe('the token is being opened');
-      await new Promise((resolve) => setTimeout(resolve, 350));
-      expect(await standing()).toBe('locked');
-      expect(triesInFile()).toBe(full - 1);
-    }
-    const left = readFileSync(path.join(rig.config.state, 'stored-pin-try.json'), 'utf8');
-    expect(left).not.toContain('999999');
-    writeFileSync(pinFile(), `${rigPin}\n`);
-    await rig.restart();
-    expect((await rig.till.issue(sale('a'))).repeated).toBe(false);
-    expect(triesInFile()).toBe(full);
-    expect(readFileSync(path.join(rig.config.state, 'stored-pin-try.json'), 'utf8')).toBe('{"kind":"worked"}');
-  });
+        .poll(async () => rig.admin.call('service.status', {}), { timeout: 5_000 })
+        .toMatchObject({
+          standing: 'locked',
+          reason: 'the stored PIN could not be used: no space left on device',
+          action: 'Make room on the disk that holds the state folder.',
+        });
+      rmSync(inTheWay);
+      await expect.poll(standing, { timeout: 10_000 }).toMatch(/^issuing/);
+    },
+    manyStartsMs,
+  );
 
   test('missing or empty leaves the service locked, saying so, with no try', async () => {
     rig = await openRig({ pinFile: true });

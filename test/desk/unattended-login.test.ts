@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -95,5 +95,99 @@ describe('a stored PIN whose try has no known end', () => {
     await Promise.all(attempts);
     await unattended.attempt(state);
     expect(asked).toBe(1);
+  });
+});
+
+describe('a stored PIN that cannot be used now', () => {
+  const firstMs = 10;
+  const locked: Extract<HolderState, { kind: 'locked' }> = { kind: 'locked', facts: { ...fakeFacts, loggedIn: false, triesLeft: null } };
+  /** A file on a full disk: every write to it is refused. */
+  const fillDisk = (): void => symlinkSync('/dev/full', path.join(directory, 'stored-pin-try.json.new'));
+  const makeRoom = (): void => rmSync(path.join(directory, 'stored-pin-try.json.new'));
+  const pause = (waitMs: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, waitMs));
+  let unattended: UnattendedLogin;
+  let asked: string[] = [];
+  afterEach(() => unattended.close());
+
+  function open(login: (given: string) => Promise<void>): void {
+    asked = [];
+    const holder = {
+      login: async (given: Uint8Array): Promise<void> => {
+        const text = Buffer.from(given).toString();
+        asked.push(text);
+        await login(text);
+        unattended.leave(); // the holder tells `open`
+      },
+    };
+    unattended = new UnattendedLogin({
+      ...{ pinFile: path.join(directory, 'pin'), stateDirectory: directory, log: silentLog, retryFirstMs: firstMs },
+      holder: holder as unknown as ConstructorParameters<typeof UnattendedLogin>[0]['holder'],
+    });
+  }
+
+  test('because the disk is full is tried as soon as there is room, and says so meanwhile', async () => {
+    open(async () => undefined);
+    fillDisk();
+    await unattended.attempt(locked);
+    expect(unattended.why?.reason).toContain('no space left on device');
+    expect(unattended.why?.action).toBe('Make room on the disk that holds the state folder.');
+    await pause(5 * firstMs);
+    expect(asked).toEqual([]); // not without its record
+    makeRoom();
+    await expect.poll(() => asked).toEqual([pin]);
+    expect(unattended.why).toBeNull();
+    await pause(10 * firstMs);
+    expect(asked).toEqual([pin]);
+  });
+
+  test('because its file is missing is tried when the file is there', async () => {
+    open(async () => undefined);
+    rmSync(path.join(directory, 'pin'));
+    await unattended.attempt(locked);
+    expect(unattended.why).not.toBeNull();
+    writeFileSync(path.join(directory, 'pin'), `${pin}\n`);
+    await expect.poll(() => asked).toEqual([pin]);
+  });
+
+  test('because the token was busy is tried again', async () => {
+    let refusals = 3;
+    open(async () => {
+      refusals -= 1;
+      if (refusals >= 0) throw new UkeyError('busy', 'asked for by the test');
+    });
+    await unattended.attempt(locked);
+    await expect.poll(() => asked.length).toBe(4);
+  });
+
+  test('is left alone when a person locks the token, or it goes away', async () => {
+    open(() => Promise.reject(new UkeyError('busy', 'asked for by the test')));
+    for (const stop of [() => unattended.suspend(), () => unattended.leave()]) {
+      unattended.resume();
+      await unattended.attempt(locked);
+      stop();
+      const before = asked.length;
+      await pause(5 * firstMs);
+      expect(asked.length).toBe(before);
+      expect(unattended.why).toBeNull();
+    }
+  });
+
+  test('because it is wrong is not tried again, on a full disk neither, until the file says another', async () => {
+    open(async (given) => {
+      fillDisk();
+      if (given === pin) throw new UkeyError('pin-incorrect', 'asked for by the test');
+    });
+    await unattended.attempt(locked);
+    const reason = unattended.why?.reason;
+    expect(reason).toContain('refused');
+    await pause(300); // deriving its hash takes a while
+    expect(asked).toEqual([pin]);
+    expect(unattended.why?.reason).toBe(reason);
+    makeRoom();
+    await expect
+      .poll(() => JSON.parse(readFileSync(path.join(directory, 'stored-pin-try.json'), 'utf8')), { timeout: 5_000 })
+      .toMatchObject({ kind: 'wrong' });
+    writeFileSync(path.join(directory, 'pin'), '24680\n');
+    await expect.poll(() => asked, { timeout: 5_000 }).toEqual([pin, '24680']);
   });
 });

@@ -4,6 +4,7 @@ import { generateKeyPairSync, randomBytes, sign } from 'node:crypto';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
 import type { Mount } from '#holder/holder.ts';
+import { partsOf } from '#holder/parts.ts';
 import { encodeBatch, sealPayload } from '#ipc-schema/batch.ts';
 import { makeSign1 } from '#ipc-schema/cose.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
@@ -214,6 +215,35 @@ describe('mounting', () => {
 
 describe('presence', () => {
   const rigged = useMemoryRig();
+
+  test('a module that fails because its token was pulled does not hide that it was', async () => {
+    let isBroken = false;
+    const rig = new MemoryRig({
+      openToken: () => {
+        if (isBroken) throw new UkeyError('token-failed', 'C_Initialize: CKR_GENERAL_ERROR');
+        rig.token.facts();
+        return rig.token;
+      },
+    });
+    await rig.watch.until('blank');
+    await provisionHolder(rig.holder);
+    const from = rig.watch.seen.length;
+    isBroken = true;
+    rig.pull();
+    await rig.watch.until('absent', from);
+    const said = rig.holder.state();
+    await setTimeout(100);
+    expect(rig.holder.state()).toEqual(said);
+    expect(said).not.toMatchObject({ reason: expect.stringContaining('CKR') });
+    await rig.holder.close();
+  });
+
+  test('a module that is not installed says what to do', async () => {
+    const rig = new MemoryRig(partsOf({ module: '/nowhere/module.so', flashPath: '/nowhere/flash', presencePaths: [] }));
+    await rig.watch.until('absent');
+    expect(rig.holder.state()).toMatchObject({ action: expect.stringContaining('token.module') });
+    await rig.holder.close();
+  });
 
   test('another token in its place is another ledger', async () => {
     const { rig } = await rigged();

@@ -73,7 +73,7 @@ describe('a request', () => {
         serve({
           ...options,
           serverName: 'x',
-          clock: { wallMs: () => 0, monotonicMs: () => 0 },
+          clock: { wallMs: () => 0, monotonicMs: () => 0, elapsedMs: () => 0 },
           randomBytes: (length) => new Uint8Array(length),
           report: () => undefined,
         }),

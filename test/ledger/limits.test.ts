@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { modes } from '#ipc-schema/charter.ts';
 import { links } from '#ipc-schema/methods.ts';
 import { money } from '#ipc-schema/money.ts';
-import { budgetOf, clockToleranceMs, judge, judgeStanding, type LimitFacts, type Verdict } from '#ledger/limits.ts';
+import { budgetOf, clockToleranceMs, judge, judgeClock, judgeStanding, type LimitFacts, stampMs, type Verdict } from '#ledger/limits.ts';
 
 const hourMs = 3_600_000;
 const nowMs = Date.parse('2030-06-01T12:00:00Z');
@@ -18,7 +18,9 @@ const free: LimitFacts = {
   oldestAgeMs: null,
   link: 'up',
   wallMs: nowMs,
-  floorMs: nowMs - hourMs,
+  provenNowMs: null,
+  newestEntryMs: nowMs - hourMs,
+  ackedServerMs: 0,
 };
 const facts = (change: Partial<LimitFacts>, limits: Partial<LimitFacts['limits']> = {}): LimitFacts => ({
   ...free,
@@ -79,10 +81,10 @@ describe('each limit at its edge', () => {
     expect([at(nowMs - 1), at(nowMs), at(nowMs + 9), at(nowMs + 10)]).toEqual(['limit-deadline', 'allow', 'allow', 'limit-deadline']);
   });
 
-  test('a clock behind what is proven is trusted up to the tolerance', () => {
+  test('a clock behind what is recorded is trusted up to the tolerance', () => {
     const at = (wallMs: number): string => judged(facts({ wallMs }));
-    expect(at(free.floorMs - clockToleranceMs)).toBe('allow');
-    expect(at(free.floorMs - clockToleranceMs - 1)).toBe('clock-untrusted');
+    expect(at(free.newestEntryMs - clockToleranceMs)).toBe('allow');
+    expect(at(free.newestEntryMs - clockToleranceMs - 1)).toBe('clock-untrusted');
     expect(at(0)).toBe('clock-untrusted');
   });
 
@@ -92,6 +94,51 @@ describe('each limit at its edge', () => {
       ['online', 'unknown', 'offline'],
       ['online', 'down', 'offline'],
     ]);
+  });
+});
+
+describe('the clock', () => {
+  const edge = clockToleranceMs;
+  const offsets = [-30 * 24 * hourMs, -edge - 1, -edge, 0, edge, edge + 1, 30 * 24 * hourMs];
+  const recorded = offsets.map((offset) => nowMs + offset);
+  const cases = recorded.flatMap((wallMs) =>
+    recorded.flatMap((newestEntryMs) =>
+      [0, ...recorded].flatMap((ackedServerMs) =>
+        [null, nowMs].map((provenNowMs) => ({ wallMs, provenNowMs, newestEntryMs, ackedServerMs })),
+      ),
+    ),
+  );
+
+  test('with a proof is trusted exactly where it is near it, whatever is recorded', () => {
+    const proven = cases.filter((each) => each.provenNowMs !== null);
+    expect(proven.length).toBe(7 * 7 * 8);
+    for (const each of proven)
+      expect(codeOf(judgeClock(each)), JSON.stringify(each)).toBe(Math.abs(each.wallMs - nowMs) <= edge ? 'allow' : 'clock-untrusted');
+  });
+
+  test('without one is trusted exactly where it is not behind what is recorded', () => {
+    const unproven = cases.filter((each) => each.provenNowMs === null);
+    expect(unproven.length).toBe(7 * 7 * 8);
+    for (const each of unproven) {
+      const isBehind = each.wallMs < each.newestEntryMs - edge || each.wallMs < each.ackedServerMs - edge;
+      expect(codeOf(judgeClock(each)), JSON.stringify(each)).toBe(isBehind ? 'clock-untrusted' : 'allow');
+    }
+  });
+
+  test('refused, both times are named', () => {
+    for (const each of cases) {
+      const verdict = judgeClock(each);
+      if (verdict.kind === 'allow') continue;
+      const other = each.provenNowMs ?? Math.max(each.newestEntryMs, each.ackedServerMs);
+      for (const ms of [each.wallMs, other]) expect(verdict.why).toContain(new Date(ms).toISOString());
+    }
+  });
+
+  test('that is refused does not get into own entries where the time is proven', () => {
+    for (const each of cases) {
+      const isRefusedByProof = each.provenNowMs !== null && judgeClock(each).kind === 'refuse';
+      expect(stampMs(each)).toBe(isRefusedByProof ? nowMs : each.wallMs);
+    }
   });
 });
 

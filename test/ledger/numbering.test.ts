@@ -31,7 +31,9 @@ function circumstance(change: Partial<Circumstance> & { readonly limits?: Charte
       oldestAgeMs: at.pending.oldestMs === null ? null : 0,
       link: 'up',
       wallMs,
-      floorMs: at.lastIssuedAtMs,
+      provenNowMs: null,
+      newestEntryMs: at.lastIssuedAtMs,
+      ackedServerMs: 0,
     }),
     ...rest,
   };

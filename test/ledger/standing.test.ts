@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { errorTable } from '#ipc-schema/errors.ts';
+import { blankFlashAction, errorTable } from '#ipc-schema/errors.ts';
 import type { Verdict } from '#ledger/limits.ts';
 import { type HoldingFact, standingOf } from '#ledger/standing.ts';
 
@@ -9,20 +9,27 @@ const open = (change: Partial<Extract<HoldingFact, { kind: 'open' }>>): HoldingF
   verdict: allow,
   roomLeft: true,
   link: 'up',
+  refusedFor: null,
   ...change,
 });
 
 test.each<[HoldingFact, string, boolean]>([
   [{ kind: 'starting' }, 'no-token', true],
   [{ kind: 'absent', reason: 'the token is out' }, 'no-token', true],
-  [{ kind: 'blank' }, 'no-token', true],
-  [{ kind: 'locked', pinLocked: false }, 'locked', true],
-  [{ kind: 'locked', pinLocked: true }, 'locked', true],
+  [{ kind: 'blank', what: 'token' }, 'no-token', true],
+  [{ kind: 'blank', what: 'half' }, 'no-token', true],
+  [{ kind: 'blank', what: 'flash' }, 'no-token', true],
+  [{ kind: 'locked', pinLocked: false, why: null }, 'locked', true],
+  [{ kind: 'locked', pinLocked: true, why: null }, 'locked', true],
   [{ kind: 'mounting' }, 'locked', true],
   [{ kind: 'halted', reason: 'a clone' }, 'halted', true],
   [open({}), 'issuing-online', false],
   [open({ link: 'down' }), 'issuing-offline', false],
   [open({ link: 'unknown' }), 'issuing-offline', false],
+  [open({ refusedFor: 'w' }), 'issuing-offline', true],
+  [open({ refusedFor: 'w', link: 'down' }), 'issuing-offline', true],
+  [open({ refusedFor: 'w', roomLeft: false }), 'store-full', true],
+  [open({ refusedFor: 'w', verdict: { kind: 'refuse', code: 'limit-count', why: 'w' } }), 'limit-reached', true],
   [open({ roomLeft: false }), 'store-full', true],
   [open({ verdict: { kind: 'refuse', code: 'clock-untrusted', why: 'w' } }), 'clock-untrusted', true],
   [open({ verdict: { kind: 'refuse', code: 'limit-count', why: 'w' } }), 'limit-reached', true],
@@ -36,8 +43,25 @@ test.each<[HoldingFact, string, boolean]>([
 });
 
 test('a locked PIN and a waiting PIN ask different things of a person', () => {
-  expect(standingOf({ kind: 'locked', pinLocked: true }).action).toBe(errorTable['pin-locked'].action);
-  expect(standingOf({ kind: 'locked', pinLocked: false }).action).toBe(errorTable.locked.action);
+  expect(standingOf({ kind: 'locked', pinLocked: true, why: null }).action).toBe(errorTable['pin-locked'].action);
+  expect(standingOf({ kind: 'locked', pinLocked: false, why: null }).action).toBe(errorTable.locked.action);
+});
+
+test('a stored PIN that does not unlock says why, and what to do', () => {
+  const why = { reason: 'the disk is full', action: 'Make room.' };
+  expect(standingOf({ kind: 'locked', pinLocked: false, why })).toEqual({ standing: 'locked', ...why });
+  expect(standingOf({ kind: 'locked', pinLocked: true, why }).action).toBe(errorTable['pin-locked'].action);
+});
+
+test('a provisioned KEY with a blank FLASH is not called a blank token', () => {
+  expect(standingOf({ kind: 'blank', what: 'flash' }).action).toBe(blankFlashAction);
+  for (const what of ['token', 'half'] as const) expect(standingOf({ kind: 'blank', what }).action).toContain('ukeyctl provision');
+});
+
+test('what stops says what to do, not where it is said; an absence that knows better than plugging in says it', () => {
+  expect(standingOf({ kind: 'halted', reason: 'a clone' }).action).not.toContain('service.status');
+  expect(standingOf({ kind: 'absent', reason: 'out' }).action).toBe(errorTable['no-token'].action);
+  expect(standingOf({ kind: 'absent', reason: 'no module', action: 'Install it.' }).action).toBe('Install it.');
 });
 
 test('the reason of what stops is passed on', () => {

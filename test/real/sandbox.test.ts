@@ -75,6 +75,17 @@ for (const token of tokens) {
       expect(await issue()).toMatchObject({ number: first['number'], sequence: first['sequence'], repeated: true });
     });
 
+    test('only what its module needs stands in its folder', () => {
+      expect(existsSync(path.join(dir, 'softhsm2.conf'))).toBe(token.module === softHsm);
+      expect(existsSync(path.join(dir, 'token', 'softhsm'))).toBe(token.module === softHsm);
+    });
+
+    test('the Python till says how it is used', async () => {
+      const run = await runProgram('python3', [python]);
+      expect(run.status).toBe(1);
+      expect(run.stderr).toMatch(/^usage: [^\n]+\n$/);
+    });
+
     test('the Python till is told apart by its secret', async () => {
       const { socket, terminal, pinFile } = sandbox.facts;
       const run = await runProgram('python3', [python, socket, terminal, pinFile]);
@@ -83,10 +94,10 @@ for (const token of tokens) {
     });
 
     test('with the line down invoices wait; with the line up they are acknowledged; store and server agree', async () => {
-      expect(jsonOf(await sandbox.say('link', 'down'))).toMatchObject({ line: 'down' });
+      expect(jsonOf(await sandbox.say('link', 'down'))).toMatchObject({ line: 'down', standing: 'issuing-offline' });
       for (const key of ['down-1', 'down-2', 'down-3']) expect(await till.issue(sale(key))).toMatchObject({ delivery: 'pending' });
       expect(await sandbox.until(({ standing }) => standing === 'issuing-offline')).toMatchObject({ pending: 3, line: 'down' });
-      expect(jsonOf(await sandbox.say('link', 'up'))).toMatchObject({ line: 'up' });
+      expect(jsonOf(await sandbox.say('link', 'up'))).toMatchObject({ line: 'up', standing: 'issuing-online' });
       await sandbox.until(({ pending }) => pending === 0);
       const verified = await sandbox.say('verify');
       expect(verified.status).toBe(0);

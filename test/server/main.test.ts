@@ -94,10 +94,48 @@ describe('the program', () => {
     expect(codes).toEqual(uses.map(() => 2));
   }, 30_000);
 
-  test('a ticket before the server ever ran needs a URL, and is a fault without', async () => {
+  test('prints help with status 0', async () => {
+    for (const words of [['--help'], ['ticket', '--help'], ['-h']]) {
+      const { code, out, err } = await ended(run(...words));
+      expect([code, err]).toEqual([0, '']);
+      expect(out).toContain('--charter FILE.json');
+    }
+  }, 30_000);
+
+  test('a charter file that is not right ends with 2 and one sentence that names the file and the field', async () => {
+    const file = join(directory, 'options.json');
+    const { currency: _currency, ...withoutCurrency } = grantOptions();
+    const cases: readonly (readonly [string, string])[] = [
+      ['{ nonsense', 'JSON'],
+      [JSON.stringify(withoutCurrency), 'currency'],
+      [JSON.stringify({ ...grantOptions(), colour: 'red' }), 'colour'],
+      [JSON.stringify({ ...grantOptions(), serverUrl: 'https://tickets.example', templates: ['none-such'] }), 'none-such'],
+    ];
+    const wrong = [...cases, [null, 'ENOENT'] as const];
+    for (const [content, named] of wrong) {
+      await rm(file, { force: true });
+      if (content !== null) await writeFile(file, content);
+      const { code, out, err } = await ended(run('ticket', '--dir', directory, '--charter', file));
+      expect([code, out], named).toEqual([2, '']);
+      expect(err.trimEnd().split('\n'), err).toHaveLength(1);
+      expect(err.startsWith('{'), err).toBe(false);
+      expect(err).toContain(file);
+      expect(err).toContain(named);
+    }
+  }, 30_000);
+
+  test('a ticket is never written over a file', async () => {
+    const [options, out] = [join(directory, 'options.json'), join(directory, 'ticket.json')];
+    await writeFile(options, JSON.stringify(grantOptions({ serverUrl: 'https://tickets.example' })));
+    await writeFile(out, 'mine');
+    expect((await ended(run('ticket', '--dir', directory, '--charter', options, '--file', out))).code).toBe(2);
+    expect(await readFile(out, 'utf8')).toBe('mine');
+  }, 30_000);
+
+  test('a ticket before the server ever ran needs a URL', async () => {
     const options = join(directory, 'options.json');
     await writeFile(options, JSON.stringify(grantOptions()));
-    expect((await ended(run('ticket', '--dir', directory, '--charter', options))).code).toBe(1);
+    expect((await ended(run('ticket', '--dir', directory, '--charter', options))).code).toBe(2);
     await writeFile(options, JSON.stringify(grantOptions({ serverUrl: 'https://tickets.example' })));
     expect((await ended(run('ticket', '--dir', directory, '--charter', options))).code).toBe(0);
   });

@@ -134,6 +134,8 @@ export class LedgerRig {
       log: silentLog,
       stateDirectory: this.directory,
       link: () => this.link,
+      refusedFor: () => null,
+      provenNowMs: () => null,
       onCommitted: () => undefined,
       onChange: () => {
         this.changes += 1;

@@ -4,6 +4,7 @@ import type { Clock } from '#ground/clock.ts';
 export class StepClock implements Clock {
   #wallMs: number;
   #monotonicMs = 1_000;
+  #sleptMs = 0;
   readonly #startMs: number | null;
 
   constructor(wallMs: number = Date.parse('2030-03-04T05:06:07Z'), ticking = false) {
@@ -19,6 +20,10 @@ export class StepClock implements Clock {
     return this.#monotonicMs + this.#tickedMs();
   }
 
+  elapsedMs(): number {
+    return this.monotonicMs() + this.#sleptMs;
+  }
+
   #tickedMs(): number {
     return this.#startMs === null ? 0 : performance.now() - this.#startMs;
   }
@@ -26,6 +31,12 @@ export class StepClock implements Clock {
   pass(ms: number): void {
     this.#wallMs += ms;
     this.#monotonicMs += ms;
+  }
+
+  /** The machine sleeps: monotonic time stands still. */
+  sleep(ms: number): void {
+    this.#wallMs += ms;
+    this.#sleptMs += ms;
   }
 
   /** Somebody sets the clock. */

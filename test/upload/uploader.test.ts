@@ -7,6 +7,7 @@ import { decodeUpload, paths } from '#ipc-schema/upstream.ts';
 import { loginWhenReady, openRig, type Rig, type RigOptions, sale } from '#test/support/rig.ts';
 import { ScriptedServer } from '#test/support/scripted-server.ts';
 import { HttpsClient, ServerRig } from '#test/support/server-rig.ts';
+import { refusalsMax } from '#upload/uploader.ts';
 
 let rig: Rig;
 let scripted: ScriptedServer | null = null;
@@ -223,6 +224,49 @@ describe('a backlog', () => {
     expect(rig.running.custody.ledger?.tip.ackedBatch).toBeGreaterThan(acked);
     await expectServerIsLedger();
   });
+});
+
+describe('a server that refuses what is uploaded', () => {
+  test.each([
+    [404, '{"code":"unknown-token","message":"the token is not enrolled here"}'],
+    [400, ''],
+    [403, 'go away'],
+    [422, '{"code":"poison","message":"batch 2 is not readable"}'],
+  ])(
+    'with status %i again and again is told to a person, who is needed until it acknowledges',
+    async (status, body) => {
+      const server = await openScripted();
+      await drain();
+      const report = () => rig.admin.call('service.status', {});
+      server.onBatches = () => ({ status, body });
+      await issue(0, 1);
+      expect(await report()).toMatchObject({ standing: 'issuing-online', action: '' });
+      await expect.poll(async () => (await report()).action, { timeout: 10_000 }).not.toBe('');
+      const refused = await report();
+      expect(refused).toMatchObject({ standing: 'issuing-offline', backlog: { pending: 1, link: 'up' } });
+      expect(refused.backlog?.lastError).not.toBeNull();
+      expect(server.uploads).toBeGreaterThanOrEqual(refusalsMax);
+      await issue(1, 1); // issuing goes on by the budget
+      server.onBatches = () => null;
+      await drain();
+      expect(await report()).toMatchObject({ standing: 'issuing-online', action: '', backlog: { lastError: null } });
+    },
+    30_000,
+  );
+
+  test.each([503, 429])(
+    'with status %i asks for time, not for a person',
+    async (status) => {
+      const server = await openScripted();
+      await drain();
+      const before = server.uploads;
+      server.onBatches = () => ({ status });
+      await issue(0, 1);
+      await expect.poll(() => server.uploads - before, { timeout: 10_000 }).toBeGreaterThan(refusalsMax);
+      expect(await rig.admin.call('service.status', {})).toMatchObject({ standing: 'issuing-online', action: '' });
+    },
+    30_000,
+  );
 });
 
 describe('what is not our server', () => {

@@ -6,8 +6,8 @@ import { usage } from '#ctl/exit-codes.ts';
 import { type Lock, takeLock } from '#ground/lock.ts';
 import { asUkeyError } from '#ipc-schema/errors.ts';
 import { findModule } from './ground-plan.ts';
-import { type Layout, type Memory, refuseOther } from './layout.ts';
-import { chooseLinePort } from './line.ts';
+import { type Layout, type Memory, refuseOther, storeOf } from './layout.ts';
+import { chooseLinePort, isFree } from './line.ts';
 
 /** `--module none`: the embedded soft token. */
 const noModule = 'none';
@@ -35,24 +35,26 @@ export function lockFolder(layout: Layout): Lock {
 }
 
 /** For a new world. */
-export async function firstMemory(layout: Layout, { module, store }: WorldParts): Promise<Memory> {
+export async function firstMemory({ module, store }: WorldParts): Promise<Memory> {
   const linePort = await chooseLinePort(Math.random);
   let serverPort = linePort;
   while (serverPort === linePort) serverPort = await chooseLinePort(Math.random);
   return {
     format: 'ukey-sandbox/1',
     module: module === noModule ? null : module === undefined ? findModule() : path.resolve(module),
-    store: store === undefined ? layout.flash : path.resolve(store),
+    store: store === undefined ? null : path.resolve(store),
     linePort,
     serverPort,
     provisioned: false,
   };
 }
 
-/** For one that is started again. Throws usage when other parts are asked for. */
-export function unchangedMemory(memory: Memory, { module, store }: WorldParts): Memory {
+/** For one that is started again. Throws usage when other parts are asked for. The server's port is nobody's business but ours: a taken one is replaced. */
+export async function knownMemory(layout: Layout, memory: Memory, { module, store }: WorldParts): Promise<Memory> {
   const wanted = module === noModule ? null : module === undefined ? memory.module : path.resolve(module);
   if (wanted !== memory.module) throw refuseOther('module', '--module');
-  if (store !== undefined && path.resolve(store) !== memory.store) throw refuseOther('store', '--store');
-  return memory;
+  if (store !== undefined && path.resolve(store) !== storeOf(layout, memory)) throw refuseOther('store', '--store');
+  let { serverPort } = memory;
+  while (serverPort === memory.linePort || !(await isFree(serverPort))) serverPort = await chooseLinePort(Math.random);
+  return { ...memory, serverPort };
 }

@@ -1,5 +1,5 @@
 // Owns: the door of a running sandbox: a socket of its owner's alone, one JSON line in, one JSON line out.
-// Invariants: a line has a maximum; an unknown command is refused; `stop` is answered when everything has ended.
+// Invariants: a line has a maximum; an unknown command is refused; `status` and `stop` are answered also while the world starts; `stop` is answered when everything has ended.
 // This is no part of the product's local API: it moves the scenery (line, token), never the ledger.
 import { chmodSync, rmSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
@@ -67,12 +67,16 @@ function serve(socket: Socket, world: World, onStop: () => Promise<void>): void 
 
 async function obey(command: string, world: World, onStop: () => Promise<void>): Promise<WorldStatus> {
   if (!isControl(command)) throw new UkeyError('unknown-method', 'a sandbox does not know this command');
+  if (!world.isReady && command !== 'status' && command !== 'stop')
+    throw new UkeyError('busy', 'the sandbox is starting', { action: 'Wait for its JSON line, then repeat.' });
   switch (command) {
     case 'link down':
       await world.cutLine();
+      await world.lineNoticed();
       break;
     case 'link up':
       await world.restoreLine();
+      await world.lineNoticed();
       break;
     case 'token unplug':
       await world.unplug();

@@ -1,11 +1,11 @@
 // Owns: what a sandbox is made of before anything runs: which programs, which module, and the files that tell them what to do.
-// Invariants: the files are written anew at each start from the layout alone, so that a folder can be moved; no secret is in them.
+// Invariants: the files are written anew at each start from the layout alone, so that a folder can be moved or copied; no secret is in them.
 // The limits are wide enough for a year of a busy shop and still there, so that a till under development sees a budget.
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { writeFile } from '#ctl/output-file.ts';
-import type { Layout, Memory } from './layout.ts';
+import { type Layout, type Memory, storeOf } from './layout.ts';
 
 /** As the service itself calls it (token/soft-token.ts). */
 export const softTokenName = 'embedded soft token';
@@ -52,7 +52,7 @@ export function writeServiceConfig(layout: Layout, memory: Memory): void {
     '',
     '[token]',
     ...token,
-    `flash = ${quoted(memory.store)}`,
+    `flash = ${quoted(storeOf(layout, memory))}`,
     `flash_mib = ${flashMib}`,
     `pin_file = ${quoted(layout.pinFile)}`,
     `presence = [${quoted(layout.token)}]`,
@@ -62,6 +62,11 @@ export function writeServiceConfig(layout: Layout, memory: Memory): void {
     '',
   ];
   writeFile(layout.config, lines.join('\n'), '--dir');
+}
+
+/** What every process of the world gets, unless whoever started us chose otherwise. */
+export function processEnv(layout: Layout): Record<string, string> {
+  return process.env['NODE_COMPILE_CACHE'] === undefined ? { NODE_COMPILE_CACHE: layout.compileCache } : {};
 }
 
 /** A TOML basic string takes JSON's escapes. */

@@ -41,6 +41,8 @@ export interface Layout {
   readonly softhsmTokens: string;
   readonly softhsmConfig: string;
   readonly flash: string;
+  /** Compiled code of the processes: they start faster. */
+  readonly compileCache: string;
 }
 
 /** Where everything stands; makes nothing. */
@@ -70,6 +72,7 @@ export function layoutOf(folder: string): Layout {
     softhsmTokens: at('token', 'softhsm'),
     softhsmConfig: at('softhsm2.conf'),
     flash: at('token', 'flash.img'),
+    compileCache: at('compile-cache'),
   };
 }
 
@@ -81,7 +84,8 @@ function socketFolder(dir: string): string {
   return path.join(tmpdir(), `ukeyd-${process.getuid?.() ?? 0}-${name}`);
 }
 
-export function makeFolders(layout: Layout): void {
+/** `module`: null for the embedded soft token, which needs no folder of SoftHSM2's. */
+export function makeFolders(layout: Layout, module: string | null): void {
   const folders = [layout.dir, path.dirname(layout.socket), path.dirname(layout.serviceLog), layout.serverDir, layout.state];
   for (const folder of folders) mkdirSync(folder, { recursive: true, mode: ownerFolder });
   const sockets = lstatSync(path.dirname(layout.socket));
@@ -91,10 +95,9 @@ export function makeFolders(layout: Layout): void {
   }
   chmodSync(path.dirname(layout.socket), ownerFolder);
   if (!existsSync(layout.token) && !existsSync(layout.unplugged)) mkdirSync(layout.token, { mode: ownerFolder });
-  mkdirSync(existsSync(layout.token) ? layout.softhsmTokens : path.join(layout.unplugged, 'softhsm'), {
-    recursive: true,
-    mode: ownerFolder,
-  });
+  if (module === null) return;
+  const tokens = existsSync(layout.token) ? layout.softhsmTokens : path.join(layout.unplugged, path.basename(layout.softhsmTokens));
+  mkdirSync(tokens, { recursive: true, mode: ownerFolder });
 }
 
 /** Sockets that had to stand elsewhere leave nothing there. Only after all who listen have ended. */
@@ -134,8 +137,8 @@ const memorySchema = z.strictObject({
   format: z.literal('ukey-sandbox/1'),
   /** PKCS#11 module; null: the embedded soft token. */
   module: z.string().nullable(),
-  /** FLASH. */
-  store: z.string(),
+  /** FLASH that was named, absolute; null: the image among the token's parts, wherever the folder stands. */
+  store: z.string().nullable(),
   /** The charter names the line's port, so it stays. */
   linePort: z.int().min(1).max(65_535),
   serverPort: z.int().min(1).max(65_535),
@@ -148,14 +151,23 @@ export type Memory = z.infer<typeof memorySchema>;
 export function readMemory(layout: Layout): Memory | null {
   if (!existsSync(layout.memory)) return null;
   try {
-    return check(memorySchema, JSON.parse(readFileSync(layout.memory, 'utf8')));
+    const memory = check(memorySchema, JSON.parse(readFileSync(layout.memory, 'utf8')));
+    return memory.store === layout.flash ? { ...memory, store: null } : memory;
   } catch (cause) {
     throw usage(`${layout.memory} is not what a sandbox writes`, { field: '--dir', action: 'Use another --dir.', cause });
   }
 }
 
+/** FLASH. */
+export function storeOf(layout: Layout, memory: Memory): string {
+  return memory.store ?? layout.flash;
+}
+
 export function writeMemory(layout: Layout, memory: Memory): void {
-  writeFile(layout.memory, `${JSON.stringify(memory, null, 2)}\n`, '--dir');
+  // Beside, then in its place: on a full disk the old one stays, which says that the token is provisioned.
+  const beside = `${layout.memory}.new`;
+  writeFile(beside, `${JSON.stringify(memory, null, 2)}\n`, '--dir');
+  renameSync(beside, layout.memory);
 }
 
 /** A folder with other things in it is refused: a sandbox is a folder that may be deleted as a whole. */

@@ -74,7 +74,8 @@ function listen(port: number, accept: (near: Socket) => void): Promise<Server> {
     server.once('error', (cause) => {
       reject(
         new UkeyError('busy', `port ${port} of the sandbox's line is taken`, {
-          action: 'End the program that listens there, or use another --dir.',
+          action:
+            'The charter on the token names this port, so it cannot be another: end the program that listens there (a copy of a sandbox does not run beside its original).',
           cause,
         }),
       );
@@ -83,16 +84,21 @@ function listen(port: number, accept: (near: Socket) => void): Promise<Server> {
   });
 }
 
+export async function isFree(port: number): Promise<boolean> {
+  try {
+    await (await openLine(port)).close();
+    return true;
+  } catch (thrown) {
+    if (!(thrown instanceof UkeyError) || thrown.code !== 'busy') throw thrown;
+    return false;
+  }
+}
+
 /** A free port below those that the system gives to outgoing connections, so that it is free again at the next start. */
 export async function chooseLinePort(random: () => number): Promise<number> {
   for (let tries = 0; tries < portTries; tries += 1) {
     const port = firstPort + Math.floor(random() * ports);
-    try {
-      await (await openLine(port)).close();
-      return port;
-    } catch (thrown) {
-      if (!(thrown instanceof UkeyError) || thrown.code !== 'busy') throw thrown;
-    }
+    if (await isFree(port)) return port;
   }
   throw new UkeyError('busy', `no free port was found in ${portTries} tries`);
 }

@@ -8,7 +8,7 @@ import { openSecretFile } from '#ctl/output-file.ts';
 import type { Client } from '#ipc-schema/client.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { type EnrolmentTicket, parseTicket } from '#ipc-schema/upstream.ts';
-import { programFile } from './ground-plan.ts';
+import { processEnv, programFile } from './ground-plan.ts';
 import { type Layout, readPinFile } from './layout.ts';
 
 /** A real module may take long to make keys. */
@@ -22,33 +22,43 @@ export interface SettingUp {
   readonly admin: Client;
   readonly terminal: string;
   readonly provisioned: boolean;
+  /** The start is given up. */
+  readonly over: AbortSignal;
   /** The token carries a ledger from now on. */
   onProvisioned(): void;
   note(text: string): void;
 }
 
-export async function setUpToken(parts: SettingUp): Promise<void> {
-  if (!parts.provisioned) await provision(parts);
+/** True: the token was provisioned just now. */
+export async function setUpToken(parts: SettingUp): Promise<boolean> {
+  const isNew = !parts.provisioned && (await provision(parts));
   await enrolTill(parts);
+  return isNew;
 }
 
-async function provision({ layout, admin, onProvisioned }: SettingUp): Promise<void> {
+async function provision({ layout, admin, onProvisioned, over }: SettingUp): Promise<boolean> {
   const before = await admin.call('service.status', {});
   // Done by a start that ended before it could be remembered.
   if (before.token?.tokenId !== null && before.token?.tokenId !== undefined && before.templates.length > 0) {
     onProvisioned();
-    return;
+    return false;
   }
-  const ticket = await makeTicket(layout);
+  const ticket = await makeTicket(layout, over);
   const pins = { pin: readPinFile(layout.pinFile), soPin: readPinFile(layout.soPinFile) };
   await admin.call('token.provision', { label, ticket, ...pins }, { timeoutMs: provisionWaitMs });
   onProvisioned();
+  return true;
 }
 
 /** One more ticket, made by the server's own program beside the server that runs. */
-async function makeTicket(layout: Layout): Promise<EnrolmentTicket> {
+async function makeTicket(layout: Layout, over: AbortSignal): Promise<EnrolmentTicket> {
   const args = [programFile('server/main'), 'ticket', '--dir', layout.serverDir, '--charter', layout.charter];
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'], timeout: ticketWaitMs });
+  const child = spawn(process.execPath, args, {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: ticketWaitMs,
+    signal: over,
+    env: { ...process.env, ...processEnv(layout) },
+  });
   let output = '';
   let complaint = '';
   child.stdout.on('data', (chunk: Buffer) => {

@@ -2,11 +2,12 @@
 // Invariants: at most one runs at a time; one that was ready before it died is started again after minBackOffMs, one that never got
 // that far after ever longer pauses; stop() ends it for good (SIGTERM, then SIGKILL) and starts nothing more.
 // On Linux the process is told to end when this one dies, however it dies (setpriv(1) of util-linux), so that no world is orphaned.
+// A log that cannot be written (a full disk) is no reason not to run it.
 // Must not: know what the process does; its stderr goes to a file, its stdout's lines to a callback.
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { closeSync, openSync, renameSync, statSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, renameSync, statSync } from 'node:fs';
 import { createInterface } from 'node:readline';
-import { UkeyError } from '#ipc-schema/errors.ts';
+import { lastWordsIn } from './last-words.ts';
 
 export interface TendedOptions {
   readonly name: string;
@@ -18,7 +19,7 @@ export interface TendedOptions {
   onLine?(line: string): void;
   /** It runs under this process id from now on; not ready yet. */
   onStarted(pid: number): void;
-  /** It ended without having been stopped, and is started again after `waitMs`. */
+  /** It ended without having been stopped, and is started again after `waitMs`. `how` tells what it said last of its trouble. */
   onDied(how: string, waitMs: number): void;
 }
 
@@ -35,6 +36,9 @@ export class TendedProcess {
   #ready = false;
   #backOffMs = minBackOffMs;
   #failedStarts = 0;
+  /** Bytes that stood in the log before this run. */
+  #logStart = 0;
+  #lastWords = '';
   #timer: NodeJS.Timeout | undefined;
   #ended: Promise<void> = Promise.resolve();
 
@@ -60,13 +64,19 @@ export class TendedProcess {
     this.#failedStarts = 0;
   }
 
-  async stop(): Promise<void> {
+  /** What it said last of its trouble, in this run or at the end of the one before; may be empty. */
+  lastWords(): string {
+    return (this.#child === null ? '' : lastWordsIn(this.#options.logFile, this.#logStart)) || this.#lastWords;
+  }
+
+  /** `graceMs`: until it is killed. */
+  async stop(graceMs = stopWaitMs): Promise<void> {
     this.#stopping = true;
     clearTimeout(this.#timer);
     const child = this.#child;
     if (child === null) return;
     child.kill('SIGTERM');
-    const killer = setTimeout(() => child.kill('SIGKILL'), stopWaitMs);
+    const killer = setTimeout(() => child.kill('SIGKILL'), graceMs);
     await this.#ended;
     clearTimeout(killer);
   }
@@ -75,14 +85,15 @@ export class TendedProcess {
     const { name, args, env, logFile } = this.#options;
     const log = openLogFile(logFile);
     this.#ready = false;
+    this.#logStart = log.bytes;
     const [command = process.execPath, ...rest] = [...boundToUs(), process.execPath, ...args];
     const child = spawn(command, rest, {
-      stdio: ['ignore', 'pipe', log],
+      stdio: ['ignore', 'pipe', log.fd ?? 'ignore'],
       env: { ...process.env, ...env },
       // A group of its own: Ctrl-C in a terminal reaches this process alone, which ends the others in their order.
       detached: process.platform !== 'win32',
     });
-    closeSync(log);
+    if (log.fd !== null) closeSync(log.fd);
     this.#child = child;
     if (child.stdout !== null) createInterface({ input: child.stdout }).on('line', (line) => this.#options.onLine?.(line));
     this.#ended = new Promise((resolve) => {
@@ -99,24 +110,27 @@ export class TendedProcess {
     this.#child = null;
     resolve();
     if (this.#stopping) return;
+    this.#lastWords = lastWordsIn(this.#options.logFile, this.#logStart);
     const waitMs = this.#backOffMs;
     if (!this.#ready) {
       this.#failedStarts += 1;
       this.#backOffMs = Math.min(this.#backOffMs * 2, maxBackOffMs);
     }
     this.#timer = setTimeout(() => this.#start(), waitMs);
-    this.#options.onDied(how, waitMs);
+    this.#options.onDied(this.#lastWords === '' ? how : `${how}; ${this.#lastWords}`, waitMs);
   }
 }
 
-function openLogFile(file: string): number {
+/** `fd` null: it cannot be opened, and nothing is logged. */
+function openLogFile(file: string): { readonly fd: number | null; readonly bytes: number } {
   try {
-    if (statSync(file).size > logMaxBytes) renameSync(file, `${file}.1`);
-  } catch (thrown) {
-    if ((thrown as NodeJS.ErrnoException).code !== 'ENOENT')
-      throw new UkeyError('internal', `${file} cannot be looked at`, { cause: thrown });
+    if ((statSync(file, { throwIfNoEntry: false })?.size ?? 0) > logMaxBytes) renameSync(file, `${file}.1`);
+    const fd = openSync(file, 'a', 0o600);
+    return { fd, bytes: fstatSync(fd).size };
+  } catch {
+    // Where a log cannot be had the process matters more; `lastWords` says that the log cannot be read.
+    return { fd: null, bytes: 0 };
   }
-  return openSync(file, 'a', 0o600);
 }
 
 let setpriv: boolean | null = null;

@@ -10,14 +10,14 @@ import { checkToken } from '#ctl/certificates.ts';
 import { endAs, endingAs } from '#ctl/exit-codes.ts';
 import { LedgerCheck, type LedgerReport } from '#ctl/ledger-check.ts';
 import { openProgress } from '#ctl/progress.ts';
-import { table } from '#ctl/screen.ts';
+import { counted, table } from '#ctl/screen.ts';
 import type { Holder, Mount } from '#holder/holder.ts';
 import { joinHolder } from '#holder/joined.ts';
 import { partsOf } from '#holder/parts.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { check } from '#ipc-schema/schema.ts';
 import { decodeUpload, paths, type TokenView, tokenViewSchema, uploadMaxBatches, uploadMaxBytes } from '#ipc-schema/upstream.ts';
-import { type Layout, type Memory, readPinFile } from './layout.ts';
+import { type Layout, type Memory, readPinFile, storeOf } from './layout.ts';
 
 export interface WorldVerdict {
   readonly holds: boolean;
@@ -39,7 +39,7 @@ const differencesMax = 20;
 
 export async function verifyWorld(layout: Layout, memory: Memory, serverUrl: string): Promise<WorldVerdict> {
   // The module reads its configuration when it is loaded, which is below.
-  process.env['SOFTHSM2_CONF'] = layout.softhsmConfig;
+  if (memory.module !== null) process.env['SOFTHSM2_CONF'] = layout.softhsmConfig;
   let store = await openStore(layout, memory);
   try {
     const server = new ServerReader(serverUrl, store.mount);
@@ -65,7 +65,7 @@ async function openStore(layout: Layout, memory: Memory): Promise<OpenStore> {
     ...partsOf({
       module: memory.module,
       ...(memory.module === null ? { softTokenPath: layout.softToken } : {}),
-      flashPath: memory.store,
+      flashPath: storeOf(layout, memory),
       presencePaths: [],
       readOnly: true,
     }),
@@ -182,6 +182,20 @@ async function* storeBatches(holder: Holder, first: number, last: number): Async
   }
 }
 
+interface Missing {
+  readonly what: string;
+  readonly action: string;
+}
+
+const foreignToken: Missing = {
+  what: 'the ticket server does not know this token: it was enrolled at another server, or this one has lost its database',
+  action: 'See that the folders token and server belong together: both are parts of one sandbox.',
+};
+const lostBatch: Missing = {
+  what: 'the ticket server does not give out batches that it counts as stored',
+  action: 'See whether its database is whole.',
+};
+
 /** What the server gives to anyone, over TLS that must chain to the authority that signed the token's certificate. */
 class ServerReader {
   readonly #url: string;
@@ -195,21 +209,22 @@ class ServerReader {
   }
 
   async head(): Promise<TokenView> {
-    return check(tokenViewSchema, JSON.parse((await this.#get(this.#token)).toString('utf8')));
+    return check(tokenViewSchema, JSON.parse((await this.#get(this.#token, foreignToken)).toString('utf8')));
   }
 
   /** Batches 1 to `last`, in order. */
   async *batches(last: number): AsyncGenerator<Uint8Array, undefined> {
     for (let next = 1; next <= last; ) {
       const limit = Math.min(uploadMaxBatches, last - next + 1);
-      const { batches } = decodeUpload(await this.#get(`${this.#token}/batches?from=${next}&limit=${limit}`));
+      const { batches } = decodeUpload(await this.#get(`${this.#token}/batches?from=${next}&limit=${limit}`, lostBatch));
       for (const batch of batches) yield batch;
       next += batches.length;
     }
     return undefined;
   }
 
-  #get(target: string): Promise<Buffer> {
+  /** `missing`: what it means when the server has no such thing. */
+  #get(target: string, missing: Missing): Promise<Buffer> {
     return new Promise((resolve, reject) => {
       const fail = (why: string, cause?: unknown): void =>
         reject(endAs('unreachable', new UkeyError('offline', `the ticket server ${why}`, { action: 'See that the sandbox runs.', cause })));
@@ -222,7 +237,12 @@ class ServerReader {
           chunks.push(chunk);
         });
         answer.on('error', (cause) => fail('broke off', cause));
-        answer.on('end', () => (answer.statusCode === 200 ? resolve(Buffer.concat(chunks)) : fail(`answered ${answer.statusCode ?? 0}`)));
+        answer.on('end', () => {
+          if (answer.statusCode === 200) resolve(Buffer.concat(chunks));
+          else if (answer.statusCode === 404)
+            reject(endAs('unverified', new UkeyError('not-found', missing.what, { action: missing.action })));
+          else fail(`answered ${answer.statusCode ?? 0}`);
+        });
       });
       asked.on('timeout', () => asked.destroy(new Error('no answer in time')));
       asked.on('error', (cause) => fail(`cannot be reached: ${cause.message}`, cause));
@@ -240,15 +260,26 @@ export function verdictText({ holds, differences, store, server, equalBatches, r
       String(report === null ? 0 : documentsOf(report)),
       sums.map((sum) => `${sum.invoiceTotal} ${sum.currency}`).join(', ') || '0',
       sums.map((sum) => `${sum.creditNoteTotal} ${sum.currency}`).join(', ') || '0',
-      String(report?.acknowledgedBatch ?? 0),
     ];
   };
-  const names = ['batches', 'entries', 'documents', 'invoices, total', 'credit notes, total', 'acknowledged up to batch'];
+  const names = ['batches', 'entries', 'documents', 'invoices, total', 'credit notes, total'];
   const mine = column(store);
   const theirs = column(server);
   const rows = names.map((name, at) => [name, mine[at] ?? '', theirs[at] ?? '']);
+  rows.push(['acknowledged, as the token knows', `up to batch ${store.acknowledgedBatch}`, '']);
+  const ahead = store.batches - (server?.batches ?? 0);
+  const more = [
+    ...(ahead > 0
+      ? [
+          `The token is ${counted(ahead, 'batch', 'batches')} ahead: the service goes on, and what it adds is sent later. That is no difference.`,
+        ]
+      : []),
+    ...(store.acknowledgedBatch < store.batches
+      ? ['An acknowledgement is written to the token as a batch of its own, so the newest batches are acknowledged by the next one.']
+      : []),
+  ];
   const verdict = holds
     ? `Store and server agree: ${equalBatches} batches equal, ${releasedBatches === 0 ? '' : `${releasedBatches} released from the token, `}${store.pending} documents not acknowledged yet.`
     : `Store and server do NOT agree:\n${differences.map((one) => `  ${one}`).join('\n')}`;
-  return `${table(['', 'store', 'server'], rows, [1, 2])}\n${verdict}\n`;
+  return `${table(['', 'on the token', 'stored by the server'], rows, [1, 2])}\n${[...more, verdict].join('\n')}\n`;
 }

@@ -1,15 +1,17 @@
 // Owns: one running sandbox: the ticket server and the service as processes, the line between them, the token's parts, one till.
 // Invariants: one world per folder (a lock that the kernel releases); both processes are started again when they die; a token that was
-// provisioned is never provisioned again; the service logs in from its PIN file, and only if it does not, the world does, once per start.
+// provisioned is never provisioned again; the service logs in by itself from its PIN file; the world tries a PIN only where it provisioned just now.
 // The service is asked through its sockets alone, as a stranger would.
 // Must not: print, or read a command line.
 import { existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { endAs } from '#ctl/exit-codes.ts';
 import type { Lock } from '#ground/lock.ts';
-import { type Client, connect } from '#ipc-schema/client.ts';
-import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+import type { Client } from '#ipc-schema/client.ts';
+import { asUkeyError, type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
 import type { Params, ServiceStatus } from '#ipc-schema/methods.ts';
-import { firstMemory, lockFolder, unchangedMemory, type WorldParts } from './claim.ts';
-import { programFile, softTokenName, writeCharterOptions, writeServiceConfig, writeSofthsmConfig } from './ground-plan.ts';
+import { firstMemory, knownMemory, lockFolder, type WorldParts } from './claim.ts';
+import { dialled } from './dialled.ts';
+import { processEnv, programFile, softTokenName, writeCharterOptions, writeServiceConfig, writeSofthsmConfig } from './ground-plan.ts';
 import {
   keepPin,
   type Layout,
@@ -22,12 +24,14 @@ import {
   readPinFile,
   refuseForeignFolder,
   removeForeignSockets,
+  storeOf,
   writeMemory,
 } from './layout.ts';
 import { type Line, loopback, openLine } from './line.ts';
 import { type SettingUp, setUpToken } from './setting-up.ts';
-import { started, startWaitMs } from './started.ts';
+import { givenUp, started, startWaitMs } from './started.ts';
 import { TendedProcess } from './tended-process.ts';
+import { tokenOpen } from './token-open.ts';
 
 export const terminalName = 'till-1';
 
@@ -66,9 +70,13 @@ export interface WorldStatus extends WorldFacts {
 
 const stepMs = 50;
 const linkWaitMs = 8_000;
-const loginGraceMs = 3_000;
+/** The service's probe interval, and its doubts. */
+const lineNoticeWaitMs = 8_000;
+/** A start that is given up has issued nothing: nobody waits for its processes' good end. */
+const hastyStopMs = 700;
 const noticeWaitMs = 10_000;
 const callWaitMs = 10_000;
+const startCallWaitMs = 2_000;
 
 export class World {
   readonly layout: Layout;
@@ -82,7 +90,9 @@ export class World {
   #serverReady = false;
   #template: string | null = null;
   #closing: Promise<void> | null = null;
-  #logins = 0;
+  /** Counts the service's runs: who waits for an earlier one stops. */
+  #runs = 0;
+  readonly #over = new AbortController();
 
   private constructor(layout: Layout, memory: Memory, lock: Lock, line: Line, note: (text: string) => void) {
     this.layout = layout;
@@ -92,30 +102,27 @@ export class World {
     this.#note = note;
   }
 
-  /** Starts a world, or one that was stopped again, and returns when a till can issue. Throws busy when one runs in this folder. */
-  static async open(options: WorldOptions): Promise<World> {
+  /** Takes the folder, and nothing runs yet: `start` is next. Throws usage when one runs in this folder, busy when the line's port is taken. */
+  static async claim(options: WorldOptions): Promise<World> {
     const layout = layoutOf(options.dir);
     mkdirSync(layout.dir, { recursive: true, mode: 0o700 });
     const before = readMemory(layout);
     if (before === null) refuseForeignFolder(layout, readdirSync(layout.dir));
     const lock = lockFolder(layout);
-    let line: Line | null = null;
-    let world: World | null = null;
     try {
-      const memory = before === null ? await firstMemory(layout, options) : unchangedMemory(before, options);
-      makeFolders(layout);
-      if (before === null) writeMemory(layout, memory);
-      line = await openLine(memory.linePort);
-      world = new World(layout, memory, lock, line, options.note);
-      await world.#start();
-      return world;
+      const memory = before === null ? await firstMemory(options) : await knownMemory(layout, before, options);
+      makeFolders(layout, memory.module);
+      if (JSON.stringify(memory) !== JSON.stringify(before)) writeMemory(layout, memory);
+      return new World(layout, memory, lock, await openLine(memory.linePort), options.note);
     } catch (thrown) {
-      if (world === null) {
-        await line?.close();
-        lock.release();
-      } else await world.close();
+      lock.release();
       throw thrown;
     }
+  }
+
+  /** A till can issue, or could once. */
+  get isReady(): boolean {
+    return this.#template !== null;
   }
 
   get memory(): Memory {
@@ -143,7 +150,7 @@ export class World {
       daemonPid: this.#service?.pid ?? 0,
       serverPid: this.#server?.pid ?? 0,
       module: this.#memory.module ?? softTokenName,
-      store: this.#memory.store,
+      store: storeOf(this.layout, this.#memory),
     };
   }
 
@@ -155,7 +162,7 @@ export class World {
       lineUrl: this.lineUrl,
       plugged: this.#isPlugged,
       standing: service?.standing ?? 'no-answer',
-      reason: service?.reason ?? 'the service does not answer at this moment',
+      reason: service?.reason ?? (!this.isReady ? 'the sandbox is starting' : 'the service does not answer at this moment'),
       pending: service?.backlog?.pending ?? null,
     };
   }
@@ -168,6 +175,12 @@ export class World {
     await this.#line.restore();
   }
 
+  /** Waits until the service knows how its line is (or for a bounded time); one without an open ledger does not look. */
+  async lineNoticed(): Promise<void> {
+    const isUp = this.#line.isUp();
+    await this.#until(lineNoticeWaitMs, ({ backlog }) => backlog === null || (backlog.link === 'up') === isUp);
+  }
+
   /** Pulls the token and waits until the service has noticed (or for a bounded time). */
   async unplug(): Promise<void> {
     if (pullToken(this.layout)) await this.#until(noticeWaitMs, (status) => status.standing === 'no-token');
@@ -175,7 +188,7 @@ export class World {
 
   /** Plugs the token in and waits until it is open again (or for a bounded time). */
   async plug(): Promise<void> {
-    if (plugToken(this.layout)) await this.#loggedIn();
+    if (plugToken(this.layout)) await this.#opened();
   }
 
   close(): Promise<void> {
@@ -185,7 +198,9 @@ export class World {
 
   async #close(): Promise<void> {
     // The service first, while its server can still be reached: what it has begun to send may end well.
+    this.#over.abort();
     this.#admin?.close();
+    if (!this.isReady) await Promise.all([this.#service?.stop(hastyStopMs), this.#server?.stop(hastyStopMs)]);
     await this.#service?.stop();
     await this.#server?.stop();
     await this.#line.close();
@@ -195,25 +210,34 @@ export class World {
 
   // --- starting ---
 
-  async #start(): Promise<void> {
+  /** A world, or one that was stopped again; returns when a till can issue. Throws what the service says when it will not; `close` is the caller's. */
+  async start(): Promise<void> {
     const { layout } = this;
     if (plugToken(layout)) this.#note('the token was out: it is plugged in again');
     keepPin(layout.pinFile);
     keepPin(layout.soPinFile);
     writeCharterOptions(layout);
-    writeSofthsmConfig(layout);
+    if (this.#memory.module !== null) writeSofthsmConfig(layout);
     writeServiceConfig(layout, this.#memory);
     this.#line.lead(this.#memory.serverPort);
-    this.#startServer();
-    await this.#serverUp();
-    this.#startService();
-    this.#admin = await this.#dialAdmin();
-    await setUpToken(this.#settingUp(this.#admin));
-    const status = await this.#loggedIn();
+    const server = this.#startServer();
+    await this.#serverUp(server);
+    if (this.#isOver) throw givenUp();
+    const service = this.#startService();
+    const admin = await dialled({ socket: layout.adminSocket, process: service, logFile: layout.serviceLog, isOver: () => this.#isOver });
+    this.#admin = admin;
+    try {
+      if (await setUpToken(this.#settingUp(admin))) await this.#firstLogin(admin);
+    } catch (thrown) {
+      const error = asUkeyError(thrown);
+      throw error.code === 'internal' ? error : endAs('refused', error);
+    }
+    const status = await this.#opened();
     const template = status.templates[0]?.id;
     if (template === undefined) throw new UkeyError('internal', 'the service shows no template');
+    await this.#online(admin);
+    if (this.#isOver) throw givenUp();
     this.#template = template;
-    await this.#online(this.#admin);
   }
 
   /** A world begins online; a server that stays silent is no reason not to begin. */
@@ -223,15 +247,15 @@ export class World {
     });
   }
 
-  #startServer(): void {
+  #startServer(): TendedProcess {
     const { layout } = this;
-    this.#server = new TendedProcess({
+    const server = new TendedProcess({
       name: 'the ticket server',
       args: [
         programFile('server/main'),
         ...['--dir', layout.serverDir, '--listen', `${loopback}:${this.#memory.serverPort}`, '--public-url', this.lineUrl],
       ],
-      env: {},
+      env: processEnv(layout),
       logFile: layout.serverLog,
       onStarted: () => undefined,
       onLine: () => {
@@ -243,50 +267,44 @@ export class World {
         this.#note(`the ticket server ended (${how}): started again in ${waitMs} ms`);
       },
     });
+    this.#server = server;
+    return server;
   }
 
-  async #serverUp(): Promise<void> {
-    await started({ what: 'the ticket server', process: this.#server, logFile: this.layout.serverLog, isReady: () => this.#serverReady });
+  async #serverUp(process: TendedProcess): Promise<void> {
+    const { serverLog } = this.layout;
+    await started({
+      what: 'the ticket server',
+      process,
+      logFile: serverLog,
+      isReady: () => this.#serverReady,
+      isOver: () => this.#isOver,
+    });
   }
 
-  #startService(): void {
+  #startService(): TendedProcess {
     const { layout } = this;
-    this.#service = new TendedProcess({
+    const service = new TendedProcess({
       name: 'the service',
       args: [programFile('daemon/main'), '--config', layout.config],
-      env: { SOFTHSM2_CONF: layout.softhsmConfig },
+      env: { ...processEnv(layout), ...(this.#memory.module === null ? {} : { SOFTHSM2_CONF: layout.softhsmConfig }) },
       logFile: layout.serviceLog,
       onStarted: () => {
         // Again: its sockets are new, and the token is locked until its PIN file was read.
-        if (this.#admin !== null) this.#recover();
+        this.#runs += 1;
+        if (this.isReady) this.#recover();
       },
       onDied: (how, waitMs) => this.#note(`the service ended (${how}): started again in ${waitMs} ms`),
     });
+    this.#service = service;
+    return service;
   }
 
   #recover(): void {
-    this.#loggedIn().catch((thrown: unknown) => {
-      if (this.#closing === null) this.#note(`the service was started again and is not ready: ${asUkeyError(thrown).message}`);
+    const run = this.#runs;
+    this.#opened().catch((thrown: unknown) => {
+      if (!this.#isOver && run === this.#runs) this.#note(`the service was started again and is not ready: ${asUkeyError(thrown).message}`);
     });
-  }
-
-  async #dialAdmin(): Promise<Client> {
-    let client: Client | null = null;
-    let refused: UkeyError | null = null;
-    connect({ socketPath: this.layout.adminSocket, client: 'ukeyctl-sandbox', waitMs: startWaitMs }).then(
-      (connected) => {
-        client = connected;
-        // The start was given up meanwhile.
-        if (this.#closing !== null) connected.close();
-      },
-      (thrown: unknown) => {
-        refused = asUkeyError(thrown);
-      },
-    );
-    const isReady = (): boolean => client !== null || refused !== null;
-    await started({ what: 'the service', process: this.#service, logFile: this.layout.serviceLog, isReady });
-    if (client === null) throw refused ?? new UkeyError('internal', 'the service does not answer');
-    return client;
   }
 
   #settingUp(admin: Client): SettingUp {
@@ -295,6 +313,7 @@ export class World {
       admin,
       terminal: terminalName,
       provisioned: this.#memory.provisioned,
+      over: this.#over.signal,
       onProvisioned: () => {
         this.#memory = { ...this.#memory, provisioned: true };
         writeMemory(this.layout, this.#memory);
@@ -303,22 +322,27 @@ export class World {
     };
   }
 
-  /** Waits until the token is open; if it stays locked although its PIN has not been refused, logs in from the PIN file. */
-  async #loggedIn(): Promise<ServiceStatus> {
-    this.#logins += 1;
-    const turn = this.#logins;
-    const isOpen = ({ standing }: ServiceStatus): boolean => !['locked', 'no-token', 'halted'].includes(standing);
-    const early = await this.#until(loginGraceMs, isOpen);
-    if (early !== null && isOpen(early)) return early;
-    if (early?.standing === 'locked' && early.token?.pinState === 'ok' && turn === this.#logins) {
-      const params: Params<'session.login'> = { pin: readPinFile(this.layout.pinFile) };
-      await this.#admin?.call('session.login', params, { timeoutMs: startWaitMs });
-    }
-    const late = await this.#until(startWaitMs, isOpen);
-    if (late !== null && isOpen(late)) return late;
-    throw new UkeyError('locked', `the token is not open: ${late?.reason ?? 'the service does not answer'}`, {
-      action: `See ${this.layout.serviceLog}.`,
+  /** The PIN was set a moment ago, so it is the right one. */
+  async #firstLogin(admin: Client): Promise<void> {
+    const status = await admin.call('service.status', {});
+    if (status.standing !== 'locked') return;
+    const params: Params<'session.login'> = { pin: readPinFile(this.layout.pinFile) };
+    await admin.call('session.login', params, { timeoutMs: startWaitMs });
+  }
+
+  /** Waits until the service has opened the token by itself. */
+  async #opened(): Promise<ServiceStatus> {
+    const run = this.#runs;
+    return await tokenOpen({
+      identity: () => this.#identity(),
+      status: () => this.#ask(),
+      logFile: this.layout.serviceLog,
+      isOver: () => this.#isOver || (this.isReady && run !== this.#runs),
     });
+  }
+
+  get #isOver(): boolean {
+    return this.#closing !== null;
   }
 
   // --- asking ---
@@ -327,9 +351,18 @@ export class World {
     return existsSync(this.layout.token);
   }
 
+  async #identity(): Promise<ErrorCode | null> {
+    try {
+      await this.#admin?.call('service.identity', {}, { timeoutMs: callWaitMs });
+      return null;
+    } catch (thrown) {
+      return asUkeyError(thrown).code;
+    }
+  }
+
   async #ask(): Promise<ServiceStatus | null> {
     try {
-      const status = (await this.#admin?.call('service.status', {}, { timeoutMs: callWaitMs })) ?? null;
+      const status = (await this.#admin?.call('service.status', {}, { timeoutMs: this.isReady ? callWaitMs : startCallWaitMs })) ?? null;
       if (status !== null) this.#service?.markReady();
       return status;
     } catch {
