@@ -42,7 +42,10 @@ export interface RunningService {
 }
 
 const standingWatchMs = 1_000;
+/** How full the store is changes slowly, and asking costs a message to the holder. */
+const storeWatchMs = 10_000;
 const limitSteps = [50, 75, 90, 100] as const;
+const storeSteps = [75, 90] as const;
 
 export async function compose(config: Config, log: Log, overrides: Overrides = {}): Promise<RunningService> {
   const clock = overrides.clock ?? systemClock;
@@ -145,6 +148,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     onAcknowledged: (upToBatch) => {
       deliveries.acknowledged(upToBatch);
       herald.tell('acknowledged', { upToBatch });
+      void custody.reclaim(); // never rejects
       herald.standing(custody);
     },
   });
@@ -167,8 +171,21 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
   follow(holder.state());
   const timetable = openTimetable(config.upload.probe, clock, log, () => uploader.probe());
   const watch = setInterval(() => herald.standing(custody), standingWatchMs);
+  const storeWatch = setInterval(() => {
+    if (custody.ledger === null) return;
+    void custody.reclaim(); // never rejects; time passes also without acknowledgements
+    // Where the holder cannot answer, its state tells why.
+    void holder.status().then(
+      ({ usedPercent }) => {
+        const step = herald.store(usedPercent);
+        if (step > 0) log.warn('the FLASH fills up', { usedPercent, step });
+      },
+      (error: unknown) => log.debug('the holder gives no figures', { why: whyOf(error) }),
+    );
+  }, storeWatchMs);
   closing.push(async () => {
     clearInterval(watch);
+    clearInterval(storeWatch);
     unattended?.close();
     timetable.close();
     await uploader.close();
@@ -192,13 +209,15 @@ function startChild(config: HolderConfig, events: HolderEvents, log: Log): Holde
 }
 
 function holderConfig(config: Config): HolderConfig {
-  const { token } = config;
+  const { token, mirror, state } = config;
+  const place = mirror.path === undefined ? ({ kind: 'folder', folder: state } as const) : ({ kind: 'file', path: mirror.path } as const);
   return {
     module: token.module ?? null,
     ...(token.label === undefined ? {} : { tokenLabel: token.label }),
     ...(token.soft_token === undefined ? {} : { softTokenPath: token.soft_token }),
     flashPath: token.flash,
     imageBytes: token.flash_mib * 1024 * 1024,
+    ...(mirror.mode === 'off' ? {} : { mirror: { mode: mirror.mode, place } }),
     presencePaths: token.presence,
   };
 }
@@ -256,6 +275,7 @@ class Herald {
   #service: Service | null = null;
   #standing = '';
   #limitStep = 0;
+  #storeStep = 0;
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -275,6 +295,15 @@ class Herald {
     this.#standing = report.standing;
     this.tell('standing', { ...report });
     this.limit(custody);
+  }
+
+  /** At 75 and 90 %, once on the way up; freed segments set the steps back. Answers the step that was told, or 0. */
+  store(usedPercent: number): number {
+    const step = storeSteps.findLast((at) => usedPercent >= at) ?? 0;
+    const isNews = step > this.#storeStep;
+    this.#storeStep = step;
+    if (isNews) this.tell('store', { usedPercent, step });
+    return isNews ? step : 0;
   }
 
   /** At 50, 75, 90 and 100 %, once on the way up; an acknowledgement sets the steps back. */

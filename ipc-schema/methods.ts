@@ -88,11 +88,26 @@ export const storeStatusSchema = z.strictObject({
   path: z.string(),
   sizeBytes: count,
   usedBytes: count,
+  /** Of what documents may fill; at 100 the store is full. */
   usedPercent: z.number().min(0),
   batches: count,
   entries: count,
   tornBytes: count,
   mirror: z.enum(['off', 'async', 'sync']),
+  /** Null where the mirror is off. */
+  mirrorState: z
+    .strictObject({
+      /** What an `async` mirror does not have yet. */
+      behindBytes: count,
+      /** Why it gets nothing until the token is opened again; null while all is well. */
+      failure: z.string().nullable(),
+      /** At the last opening: it was missing or of another store, and was made. */
+      remade: z.boolean(),
+      /** Headers and frames that one had whole and the other had not, put right at the last opening. */
+      healedFlash: count,
+      healedMirror: count,
+    })
+    .nullable(),
 });
 
 export const backlogStatusSchema = z.strictObject({
@@ -124,7 +139,7 @@ export const serviceStatusSchema = z.strictObject({
 });
 export type ServiceStatus = z.infer<typeof serviceStatusSchema>;
 
-export const eventNames = ['standing', 'issued', 'acknowledged', 'link', 'limit'] as const;
+export const eventNames = ['standing', 'issued', 'acknowledged', 'link', 'limit', 'store'] as const;
 export type EventName = (typeof eventNames)[number];
 
 export interface Method {

@@ -6,6 +6,7 @@
 import type { KeyObject } from 'node:crypto';
 import { X509Certificate } from 'node:crypto';
 import { arithmeticFaults, readChecked } from '#ctl/document-check.ts';
+import { decodeBatch, decodeSeal } from '#ipc-schema/batch.ts';
 import { malformed } from '#ipc-schema/cbor.ts';
 import { type ChartedSeries, type Charter, charterSchema, openCharter } from '#ipc-schema/charter.ts';
 import { decodeSign1, keyIdOf, publicKeyFromSpki } from '#ipc-schema/cose.ts';
@@ -24,6 +25,17 @@ export interface LedgerOrigin {
   readonly certificate: Uint8Array;
   /** Trust root of charters and templates (DER); null: they are read, and their signatures not checked. */
   readonly authorityCertificate: Uint8Array | null;
+  /** Where the ledger's beginning was released: what is left begins with this batch. Left out: it begins with batch 1. */
+  readonly remainder?: Remainder;
+}
+
+/** Signatures, hashes and order are checked in full from `firstBatch` on. What only older batches could tell is not judged. */
+export interface Remainder {
+  /** The oldest batch that is kept. Its seal names, under the KEY's signature, what stood before it. */
+  readonly firstBatch: Uint8Array;
+  /** Charters and templates (signed) that came before it, oldest first. */
+  readonly charters: readonly Uint8Array[];
+  readonly templates: readonly Uint8Array[];
 }
 
 export type FindingKind =
@@ -66,6 +78,9 @@ export interface LedgerReport {
   /** The chain held so far and nothing was found. */
   readonly holds: boolean;
   readonly tokenId: string;
+  /** 1, or the oldest batch that is kept. */
+  readonly firstBatch: number;
+  /** In all, those that were released included. */
   readonly batches: number;
   readonly entries: number;
   readonly byKind: Readonly<Partial<Record<EntryKind, number>>>;
@@ -103,6 +118,8 @@ export class LedgerCheck {
   readonly #tokenId: string;
   readonly #authorityKey: KeyObject | null;
   #head: ChainHead;
+  /** Batches and entries before the first that was checked. */
+  readonly #before: ChainHead;
   #entries = 0;
   #acknowledgedBatch = 0;
   #firstMs: number | null = null;
@@ -110,7 +127,7 @@ export class LedgerCheck {
   #charter: Charter | null = null;
   readonly #ackKeys: KeyObject[] = [];
   readonly #templates = new Map<string, Template>();
-  /** Seal hash of batch n at n - 1, and the documents in it. */
+  /** Seal hashes of the batches that were checked, in order, and the documents in each. */
   readonly #sealHashes: Uint8Array[] = [];
   readonly #documentsByBatch: number[] = [];
   readonly #byKind = new Map<EntryKind, number>();
@@ -127,7 +144,16 @@ export class LedgerCheck {
     this.#tokenKey = new X509Certificate(origin.certificate).publicKey;
     this.#tokenId = Buffer.from(keyIdOf(this.#tokenKey)).toString('hex');
     this.#authorityKey = origin.authorityCertificate === null ? null : new X509Certificate(origin.authorityCertificate).publicKey;
-    this.#head = chainStart(origin.certificate);
+    const { remainder } = origin;
+    this.#before = remainder === undefined ? chainStart(origin.certificate) : headBefore(remainder.firstBatch);
+    this.#head = this.#before;
+    for (const body of remainder?.charters ?? []) this.#addCharter(body);
+    for (const body of remainder?.templates ?? []) this.#addTemplate(body);
+  }
+
+  /** Nothing before the first batch was released. */
+  get #isWhole(): boolean {
+    return this.#before.batchIndex === 0;
   }
 
   /** Batches and entries that held so far. */
@@ -150,6 +176,7 @@ export class LedgerCheck {
     return {
       holds: this.#findingsCount === 0,
       tokenId: this.#tokenId,
+      firstBatch: this.#before.batchIndex + 1,
       batches: batchIndex,
       entries: this.#entries,
       byKind: Object.fromEntries(this.#byKind),
@@ -166,7 +193,9 @@ export class LedgerCheck {
       firstIssuedAt: instant(this.#firstMs),
       lastIssuedAt: instant(this.#lastMs),
       acknowledgedBatch: this.#acknowledgedBatch,
-      pending: this.#documentsByBatch.slice(this.#acknowledgedBatch).reduce((sum, count) => sum + count, 0),
+      pending: this.#documentsByBatch
+        .slice(Math.max(0, this.#acknowledgedBatch - this.#before.batchIndex))
+        .reduce((sum, count) => sum + count, 0),
       head: { batchIndex, nextSequence, sealHash: Buffer.from(sealHash).toString('hex') },
       findings: this.#findings,
       findingsCount: this.#findingsCount,
@@ -239,8 +268,9 @@ export class LedgerCheck {
     if (key === undefined) throw malformed('acknowledgement', 'is signed by a server that no charter names');
     const ack = openAcknowledgement(signed, key);
     if (Buffer.from(ack.tokenId).toString('hex') !== this.#tokenId) throw malformed('acknowledgement', 'is for another token');
-    const sealHash = this.#sealHashes[ack.upToBatch - 1];
-    if (sealHash === undefined || Buffer.compare(sealHash, ack.headSealHash) !== 0)
+    const sealHash = this.#sealHashes[ack.upToBatch - 1 - this.#before.batchIndex];
+    const isReleased = ack.upToBatch <= this.#before.batchIndex && !this.#isWhole;
+    if (!isReleased && (sealHash === undefined || Buffer.compare(sealHash, ack.headSealHash) !== 0))
       throw malformed('acknowledgement', `names another batch ${ack.upToBatch} than this ledger has`);
     if (ack.upToBatch < this.#acknowledgedBatch) this.#find('acknowledgement', sequence, 'the acknowledgement goes back');
     this.#acknowledgedBatch = Math.max(this.#acknowledgedBatch, ack.upToBatch);
@@ -267,6 +297,7 @@ export class LedgerCheck {
 
   /** The number must be the next one of its series in the charter that is in force. */
   #addNumber(number: string, kind: ChartedSeries['kind'], sequence: number): void {
+    if (this.#charter === null && !this.#isWhole) return; // it stood in what was released
     const series = this.#charter?.series.find(
       (one) => one.kind === kind && number.startsWith(one.prefix) && number.length === one.prefix.length + one.digits,
     );
@@ -276,7 +307,8 @@ export class LedgerCheck {
       return;
     }
     const use = this.#series.get(series.prefix);
-    const expected = Math.max(series.first, (use?.lastCounter ?? 0) + 1);
+    // The first of a remainder stands behind numbers that are not there any more.
+    const expected = use === undefined && !this.#isWhole ? counter : Math.max(series.first, (use?.lastCounter ?? 0) + 1);
     if (counter !== expected) this.#find('number', sequence, `number ${number} stands where counter ${expected} was expected`);
     if (counter > series.last) this.#find('number', sequence, `number ${number} is beyond the range of its series`);
     if (use === undefined) {
@@ -307,6 +339,7 @@ export class LedgerCheck {
     const name = `${document.template.id} v${document.template.version}`;
     const template = this.#templates.get(name);
     if (template === undefined) {
+      if (!this.#isWhole) return;
       this.#find('template-unknown', sequence, `template ${name} was not in the ledger before`);
       return;
     }
@@ -328,10 +361,17 @@ export class LedgerCheck {
     }
     if (corrects === undefined || !('number' in corrects)) return;
     const left = this.#creditable.get(corrects.number)?.minus(total);
+    if (left === undefined && !this.#isWhole) return; // the original was released
     if (left === undefined) this.#find('credit', sequence, `corrects ${corrects.number}, which is no invoice of this ledger`);
     else if (left.lessThan(zero)) this.#find('credit', sequence, `credits more than what remains of ${corrects.number}`);
     else this.#creditable.set(corrects.number, left);
   }
+}
+
+/** Its signature and place are checked when it is added. */
+function headBefore(firstBatch: Uint8Array): ChainHead {
+  const { seal } = decodeSeal(decodeBatch(firstBatch).sealBytes);
+  return { batchIndex: seal.batchIndex - 1, nextSequence: seal.firstSequence, sealHash: seal.previousSealHash };
 }
 
 /** All kinds that a leaf can have, in the order of their numbers: for tables. */

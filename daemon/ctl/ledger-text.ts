@@ -11,7 +11,7 @@ export function ledgerText(report: LedgerReport, more: readonly (readonly [strin
     ['Verdict', report.holds ? 'holds' : `does NOT hold: ${counted(report.findingsCount, 'finding')}`],
     ...more,
     ['Token id', report.tokenId],
-    ['Batches', String(report.batches)],
+    ['Batches', batchesText(report)],
     ['Entries', `${report.entries}${kinds.length === 0 ? '' : ` (${kinds.join(', ')})`}, without a gap`],
     ['Time', report.firstIssuedAt === null ? null : `${report.firstIssuedAt} to ${report.lastIssuedAt ?? ''}`],
     ...report.series.map((one): [string, string] => [
@@ -23,6 +23,11 @@ export function ledgerText(report: LedgerReport, more: readonly (readonly [strin
     ['Head', `batch ${report.head.batchIndex}, seal ${report.head.sealHash}`],
   ]);
   return [head, sumsText(report), findingsText(report)].filter((part) => part !== '').join('\n');
+}
+
+function batchesText({ firstBatch, batches }: LedgerReport): string {
+  if (firstBatch === 1) return String(batches);
+  return `${firstBatch} to ${batches}; those before were acknowledged and released: the ticket server has them`;
 }
 
 function sumsText({ sums }: LedgerReport): string {

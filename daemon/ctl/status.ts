@@ -33,13 +33,21 @@ export function statusText(found: ServiceStatus): string {
       store === null
         ? 'none'
         : `${store.path}, ${sizeText(store.usedBytes)} of ${sizeText(store.sizeBytes)} used (${store.usedPercent} %), ` +
-          `${counted(store.entries, 'entry', 'entries')} in ${counted(store.batches, 'batch', 'batches')}, mirror ${store.mirror}` +
+          `${counted(store.entries, 'entry', 'entries')} in ${counted(store.batches, 'batch', 'batches')}, ${mirrorText(store)}` +
           (store.tornBytes === 0 ? '' : `, a torn tail of ${store.tornBytes} bytes was cut`),
     ],
     ['Templates', found.templates.map((one) => `${one.id} v${one.version} (${one.currency})`).join(', ')],
     ['Clock', clock.trusted ? clock.now : `${clock.now}, not trusted`],
     ['Version', found.version],
   ]);
+}
+
+function mirrorText({ mirror, mirrorState }: NonNullable<ServiceStatus['store']>): string {
+  if (mirrorState === null) return `mirror ${mirror}`;
+  if (mirrorState.failure !== null) return `mirror ${mirror}, not in use: ${mirrorState.failure}`;
+  const behind = mirrorState.behindBytes === 0 ? '' : `, ${sizeText(mirrorState.behindBytes)} behind`;
+  const healed = mirrorState.healedFlash + (mirrorState.remade ? 0 : mirrorState.healedMirror);
+  return `mirror ${mirror}${behind}${mirrorState.remade ? ', made anew' : healed === 0 ? '' : `, ${healed} places healed`}`;
 }
 
 export function budgetText(budget: Budget): string {

@@ -7,14 +7,14 @@ import path from 'node:path';
 import { checkToken, holding, readTrust } from '#ctl/certificates.ts';
 import type { Given } from '#ctl/command.ts';
 import { endAs, endingAs, usage } from '#ctl/exit-codes.ts';
-import { LedgerCheck, type LedgerReport } from '#ctl/ledger-check.ts';
+import { LedgerCheck, type LedgerReport, type Remainder } from '#ctl/ledger-check.ts';
 import { chainBroken, ledgerText } from '#ctl/ledger-text.ts';
 import { openProgress } from '#ctl/progress.ts';
 import { readPin } from '#ctl/prompt.ts';
 import type { Screen } from '#ctl/screen.ts';
 import { readConfig } from '#ground/config.ts';
 import type { HolderConfig } from '#holder/configuration.ts';
-import type { Holder, Mount, StoredBatch } from '#holder/holder.ts';
+import type { CarriedDocument, Holder, Mount, StoredBatch } from '#holder/holder.ts';
 import { joinHolder } from '#holder/joined.ts';
 import { partsOf } from '#holder/parts.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
@@ -28,7 +28,7 @@ export type StoreConfig = Pick<HolderConfig, 'module' | 'softTokenPath' | 'token
 export interface OpenStore {
   /** What stood in it when it was opened. */
   readonly mount: Mount;
-  /** All batches up to the head of `mount`, in order; what the service adds meanwhile is for the next time. Throws as the holder does. */
+  /** All batches that are kept, up to the head of `mount`, in order; what the service adds meanwhile is for the next time. Throws as the holder does. */
   batches(): AsyncGenerator<StoredBatch>;
   close(): Promise<void>;
 }
@@ -41,7 +41,7 @@ export async function runVerifyStore(given: Given, screen: Screen): Promise<void
   try {
     const { certificate, authorityCertificate } = store.mount;
     await holding(() => checkToken(certificate, authorityCertificate, trust));
-    const ledger = new LedgerCheck({ certificate, authorityCertificate });
+    const ledger = new LedgerCheck({ certificate, authorityCertificate, ...(await remainderOf(store)) });
     await walk(store, ledger);
     answer(screen, config, store.mount, ledger.result());
   } finally {
@@ -61,7 +61,7 @@ export async function openStore(config: StoreConfig, pin: Uint8Array, note: (wha
   });
   try {
     const mount = await holder.login(pin, false);
-    return { mount, batches: () => batchesOf(holder, mount.nextBatch - 1), close: () => holder.close() };
+    return { mount, batches: () => batchesOf(holder, mount.oldestBatch, mount.nextBatch - 1), close: () => holder.close() };
   } catch (thrown) {
     await holder.close();
     const error = asUkeyError(thrown);
@@ -87,8 +87,8 @@ function adviceFor({ code }: UkeyError, { module }: StoreConfig): string | null 
   return `SoftHSM2 finds its tokens by SOFTHSM2_CONF (${now}): set it as the service has it, then repeat.`;
 }
 
-async function* batchesOf(holder: Holder, last: number): AsyncGenerator<StoredBatch> {
-  for (let next = 1; next <= last; ) {
+async function* batchesOf(holder: Holder, first: number, last: number): AsyncGenerator<StoredBatch> {
+  for (let next = first; next <= last; ) {
     const batches = await holder.read(next, readMaxBytes);
     if (batches.length === 0) throw new UkeyError('halted', `batch ${next} cannot be found in the store`);
     for (const batch of batches) {
@@ -97,6 +97,18 @@ async function* batchesOf(holder: Holder, last: number): AsyncGenerator<StoredBa
       next = batch.batchIndex + 1;
     }
   }
+}
+
+/** Where the beginning was released, the check begins with what is left; charter and templates that came before are carried. */
+export async function remainderOf({ mount, batches }: OpenStore): Promise<{ readonly remainder?: Remainder }> {
+  const { oldestBatch, carried } = mount;
+  if (oldestBatch === 1) return {};
+  const before = (documents: readonly CarriedDocument[]): Uint8Array[] =>
+    documents.filter((document) => document.batch < oldestBatch).map((document) => document.signed);
+  const { charter = null, templates = [] } = carried ?? {};
+  for await (const { bytes } of batches())
+    return { remainder: { firstBatch: bytes, charters: before(charter === null ? [] : [charter]), templates: before(templates) } };
+  throw new UkeyError('halted', 'a store that released batches holds none');
 }
 
 /** From --config, and from the options, which come first. Throws invalid-request. */

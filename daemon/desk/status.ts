@@ -53,9 +53,8 @@ async function tokenStatus({ custody, holder }: StatusParts): Promise<ServiceSta
 async function storeStatus({ holder }: StatusParts, ledger: Ledger | null): Promise<ServiceStatus['store']> {
   const figures = ledger === null ? null : await figuresOf(holder);
   if (ledger === null || figures === null) return null;
-  const { storePath, sizeBytes, usedBytes, mirror } = figures;
+  const { storePath, sizeBytes, usedBytes, usedPercent, mirror } = figures;
   const { nextBatch, nextSequence } = ledger.tip;
-  const usedPercent = sizeBytes === 0 ? 0 : Math.floor((usedBytes / sizeBytes) * 1000) / 10;
   return {
     path: storePath,
     sizeBytes,
@@ -64,8 +63,16 @@ async function storeStatus({ holder }: StatusParts, ledger: Ledger | null): Prom
     batches: nextBatch - 1,
     entries: nextSequence - 1,
     tornBytes: ledger.mount.tornBytes,
-    mirror,
+    mirror: mirror?.mode ?? 'off',
+    mirrorState: mirrorState(mirror, ledger),
   };
+}
+
+function mirrorState(mirror: HolderStatus['mirror'], ledger: Ledger): NonNullable<ServiceStatus['store']>['mirrorState'] {
+  if (mirror === null) return null;
+  const { behindBytes, failure } = mirror;
+  const { remade = false, healedFlash = 0, healedMirror = 0 } = ledger.mount.mirror ?? {};
+  return { behindBytes, failure, remade, healedFlash, healedMirror };
 }
 
 /** null: the token left while it was asked; the standing says so. */

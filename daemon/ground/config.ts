@@ -12,7 +12,7 @@ const correctFile = 'Correct the configuration file.';
 const filePath = z.string().min(1).max(4096);
 
 const schema = z.strictObject({
-  /** Index, terminals, lock. */
+  /** Index, terminals, lock, mirror. */
   state: filePath,
   socket: filePath,
   admin_socket: filePath,
@@ -34,6 +34,15 @@ const schema = z.strictObject({
     /** Files that vanish with the token (soft tokens); the FLASH is always watched. */
     presence: z.array(filePath).max(8).default([]),
   }),
+  /** Second copy of the FLASH on the host's disk, so that the loss of either loses nothing. */
+  mirror: z
+    .strictObject({
+      /** Image or block device, at least as large as the FLASH; left out: one file per token in the state folder. */
+      path: filePath.optional(),
+      /** `sync`: an invoice is answered when both have it. `async`: the mirror follows. */
+      mode: z.enum(['sync', 'async', 'off']).default('sync'),
+    })
+    .prefault({}),
   upload: z
     .strictObject({
       /** When to probe the ticket server: cron, with seconds. */
@@ -90,7 +99,7 @@ export function parseConfig(text: string, base: string): Config {
     throw new UkeyError('invalid-request', `${field}: needed where token.module is left out`, { field, action: correctFile });
   }
   const at = (file: string): string => path.resolve(base, file);
-  const { token } = config;
+  const { token, mirror } = config;
   return {
     ...config,
     state: at(config.state),
@@ -104,5 +113,6 @@ export function parseConfig(text: string, base: string): Config {
       flash: at(token.flash),
       presence: token.presence.map(at),
     },
+    mirror: { mode: mirror.mode, ...(mirror.path === undefined ? {} : { path: at(mirror.path) }) },
   };
 }

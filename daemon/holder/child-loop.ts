@@ -90,6 +90,11 @@ async function perform(holder: Holder, call: Exclude<Call, { kind: 'commit' }>):
       return { kind: 'mount', mount: await holder.format(call.request) };
     case 'read':
       return { kind: 'batches', batches: await holder.read(call.fromBatch, call.maxBytes) };
+    case 'carry':
+      await holder.carry(call.carried);
+      return { kind: 'done' };
+    case 'release':
+      return { kind: 'released', ...(await holder.release(call.upToBatch)) };
     case 'status':
       return { kind: 'status', status: await holder.status() };
     case 'close':

@@ -1,5 +1,9 @@
-// Owns: what a holder is told when it starts: where its token and its FLASH are.
+// Owns: what a holder is told when it starts: where its token, its FLASH and their mirror are.
 // Invariants: plain data (it crosses to the child as its first message); holds no secret.
+import type { MirrorMode } from '#store/store.ts';
+
+/** One file, or a folder in which each token has its own. */
+export type MirrorPlace = { readonly kind: 'file'; readonly path: string } | { readonly kind: 'folder'; readonly folder: string };
 
 export interface HolderConfig {
   /** Absolute path of the vendor's PKCS#11 module; null: the embedded soft token. */
@@ -14,6 +18,8 @@ export interface HolderConfig {
   readonly flashPath: string;
   /** Size of the image that formatting creates when nothing is at flashPath; left out: it must be there. */
   readonly imageBytes?: number;
+  /** Second copy of the log on another disk; left out: none. Not used where `readOnly` is set. */
+  readonly mirror?: { readonly mode: MirrorMode; readonly place: MirrorPlace };
   /** Files and folders that vanish with the token; the FLASH is always watched. */
   readonly presencePaths: readonly string[];
   /** Login and reading only; nothing is written to the FLASH. */

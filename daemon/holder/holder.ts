@@ -4,6 +4,7 @@
 // (and on the mirror where one is set); after unknown-outcome the holder refuses everything until it has opened the log again, by itself or by login.
 // Errors are UkeyError: no-token, locked, pin-*, token-failed (nothing was written), store-full (nothing was written), unknown-outcome, halted.
 import type { Algorithm } from '#ipc-schema/cose.ts';
+import type { MirrorMode, MirrorReport } from '#store/store.ts';
 import type { TokenFacts } from '#token/token.ts';
 
 /** What the holder is, as the front sees it. */
@@ -31,6 +32,10 @@ export interface Mount {
   /** The front's own checkpoint, as given with a commit, or null for an empty ledger. It is the state before batch `checkpointBatch`. */
   readonly checkpoint: Uint8Array | null;
   readonly checkpointBatch: number;
+  /** First batch that can be read: all before were released. */
+  readonly oldestBatch: number;
+  /** What was carried last; null if nothing ever was. */
+  readonly carried: Carried | null;
   readonly nextBatch: number;
   readonly nextSequence: number;
   /** SHA-256 of the newest seal (of the enrolment certificate when there is none). */
@@ -38,8 +43,22 @@ export interface Mount {
   /** Bytes of a torn tail that mounting cut; 0 if none. */
   readonly tornBytes: number;
   readonly keyWrapping: string;
+  /** What was done so that FLASH and mirror are the same; null where no mirror is in use. */
+  readonly mirror: MirrorReport | null;
   /** Only in the answer to a login that found the token open: the PIN was not looked at. */
   readonly pinUnchecked?: true;
+}
+
+/** A charter or template as the authority signed it, and the batch that brought it. */
+export interface CarriedDocument {
+  readonly batch: number;
+  readonly signed: Uint8Array;
+}
+
+/** What survives the release of the batches that brought it. */
+export interface Carried {
+  readonly charter: CarriedDocument | null;
+  readonly templates: readonly CarriedDocument[];
 }
 
 /** One batch on its way: numbered and hashed by the front, sealed by the holder. */
@@ -51,6 +70,8 @@ export interface BatchDraft {
   readonly sealedAtMs: number;
   /** joinEntries() of the encoded entries. */
   readonly joinedEntries: Uint8Array;
+  /** Only entries of the service's own (acknowledgements, charters): may use what the store reserves, so that a full one can be freed. */
+  readonly reserved: boolean;
   /** The front's state before this batch; the store keeps it where a new run begins. */
   readonly checkpoint: Uint8Array;
 }
@@ -75,7 +96,18 @@ export interface HolderStatus {
   readonly storePath: string;
   readonly sizeBytes: number;
   readonly usedBytes: number;
-  readonly mirror: 'off' | 'async' | 'sync';
+  /** Of what documents may fill, rounded up: at 100 the store is full. */
+  readonly usedPercent: number;
+  /** As configured; null: off. */
+  readonly mirror: MirrorStatus | null;
+}
+
+export interface MirrorStatus {
+  readonly mode: MirrorMode;
+  /** What an `async` mirror does not have yet. */
+  readonly behindBytes: number;
+  /** Why it is not written any more until the log is opened again; null while it is. */
+  readonly failure: string | null;
 }
 
 export interface ProvisionOptions {
@@ -110,7 +142,14 @@ export interface Holder {
   /** Step 2: the FLASH is formatted with the certificates; the token is open afterwards. */
   format(request: FormatRequest): Promise<Mount>;
   commit(batch: BatchDraft): Commit;
-  /** Encoded batches from `fromBatch` on, in order, at least one if there is one, about maxBytes at most. */
+  /** Replaces what survives every release. Resolves when it is durable. */
+  carry(carried: Carried): Promise<void>;
+  /**
+   * Batches up to and with this one may be forgotten; whole segments are freed, and only what mounting does not need. Resolves when it is durable.
+   * `oldestBatch`: the first one that can be read from now on.
+   */
+  release(upToBatch: number): Promise<{ readonly segments: number; readonly oldestBatch: number }>;
+  /** Throws not-found for a batch that was released. Encoded batches from `fromBatch` on, in order, at least one if there is one, about maxBytes at most. */
   read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]>;
   status(): Promise<HolderStatus>;
   /** Waits for what is under way (bounded), logs out, wipes, ends the process. */

@@ -7,8 +7,11 @@ import { asUkeyError, blankFlashAction, UkeyError } from '#ipc-schema/errors.ts'
 import type { Device } from '#store/device.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token, TokenFacts } from '#token/token.ts';
+import { encodeCarried } from './carried.ts';
+import { statusBefore, statusWith } from './figures.ts';
 import type {
   BatchDraft,
+  Carried,
   Commit,
   FormatRequest,
   Holder,
@@ -18,22 +21,19 @@ import type {
   ProvisionOptions,
   StoredBatch,
 } from './holder.ts';
-import { type Mounting, mountLedger, readOwnHeader } from './mounting.ts';
-import type { HolderParts } from './parts.ts';
+import { type MirrorParts, refuseLeftMirror } from './mirroring.ts';
+import { mountLedger, readOwnHeader } from './mounting.ts';
+import { Opened } from './opened.ts';
+import { type HolderParts, openOrCreate } from './parts.ts';
 import { Presence } from './presence.ts';
-import { refusedCommit, Sealer } from './sealer.ts';
+import { refusedCommit } from './sealer.ts';
 import { isSameState, whyNotOpen } from './state.ts';
 import { provisionedAction, publicKeyIfShown, Survey } from './survey.ts';
 import { spendTry } from './try.ts';
+import { Turns } from './turns.ts';
 
 /** How often the token is looked at: plug and unplug are noticed within twice this. */
 export const presencePollMs = 500;
-export const readMaxBytes = 8 * 1024 * 1024;
-const turnsMax = 32;
-
-interface Open extends Mounting {
-  readonly sealer: Sealer;
-}
 
 /** Starts looking for the token at once; the first state comes through `events`. */
 export function joinHolder(parts: HolderParts): Holder {
@@ -47,9 +47,8 @@ class JoinedHolder implements Holder {
   readonly #survey: Survey;
   #state: HolderState = { kind: 'starting' };
   #token: Token | null = null;
-  #open: Open | null = null;
-  #turn: Promise<unknown> = Promise.resolve();
-  #turns = 0;
+  #open: Opened | null = null;
+  readonly #turns = new Turns();
   #timer: NodeJS.Timeout | null = null;
   #closed = false;
   #closing: Promise<void> | null = null;
@@ -60,8 +59,13 @@ class JoinedHolder implements Holder {
     this.#pollMs = parts.pollMs ?? presencePollMs;
     this.#presence = new Presence(parts.flashPath, parts.presencePaths);
     this.#survey = new Survey(parts, this.#presence);
-    this.#status = { signatures: 0, meanSignMs: null, storePath: parts.flashPath ?? '', sizeBytes: 0, usedBytes: 0, mirror: 'off' };
+    const mirror = this.#mirror;
+    this.#status = statusBefore(parts.flashPath ?? '', mirror === null ? null : { mode: mirror.mode, behindBytes: 0, failure: null });
     void this.#look();
+  }
+
+  get #mirror(): MirrorParts | null {
+    return this.#parts.mirror ?? null;
   }
 
   state(): HolderState {
@@ -70,14 +74,15 @@ class JoinedHolder implements Holder {
 
   async login(pin: Uint8Array, useLastTry: boolean): Promise<Mount> {
     try {
-      return await this.#inTurn(() => this.#login(pin, useLastTry));
+      return await this.#turns.take(() => this.#login(pin, useLastTry));
     } finally {
       wipe(pin);
     }
   }
 
   async logout(): Promise<void> {
-    await this.#inTurn(async () => {
+    await this.#turns.take(async () => {
+      await this.#settle();
       await this.#shut();
       if (this.#token === null) return;
       this.#logOut(this.#token);
@@ -87,14 +92,14 @@ class JoinedHolder implements Holder {
 
   async provision(options: ProvisionOptions): Promise<Uint8Array> {
     try {
-      return await this.#inTurn(() => this.#provision(options));
+      return await this.#turns.take(() => this.#provision(options));
     } finally {
       wipe(options.pin, options.soPin);
     }
   }
 
   async format(request: FormatRequest): Promise<Mount> {
-    return await this.#inTurn(() => this.#format(request));
+    return await this.#turns.take(() => this.#format(request));
   }
 
   commit(batch: BatchDraft): Commit {
@@ -105,11 +110,20 @@ class JoinedHolder implements Holder {
     const open = this.#open;
     if (open === null) throw this.#whyNotOpen();
     try {
-      const frames = await open.log.read(fromBatch, Math.min(maxBytes, readMaxBytes));
-      return frames.map(({ index, payload }) => ({ batchIndex: index, bytes: payload }));
+      return await open.read(fromBatch, maxBytes);
     } catch (thrown) {
       throw this.#open === open ? thrown : this.#whyNotOpen(thrown);
     }
+  }
+
+  async carry(carried: Carried): Promise<void> {
+    if (this.#open === null) throw this.#whyNotOpen();
+    await this.#open.write((log) => log.carry(encodeCarried(carried)));
+  }
+
+  async release(upToBatch: number): Promise<{ segments: number; oldestBatch: number }> {
+    if (this.#open === null) throw this.#whyNotOpen();
+    return await this.#open.write(async (log) => ({ segments: await log.release(upToBatch), oldestBatch: log.usage().oldestIndex }));
   }
 
   async status(): Promise<HolderStatus> {
@@ -124,23 +138,11 @@ class JoinedHolder implements Holder {
   async #close(): Promise<void> {
     this.#closed = true;
     if (this.#timer !== null) clearTimeout(this.#timer);
-    await this.#turn;
+    await this.#turns.end();
+    await this.#settle();
     await this.#shut();
     this.#letGo();
     this.#state = { kind: 'absent', reason: 'the holder is closed' };
-  }
-
-  // ---- Turns
-
-  #inTurn<T>(act: () => Promise<T>): Promise<T> {
-    if (this.#closed) return Promise.reject(new UkeyError('no-token', 'the holder is closed'));
-    if (this.#turns >= turnsMax) return Promise.reject(new UkeyError('busy', 'too many calls wait for the token', { retryAfterMs: 1_000 }));
-    this.#turns += 1;
-    const done = this.#turn.then(act).finally(() => {
-      this.#turns -= 1;
-    });
-    this.#turn = done.catch(() => undefined); // the caller has the error; the next turn only waits
-    return done;
   }
 
   #setState(state: HolderState): void {
@@ -158,14 +160,13 @@ class JoinedHolder implements Holder {
   async #login(pin: Uint8Array, useLastTry: boolean): Promise<Mount> {
     if (this.#open !== null) {
       // Logged in and mounted already: no try is spent, and none would check the PIN.
-      await this.#open.sealer.settled();
-      return { ...this.#open.mount, ...this.#open.sealer.chain, pinUnchecked: true };
+      return { ...(await this.#open.settled()), pinUnchecked: true };
     }
     const token = await this.#present();
     const device = await this.#parts.openDevice(this.#parts.readOnly);
     try {
       // Before a try is spent: a FLASH that cannot be opened, or is another token's, is no reason to ask for a PIN.
-      if ((await readOwnHeader(device, publicKeyIfShown(token))) === null) {
+      if ((await readOwnHeader(device, publicKeyIfShown(token), this.#mirror)) === null) {
         const action = token.facts().provisioned ? blankFlashAction : 'Provision the token (ukeyctl provision).';
         throw new UkeyError('token-failed', 'the FLASH is blank', { action });
       }
@@ -195,8 +196,9 @@ class JoinedHolder implements Holder {
     if (this.#parts.readOnly) throw new UkeyError('internal', 'this holder was opened for reading only');
     const token = await this.#present();
     if (!token.facts().loggedIn) throw new UkeyError('locked', 'step 1 of provisioning comes first: nobody is logged in');
-    const device = await this.#openOrCreate();
+    const device = await openOrCreate(this.#parts);
     try {
+      if (!request.erase) await refuseLeftMirror(this.#mirror, token);
       await (await provisioning()).formatFlash(token, device, request);
       // The store is durable, and empty. Mounting it proves that the token can open what it wrapped.
       return await this.#mount(token, device);
@@ -208,15 +210,11 @@ class JoinedHolder implements Holder {
   }
 
   async #mount(token: Token, device: Device): Promise<Mount> {
-    const mounting = await mountLedger(token, device);
-    const { log, chain, mount } = mounting;
-    const { clock, readOnly } = this.#parts;
-    const { tokenId, algorithm } = mount;
-    const sealer: Sealer = new Sealer({
-      ...{ token, tokenId, algorithm, log, chain, clock, readOnly },
-      onTrouble: (error) => this.#onTrouble(sealer, error),
-    });
-    this.#open = { ...mounting, sealer };
+    const mounting = await mountLedger(token, device, this.#mirror);
+    const { mount, mirrorFailure } = mounting;
+    if (mirrorFailure !== null) this.#parts.note('the mirror is not used', new Error(mirrorFailure));
+    const opened: Opened = new Opened(this.#parts, token, mounting, (error) => this.#onTrouble(opened, error));
+    this.#open = opened;
     await this.#presence.remember();
     this.#setState({ kind: 'open', facts: token.facts(), mount });
     return mount;
@@ -230,17 +228,6 @@ class JoinedHolder implements Holder {
     if (error.code === 'halted') this.#setState({ kind: 'halted', reason: error.message });
     else await this.#lookAnew();
     return error;
-  }
-
-  async #openOrCreate(): Promise<Device> {
-    const { createDevice, openDevice } = this.#parts;
-    try {
-      return await openDevice.call(this.#parts, false);
-    } catch (thrown) {
-      if (createDevice === undefined || !(thrown instanceof UkeyError) || thrown.code !== 'no-token') throw thrown;
-      await createDevice();
-      return await openDevice.call(this.#parts, false);
-    }
   }
 
   // ---- Presence
@@ -263,12 +250,13 @@ class JoinedHolder implements Holder {
 
   async #look(): Promise<void> {
     try {
-      await this.#inTurn(async () => {
+      await this.#turns.take(async () => {
         const { kind } = this.#state;
         // A module that shows a blank token may have shown it for want of ours: so it is asked anew, not the token that it gave.
         if (kind === 'absent' || (kind === 'blank' && !this.#state.facts.loggedIn)) this.#letGo();
         if (this.#token === null) await this.#lookAnew();
         else await this.#check(this.#token, this.#pollMs);
+        this.#open?.anchorIfDue();
       });
     } catch (thrown) {
       this.#parts.note('looking for the token failed', thrown);
@@ -316,15 +304,14 @@ class JoinedHolder implements Holder {
 
   #takeFacts(facts: TokenFacts): void {
     const state = this.#state;
-    if (state.kind === 'open' && !facts.loggedIn)
-      this.#onTrouble(this.#open?.sealer ?? null, new UkeyError('locked', 'the token logged out'));
+    if (state.kind === 'open' && !facts.loggedIn) this.#onTrouble(this.#open, new UkeyError('locked', 'the token logged out'));
     else if (state.kind === 'open' || state.kind === 'locked' || state.kind === 'blank') this.#setState({ ...state, facts });
   }
 
   /** A commit failed. Called between turns: what follows takes its own. */
-  #onTrouble(sealer: Sealer | null, error: UkeyError): void {
+  #onTrouble(failed: Opened | null, error: UkeyError): void {
     const open = this.#open;
-    if (open === null || open.sealer !== sealer || this.#closed) return;
+    if (open === null || open !== failed || this.#closed) return;
     const act = async (): Promise<void> => {
       const token = this.#token;
       if (this.#open !== open || token === null) return;
@@ -332,7 +319,7 @@ class JoinedHolder implements Holder {
       else if (error.code === 'locked') await this.#lock(token);
       else await this.#check(token, 0);
     };
-    this.#inTurn(act).catch((thrown: unknown) => this.#parts.note('after a failed commit', thrown));
+    this.#turns.take(act).catch((thrown: unknown) => this.#parts.note('after a failed commit', thrown));
   }
 
   /**
@@ -359,6 +346,12 @@ class JoinedHolder implements Holder {
 
   // ---- Letting go
 
+  /** Before a clean close: the KEY learns where the ledger ends. */
+  async #settle(): Promise<void> {
+    await this.#open?.settled();
+    this.#open?.anchor();
+  }
+
   /** Closes the log, which overwrites the data key. New commits are refused from the first line on. */
   async #shut(): Promise<void> {
     const open = this.#open;
@@ -370,28 +363,27 @@ class JoinedHolder implements Holder {
   }
 
   #logOut(token: Token): void {
-    try {
-      token.logout();
-    } catch (thrown) {
-      this.#parts.note('the token did not log out', thrown);
-    }
+    this.#quietly('the token did not log out', () => token.logout());
   }
 
   #letGo(): void {
-    try {
-      this.#token?.close();
-    } catch (thrown) {
-      this.#parts.note('the token did not close', thrown); // it is gone: that is why
-    }
+    this.#quietly('the token did not close', () => this.#token?.close()); // it is gone: that is why
     this.#token = null;
+  }
+
+  #quietly(what: string, act: () => void): void {
+    try {
+      act();
+    } catch (thrown) {
+      this.#parts.note(what, thrown);
+    }
   }
 
   #readStatus(): HolderStatus {
     const open = this.#open;
     if (open === null) return this.#status;
-    const { sizeBytes, usedBytes } = open.log.usage();
     const { signatures, meanSignMs } = open.sealer;
-    return { ...this.#status, signatures: this.#status.signatures + signatures, meanSignMs, sizeBytes, usedBytes };
+    return statusWith(this.#status, { signatures, meanSignMs, usage: open.log.usage(), mirrorFailure: open.mirrorFailure });
   }
 }
 

@@ -5,7 +5,7 @@
 // Must not: know processes or deadlines.
 import { asUkeyError, isErrorCode, UkeyError } from '#ipc-schema/errors.ts';
 import type { HolderConfig } from './configuration.ts';
-import type { BatchDraft, FormatRequest, HolderState, HolderStatus, Mount, ProvisionOptions, StoredBatch } from './holder.ts';
+import type { BatchDraft, Carried, FormatRequest, HolderState, HolderStatus, Mount, ProvisionOptions, StoredBatch } from './holder.ts';
 
 export type Call =
   | { readonly kind: 'login'; readonly id: number; readonly pin: Uint8Array; readonly useLastTry: boolean }
@@ -14,6 +14,8 @@ export type Call =
   | { readonly kind: 'format'; readonly id: number; readonly request: FormatRequest }
   | { readonly kind: 'commit'; readonly id: number; readonly draft: BatchDraft }
   | { readonly kind: 'read'; readonly id: number; readonly fromBatch: number; readonly maxBytes: number }
+  | { readonly kind: 'carry'; readonly id: number; readonly carried: Carried }
+  | { readonly kind: 'release'; readonly id: number; readonly upToBatch: number }
   | { readonly kind: 'status'; readonly id: number }
   | { readonly kind: 'close'; readonly id: number };
 
@@ -24,6 +26,7 @@ export type Answer =
   | { readonly kind: 'mount'; readonly mount: Mount }
   | { readonly kind: 'enrolment'; readonly request: Uint8Array }
   | { readonly kind: 'batches'; readonly batches: StoredBatch[] }
+  | { readonly kind: 'released'; readonly segments: number; readonly oldestBatch: number }
   | { readonly kind: 'status'; readonly status: HolderStatus };
 
 export type FromChild =
@@ -44,6 +47,8 @@ const kindsToChild: ReadonlySet<unknown> = new Set<ToChild['kind']>([
   'format',
   'commit',
   'read',
+  'carry',
+  'release',
   'status',
   'close',
 ]);

@@ -4,16 +4,21 @@
 // Errors: halted (another token's store, damage, a chain that does not hold), token-failed (no slot could be unwrapped).
 // On an error the device is still the caller's to close.
 import type { KeyObject } from 'node:crypto';
+import { decodeBatch, sealHashOf } from '#ipc-schema/batch.ts';
 import { keyIdOf } from '#ipc-schema/cose.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
-import { openLog, readStoreHeader } from '#store/log.ts';
+import { readStoreHeader } from '#store/log.ts';
 import type { KeySlot, StoreHeader, StoreLog } from '#store/store.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token, WrapMethod } from '#token/token.ts';
+import { type Anchor, judgeAge, judgeSeal, readAnchor } from './anchor.ts';
+import { decodeCarried } from './carried.ts';
 import { type Chain, decodeCheckpoint, follow, startOf } from './chain.ts';
 import type { Mount } from './holder.ts';
 import { decodeIdentity, type Identity } from './identity.ts';
+import { refuseRollback } from './inspection.ts';
+import { type MirrorParts, openMirrored } from './mirroring.ts';
 
 /** The slot that only the authority's recovery key opens. */
 export const recoveryMethod = 'hpke-recovery';
@@ -33,11 +38,16 @@ export interface Mounting {
   readonly log: StoreLog;
   readonly chain: Chain;
   readonly mount: Mount;
+  /** Why the mirror is not used, or null. */
+  readonly mirrorFailure: string | null;
 }
 
-/** Throws `halted` when the FLASH is of another token. Null: the FLASH is not formatted. */
-export async function readOwnHeader(device: Device, publicKey: KeyObject | null): Promise<StoreHeader | null> {
-  const header = await readStoreHeader(device);
+/**
+ * Throws `halted` when the FLASH is of another token. Null: the FLASH is not formatted. Where its superblocks rotted, those of the token's
+ * mirror tell; that takes a public key.
+ */
+export async function readOwnHeader(device: Device, publicKey: KeyObject | null, mirror: MirrorParts | null): Promise<StoreHeader | null> {
+  const header = await readStoreHeader(device).catch((thrown: unknown) => readFromMirror(device, publicKey, mirror, thrown));
   if (header !== null && publicKey !== null && Buffer.compare(header.tokenKeyId, keyIdOf(publicKey)) !== 0) {
     throw new UkeyError('halted', 'the FLASH belongs to another token', {
       action: 'Plug in the token and the FLASH that belong together.',
@@ -46,16 +56,41 @@ export async function readOwnHeader(device: Device, publicKey: KeyObject | null)
   return header;
 }
 
+async function readFromMirror(
+  device: Device,
+  publicKey: KeyObject | null,
+  mirror: MirrorParts | null,
+  thrown: unknown,
+): Promise<StoreHeader | null> {
+  if (publicKey === null || mirror === null) throw thrown;
+  let second: Device;
+  try {
+    second = await mirror.open(keyIdOf(publicKey), { readOnly: true, sizeBytes: null });
+  } catch {
+    throw thrown; // no mirror: the FLASH's own word stands
+  }
+  try {
+    return await readStoreHeader(device, second);
+  } finally {
+    await second.close();
+  }
+}
+
 /** `token` is logged in. The log's opening is the first write, where the device is writable. */
-export async function mountLedger(token: Token, device: Device): Promise<Mounting> {
+export async function mountLedger(token: Token, device: Device, mirror: MirrorParts | null): Promise<Mounting> {
   const publicKey = token.publicKey();
-  const header = await readOwnHeader(device, publicKey);
+  const header = await readOwnHeader(device, publicKey, mirror);
   if (header === null) throw new UkeyError('token-failed', 'the FLASH is not formatted: provision the token first');
+  // Before the log is read: a service that goes on writing beside a reader makes it no rollback.
+  const anchor = readAnchor(token);
   const { dataKey, method } = unwrapFirst(token, header.slots);
-  const log = await openLog(device, dataKey).finally(() => wipe(dataKey));
+  const { log, mirrorFailure } = await openMirrored(device, dataKey, mirror, keyIdOf(publicKey), (second) =>
+    refuseRollback(anchor, device, second, dataKey),
+  ).finally(() => wipe(dataKey));
   try {
     const identity = decodeIdentity(log.mounted.identity);
     const { chain, front } = await readChain(log, identity, publicKey);
+    await compareWith(anchor, log, chain);
     const mount: Mount = {
       tokenId: keyIdOf(publicKey),
       algorithm: token.algorithm(),
@@ -63,15 +98,29 @@ export async function mountLedger(token: Token, device: Device): Promise<Mountin
       ...identity,
       checkpoint: front,
       checkpointBatch: log.mounted.checkpointIndex,
+      oldestBatch: log.mounted.oldestIndex,
+      carried: log.mounted.carried === null ? null : decodeCarried(log.mounted.carried),
       ...chain,
       tornBytes: log.mounted.tornBytes,
       keyWrapping: method,
+      mirror: log.mounted.mirror,
     };
-    return { log, chain, mount };
+    return { log, chain, mount, mirrorFailure };
   } catch (thrown) {
     await log.close(); // and the device with it; closing it once more does no harm
     throw thrown;
   }
+}
+
+/** What was opened, whatever it was healed from, against what the KEY has seen. */
+async function compareWith(anchor: Anchor | null, log: StoreLog, chain: Chain): Promise<void> {
+  if (anchor === null) return;
+  const { mountEpoch, oldestIndex } = log.mounted;
+  judgeAge(anchor, { storeId: log.header.storeId, mountEpoch, lastBatch: chain.nextBatch - 1 });
+  if (anchor.batchIndex < oldestIndex) return; // none yet, or released
+  if (anchor.batchIndex === chain.nextBatch - 1) return judgeSeal(anchor, chain.headSealHash);
+  const [frame] = await log.read(anchor.batchIndex, 1);
+  if (frame !== undefined) judgeSeal(anchor, sealHashOf(decodeBatch(frame.payload).sealBytes));
 }
 
 function unwrapFirst(token: Token, slots: readonly KeySlot[]): { dataKey: Uint8Array; method: string } {

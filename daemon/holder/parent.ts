@@ -7,6 +7,7 @@ import { UkeyError } from '#ipc-schema/errors.ts';
 import type { HolderConfig } from './configuration.ts';
 import type {
   BatchDraft,
+  Carried,
   Commit,
   FormatRequest,
   Holder,
@@ -31,7 +32,7 @@ const healthyMs = 60_000;
 const killWaitMs = 2_000;
 /** How long a caller of `status` waits for a fresh answer before it gets the last one. */
 const statusPatienceMs = 50;
-/** Room for writing a new image while formatting. */
+/** Room for writing a new image: the FLASH while formatting, a mirror whenever it is missing. */
 const imageBytesPerMs = 10_000;
 
 export interface ParentOptions {
@@ -84,7 +85,7 @@ class HolderParent implements ParentHolder {
   async login(pin: Uint8Array, useLastTry: boolean): Promise<Mount> {
     try {
       // The channel has its copy when `ask` returns: ours is overwritten at once.
-      const asked = this.#up().ask('mount', 'token', this.#deadlines.login, { kind: 'login', pin, useLastTry });
+      const asked = this.#up().ask('mount', 'token', this.#deadlines.login + this.#imagesMs(), { kind: 'login', pin, useLastTry });
       pin.fill(0);
       return (await asked).mount;
     } finally {
@@ -107,7 +108,7 @@ class HolderParent implements ParentHolder {
   }
 
   async format(request: FormatRequest): Promise<Mount> {
-    const allowanceMs = this.#deadlines.format + (this.#options.config.imageBytes ?? 0) / imageBytesPerMs;
+    const allowanceMs = this.#deadlines.format + this.#imagesMs();
     return (await this.#up().ask('mount', 'token', allowanceMs, { kind: 'format', request })).mount;
   }
 
@@ -119,6 +120,15 @@ class HolderParent implements ParentHolder {
 
   async read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {
     return (await this.#up().ask('batches', 'device', this.#deadlines.read, { kind: 'read', fromBatch, maxBytes })).batches;
+  }
+
+  async carry(carried: Carried): Promise<void> {
+    await this.#up().ask('done', 'device', this.#deadlines.sync, { kind: 'carry', carried });
+  }
+
+  async release(upToBatch: number): Promise<{ segments: number; oldestBatch: number }> {
+    const { segments, oldestBatch } = await this.#up().ask('released', 'device', this.#deadlines.sync, { kind: 'release', upToBatch });
+    return { segments, oldestBatch };
   }
 
   async status(): Promise<HolderStatus> {
@@ -158,6 +168,11 @@ class HolderParent implements ParentHolder {
     const { status } = await this.#up().ask('status', 'token', this.#deadlines.status, { kind: 'status' });
     this.#status = status;
     return status;
+  }
+
+  #imagesMs(): number {
+    const { imageBytes = 0, mirror } = this.#options.config;
+    return ((mirror === undefined ? 1 : 2) * imageBytes) / imageBytesPerMs;
   }
 
   /** Throws the state's error while no process runs. */

@@ -11,6 +11,7 @@ import { openSoftToken } from '#token/soft-token.ts';
 import type { Token } from '#token/token.ts';
 import type { HolderConfig } from './configuration.ts';
 import type { HolderEvents } from './holder.ts';
+import { type MirrorParts, mirrorAt } from './mirroring.ts';
 
 export interface HolderParts {
   /** Looks from scratch: no other token of these parts is open. Throws no-token while there is none. */
@@ -21,6 +22,8 @@ export interface HolderParts {
   readonly openBlank?: () => Token;
   /** Makes a blank FLASH where there is none (an image); called by `format` only. */
   readonly createDevice?: () => Promise<void>;
+  /** Second copy of the log; left out: none. */
+  readonly mirror?: MirrorParts;
   /** Null: the FLASH is no file (tests in memory). */
   readonly flashPath: string | null;
   readonly presencePaths: readonly string[];
@@ -39,16 +42,28 @@ export type OpenedFromConfig = Omit<HolderParts, 'events' | 'note' | 'onLooked' 
 
 /** Opens nothing yet. Throws invalid-request when the configuration names no token. */
 export function partsOf(config: HolderConfig): OpenedFromConfig {
-  const { flashPath, presencePaths, imageBytes } = config;
+  const { flashPath, presencePaths, imageBytes, mirror } = config;
   return {
     ...tokenParts(config),
     openDevice: (readOnly) => openFileDevice(flashPath, { readOnly }),
     ...(imageBytes === undefined ? {} : { createDevice: () => createImage(flashPath, imageBytes) }),
+    ...(mirror === undefined ? {} : { mirror: mirrorAt(mirror.mode, mirror.place) }),
     flashPath,
     presencePaths,
     readOnly: config.readOnly ?? false,
     clock: systemClock,
   };
+}
+
+/** For formatting: the FLASH, made where there is none and one may be made. */
+export async function openOrCreate(parts: HolderParts): Promise<Device> {
+  try {
+    return await parts.openDevice(false);
+  } catch (thrown) {
+    if (parts.createDevice === undefined || !(thrown instanceof UkeyError) || thrown.code !== 'no-token') throw thrown;
+    await parts.createDevice();
+    return await parts.openDevice(false);
+  }
 }
 
 function tokenParts(config: HolderConfig): Pick<HolderParts, 'openToken' | 'openBlank'> {

@@ -11,6 +11,7 @@ import { formatStore } from '#store/log.ts';
 import type { KeySlot } from '#store/store.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token } from '#token/token.ts';
+import { bindAnchor } from './anchor.ts';
 import type { FormatRequest, ProvisionOptions } from './holder.ts';
 import { checkIdentity, encodeIdentity } from './identity.ts';
 import { recoveryMethod } from './mounting.ts';
@@ -40,7 +41,10 @@ export async function formatFlash(token: Token, device: Device, request: FormatR
     const slots: KeySlot[] = [token.wrapDataKey(dataKey)];
     if (recoveryKey !== null) slots.push({ method: recoveryMethod, blob: await sealTo(recoveryKey, recoveryInfo, dataKey) });
     const identity = encodeIdentity({ certificate, authorityCertificate });
-    await formatStore(device, { storeId: randomBytes(storeIdBytes), tokenKeyId: keyIdOfSpki(spki), dataKey, slots, identity, erase });
+    const storeId = randomBytes(storeIdBytes);
+    // The KEY knows the store before it exists: a crash in between leaves a FLASH that is formatted again.
+    bindAnchor(token, storeId);
+    await formatStore(device, { storeId, tokenKeyId: keyIdOfSpki(spki), dataKey, slots, identity, erase });
   } finally {
     wipe(dataKey);
   }

@@ -42,14 +42,21 @@ export class Sealer {
   #refusal: UkeyError | null = null;
   #failure: UkeyError | null = null;
   #lastAppend: Promise<void> = Promise.resolve();
+  #durable: Pick<Chain, 'nextBatch' | 'headSealHash'>;
 
   constructor(parts: SealerParts) {
     this.#parts = parts;
     this.#chain = parts.chain;
+    this.#durable = parts.chain;
   }
 
   get chain(): Chain {
     return this.#chain;
+  }
+
+  /** As far as it is durable. */
+  get durable(): Pick<Chain, 'nextBatch' | 'headSealHash'> {
+    return this.#durable;
   }
 
   get signatures(): number {
@@ -81,7 +88,12 @@ export class Sealer {
       headSealHash: sealHashOf(sealBytes),
     };
     // Nothing of this batch is written yet: a crash here is "never issued". From `append` on, a crash leaves the batch whole or not at all.
-    const durable = this.#append(draft.batchIndex, encodeBatch(sealBytes, draft.joinedEntries), encodeCheckpoint(before, draft.checkpoint));
+    const durable = this.#append(
+      draft,
+      this.#chain,
+      encodeBatch(sealBytes, draft.joinedEntries),
+      encodeCheckpoint(before, draft.checkpoint),
+    );
     this.#lastAppend = durable.catch(() => undefined); // the caller has the error; this only waits
     return { sealed: Promise.resolve(sealBytes), durable };
   }
@@ -107,7 +119,7 @@ export class Sealer {
     if (draft.checkpoint.length > checkpointMaxBytes - checkpointHeadBytes) {
       throw new UkeyError('internal', `a checkpoint of ${draft.checkpoint.length} bytes does not fit`);
     }
-    if (!this.#parts.log.hasRoomFor(draft.joinedEntries.length + sealRoomBytes)) {
+    if (!this.#parts.log.hasRoomFor(draft.joinedEntries.length + sealRoomBytes, { reserved: draft.reserved })) {
       this.#refusal = new UkeyError('store-full', `no room for a batch of ${draft.joinedEntries.length} bytes`);
       throw this.#refusal;
     }
@@ -148,10 +160,11 @@ export class Sealer {
     this.#refusal = null;
   }
 
-  async #append(batchIndex: number, payload: Uint8Array, checkpoint: Uint8Array): Promise<void> {
+  async #append({ batchIndex, reserved }: BatchDraft, after: Chain, payload: Uint8Array, checkpoint: Uint8Array): Promise<void> {
     try {
-      const index = await this.#parts.log.append(payload, checkpoint);
+      const index = await this.#parts.log.append(payload, checkpoint, { reserved });
       if (index !== batchIndex) throw new UkeyError('internal', `batch ${batchIndex} became frame ${index}`);
+      this.#durable = after;
       // Durable now, and all before it: the front may answer.
     } catch (cause) {
       // Also where the log says that it wrote nothing: the seal has left this object, so that only opening again tells what counts.

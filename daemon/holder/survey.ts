@@ -14,13 +14,15 @@ export type FlashState = 'formatted' | 'blank' | 'missing';
 export const provisionedAction = 'Nothing is left to provision: log in (ukeyctl login), or plug in a blank token for another ledger.';
 const plugOrProvision = 'Plug the token in; where none was provisioned yet, provision it (ukeyctl provision).';
 
+type SurveyParts = Pick<HolderParts, 'openDevice' | 'createDevice' | 'openBlank' | 'flashPath' | 'mirror'>;
+
 export class Survey {
-  readonly #parts: Pick<HolderParts, 'openDevice' | 'createDevice' | 'openBlank' | 'flashPath'>;
+  readonly #parts: SurveyParts;
   readonly #presence: Presence;
   /** A provisioned token was here since this holder started. */
   #hadToken = false;
 
-  constructor(parts: Pick<HolderParts, 'openDevice' | 'createDevice' | 'openBlank' | 'flashPath'>, presence: Presence) {
+  constructor(parts: SurveyParts, presence: Presence) {
     this.#parts = parts;
     this.#presence = presence;
   }
@@ -46,7 +48,8 @@ export class Survey {
     try {
       const device = await this.#parts.openDevice(true);
       try {
-        return (await readOwnHeader(device, token === null ? null : publicKeyIfShown(token))) === null ? 'blank' : 'formatted';
+        const publicKey = token === null ? null : publicKeyIfShown(token);
+        return (await readOwnHeader(device, publicKey, this.#parts.mirror ?? null)) === null ? 'blank' : 'formatted';
       } finally {
         await device.close();
       }

@@ -44,7 +44,8 @@ async function checkHead(ledger: Ledger, ack: Acknowledgement): Promise<void> {
   const { nextBatch } = ledger.tip;
   if (ack.upToBatch >= nextBatch)
     throw new UkeyError('halted', `rollback: the server holds batch ${ack.upToBatch}, this token ends at ${nextBatch - 1}`);
-  if (ack.upToBatch < 1) return;
+  // Released: it was compared when it was acknowledged.
+  if (ack.upToBatch < ledger.kept.oldestBatch) return;
   const head = await ledger.summary(ack.upToBatch);
   if (Buffer.compare(head.sealHash, ack.headSealHash) !== 0)
     throw new UkeyError('halted', `clone: the server holds another batch ${ack.upToBatch} of this token`);

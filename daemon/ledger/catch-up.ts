@@ -1,5 +1,5 @@
 // Owns: bringing the index up to the log when the ledger is mounted: forward from where it stands, or anew when it does not belong to this log.
-// Invariants: an index is believed only if the seal that it names is the very seal at that place in this token's log.
+// Invariants: an index is believed only if the seal that it names is the very seal at that place in this token's log; rows of batches that were released stay.
 import type { Holder, Mount } from '#holder/holder.ts';
 import { sealHashOf } from '#ipc-schema/batch.ts';
 import type { IndexRow, Lookup } from './lookup.ts';
@@ -17,13 +17,13 @@ export async function catchUp(
 ): Promise<number> {
   const lastBatch = mount.nextBatch - 1;
   const tokenId = Buffer.from(mount.tokenId).toString('hex');
-  const from = await believedUpTo(lookup, holder, tokenId, lastBatch);
+  const from = await believedUpTo(lookup, holder, tokenId, mount);
   if (from === 0) await lookup.clear();
   let rows: IndexRow[] = [];
   let entries = 0;
   const held = new Map<string, number>();
   const resolve = async (number: string): Promise<number | null> => held.get(number) ?? (await lookup.byNumber(number))?.sequence ?? null;
-  for await (const batch of readBatches(holder, from + 1, lastBatch, chunkBytes)) {
+  for await (const batch of readBatches(holder, Math.max(from + 1, mount.oldestBatch), lastBatch, chunkBytes)) {
     for (const place of batch.leaves.keys()) {
       const row = await rowFromLog(batch, place, resolve);
       rows.push(row);
@@ -40,10 +40,14 @@ export async function catchUp(
   return entries;
 }
 
-/** Newest batch whose rows the index surely has; 0 = begin anew. */
-async function believedUpTo(lookup: Lookup, holder: Holder, tokenId: string, lastBatch: number): Promise<number> {
+/**
+ * Newest batch whose rows the index surely has; 0 = begin anew. One that names a released batch cannot be proven and is believed: its rows are all that
+ * still knows of the keys that were used then.
+ */
+async function believedUpTo(lookup: Lookup, holder: Holder, tokenId: string, { nextBatch, oldestBatch }: Mount): Promise<number> {
   const head = await lookup.head();
-  if (head === null || head.tokenId !== tokenId || head.batch > lastBatch || head.batch < 1) return 0;
+  if (head === null || head.tokenId !== tokenId || head.batch >= nextBatch || head.batch < 1) return 0;
+  if (head.batch < oldestBatch) return head.batch;
   const batch = await readBatch(holder, head.batch);
   return hex(sealHashOf(batch.sealBytes)) === head.sealHash ? head.batch : 0;
 }

@@ -15,8 +15,9 @@ import { Ledger } from './ledger.ts';
 import { LedgerIndex } from './ledger-index.ts';
 import { budgetOf, type ClockFacts, judgeClock, judgeStanding, type LimitFacts } from './limits.ts';
 import { Lookup } from './lookup.ts';
-import { openIndex, readLedger } from './mounting.ts';
+import { openIndex, readLedger, tellMirror } from './mounting.ts';
 import type { PlannedEntry } from './numbering.ts';
+import { Reclaimer } from './reclaiming.ts';
 import { type HoldingFact, type LockedWhy, type StandingReport, standingOf } from './standing.ts';
 import type { Tip } from './tip.ts';
 
@@ -51,6 +52,7 @@ interface Opened {
 export class Custody {
   readonly #parts: CustodyParts;
   readonly #ages = new Ages();
+  readonly #reclaimer: Reclaimer;
   #state: HolderState = { kind: 'starting' };
   /** What callers may use. */
   #opened: Opened | null = null;
@@ -70,6 +72,7 @@ export class Custody {
 
   constructor(parts: CustodyParts) {
     this.#parts = parts;
+    this.#reclaimer = new Reclaimer(parts);
   }
 
   /** The holder's callback: states are followed in order. */
@@ -136,6 +139,11 @@ export class Custody {
     this.#generation += 1;
     this.#retire();
     this.#changed();
+  }
+
+  /** Frees what the charter no longer asks to be kept: now and then, at once where the FLASH is full. Never rejects. */
+  async reclaim(): Promise<void> {
+    if (this.ledger !== null && (await this.#reclaimer.run(this.ledger))) this.#changed();
   }
 
   standing(): StandingReport {
@@ -234,6 +242,7 @@ export class Custody {
       await shut(opened, asUkeyError(error));
       throw error;
     }
+    tellMirror(log, mount);
     log.info('the ledger is open', { entries: open.tip.nextSequence - 1, batches: open.tip.nextBatch - 1, tornBytes: mount.tornBytes });
     return opened;
   }

@@ -14,6 +14,7 @@ import type { LedgerIndex } from './ledger-index.ts';
 import type { LimitFacts } from './limits.ts';
 import type { IndexRow } from './lookup.ts';
 import { type Circumstance, type DocumentDraft, giveBackCredits, type OwnDraft, type PlannedEntry, planBatch } from './numbering.ts';
+import type { Kept } from './reclaiming.ts';
 import { type DurableBatch, Sequencer } from './sequencer.ts';
 import { type BatchSummary, type Committed, committedAt, readBatch, summaryOf } from './stored.ts';
 import { Summaries } from './summaries.ts';
@@ -67,12 +68,14 @@ export class Ledger {
   readonly #summaries = new Summaries();
   #charter: Charter | null;
   #templates: readonly Template[];
+  #kept: Kept;
 
   constructor(parts: LedgerParts) {
     const { holder, open } = parts;
     this.#parts = parts;
     this.#charter = open.charter;
     this.#templates = open.templates;
+    this.#kept = open.mount;
     this.#tokenIdHex = Buffer.from(open.mount.tokenId).toString('hex');
     this.#sequencer = new Sequencer({
       holder,
@@ -91,7 +94,7 @@ export class Ledger {
     return this.#sequencer.durableTip;
   }
 
-  /** The FLASH refused the newest batch for want of room; the next durable batch clears it. */
+  /** The FLASH refused documents for want of room, and none was taken since. */
   get full(): boolean {
     return this.#sequencer.full;
   }
@@ -102,6 +105,17 @@ export class Ledger {
 
   get templates(): readonly Template[] {
     return this.#templates;
+  }
+
+  /** What the FLASH keeps of the past. */
+  get kept(): Kept {
+    return this.#kept;
+  }
+
+  /** Something was carried or released. */
+  keep(kept: Kept): void {
+    if (kept.oldestBatch > this.#kept.oldestBatch) this.#sequencer.roomMade();
+    this.#kept = { oldestBatch: kept.oldestBatch, carried: kept.carried };
   }
 
   /** As the token was opened: its identity; `tip` says where the ledger stands now. */
@@ -118,7 +132,7 @@ export class Ledger {
   mountNow(): Mount {
     const { tip } = this;
     const { nextBatch, nextSequence } = tip;
-    return { ...this.mount, checkpoint: encodeTip(tip), checkpointBatch: nextBatch, nextBatch, nextSequence };
+    return { ...this.mount, ...this.#kept, checkpoint: encodeTip(tip), checkpointBatch: nextBatch, nextBatch, nextSequence };
   }
 
   /** A charter or template that has just become durable takes effect. */
@@ -260,6 +274,7 @@ export class Ledger {
   }
 
   async #committed(row: IndexRow): Promise<Committed> {
+    if (row.batch < this.#kept.oldestBatch) throw released(row);
     return committedAt(await readBatch(this.#parts.holder, row.batch), row.place);
   }
 
@@ -317,6 +332,14 @@ export class Ledger {
 
 function keyReused(): UkeyError {
   return new UkeyError('key-reused', 'this key was used with another content', { field: 'key' });
+}
+
+/** The row outlives the document, so that its key is never used for another one. */
+function released({ number, sequence }: IndexRow): UkeyError {
+  const what = number === null ? `sequence ${sequence}` : `${number} (sequence ${sequence})`;
+  return new UkeyError('not-found', `${what} was issued, acknowledged and released from the token`, {
+    action: 'It is kept at the ticket server: ask there. Do not issue it again.',
+  });
 }
 
 function rowOf(entry: PlannedEntry, batch: number, place: number): IndexRow {

@@ -5,13 +5,14 @@
 import { X509Certificate } from 'node:crypto';
 import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder, Mount } from '#holder/holder.ts';
-import { type Charter, openCharter } from '#ipc-schema/charter.ts';
+import { openCharter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
-import { openTemplate, type Template } from '#ipc-schema/template.ts';
+import { openTemplate } from '#ipc-schema/template.ts';
 import { catchUp } from './catch-up.ts';
 import type { OpenLedger } from './ledger.ts';
 import { Lookup } from './lookup.ts';
-import { readBatch, readBatches } from './stored.ts';
+import { carriedWith } from './reclaiming.ts';
+import { readBatches } from './stored.ts';
 import { decodeTip, emptyTip, type Tip, withBatchEnd, withEntry } from './tip.ts';
 
 const chunkBytes = 1024 * 1024;
@@ -21,9 +22,9 @@ export async function readLedger(holder: Holder, mount: Mount): Promise<OpenLedg
   try {
     const tip = await foldTip(holder, mount);
     const authorityKey = new X509Certificate(mount.authorityCertificate).publicKey;
-    const charter = tip.charter === null ? null : await readCharter(holder, tip.charter.batch, tip.charter.serial, authorityKey);
-    const templates: Template[] = [];
-    for (const place of tip.templates) templates.push(await readTemplate(holder, place, authorityKey));
+    const signed = await carriedWith(holder, tip, mount);
+    const charter = signed.charter === null ? null : openCharter(signed.charter.signed, authorityKey);
+    const templates = signed.templates.map((template) => openTemplate(template.signed, authorityKey));
     return { mount, tip, charter, templates };
   } catch (error) {
     const known = asUkeyError(error, 'halted');
@@ -78,24 +79,11 @@ async function foldTip(holder: Holder, mount: Mount): Promise<Tip> {
   return tip;
 }
 
-type Key = Parameters<typeof openCharter>[1];
-
-async function readCharter(holder: Holder, batchIndex: number, serial: number, authorityKey: Key): Promise<Charter> {
-  const batch = await readBatch(holder, batchIndex);
-  for (const [place, leaf] of batch.leaves.entries()) {
-    if (leaf.kind !== 'charter') continue;
-    const charter = openCharter((batch.entries[place] as { body: Uint8Array }).body, authorityKey);
-    if (charter.serial === serial) return charter;
-  }
-  throw new UkeyError('halted', `charter ${serial} is not in batch ${batchIndex}`);
-}
-
-async function readTemplate(holder: Holder, place: Tip['templates'][number], authorityKey: Key): Promise<Template> {
-  const batch = await readBatch(holder, place.batch);
-  for (const [at, leaf] of batch.leaves.entries()) {
-    if (leaf.kind !== 'template') continue;
-    const template = openTemplate((batch.entries[at] as { body: Uint8Array }).body, authorityKey);
-    if (template.id === place.id && template.version === place.version) return template;
-  }
-  throw new UkeyError('halted', `template ${place.id} is not in batch ${place.batch}`);
+/** What was put right is worth a person's look: a device begins to fail. */
+export function tellMirror(log: Log, { mirror }: Mount): void {
+  if (mirror === null) return;
+  const { remade, healedFlash, healedMirror, discarded } = mirror;
+  if (remade) log.info('the mirror was made anew', { segments: healedMirror });
+  else if (healedFlash > 0 || healedMirror > 0 || discarded)
+    log.warn('FLASH and mirror were healed', { healedFlash, healedMirror, discarded });
 }

@@ -1,6 +1,7 @@
 // Owns: the order of things: drafts gather in a pool, the pool becomes a batch, one holder.commit makes it durable.
 // Invariants: at most one batch is unsealed, at most inFlightMaxBatches are not yet durable; nobody is answered before the batch and all before
 // it are durable, in whatever order the holder tells; the tip that others see is the durable one.
+// A batch of own entries alone may use the store's reserve: a full store still takes the acknowledgement that frees it.
 // Failures: a refused seal means "nothing was written": the tip steps back, reservations go back, and the callers get a definite error. A failed
 // write means "unknown": everybody on the way gets unknown-outcome, the pool a plain error, and this sequencer is never used again.
 // Must not: know keys, indexes or what an upload is.
@@ -77,9 +78,14 @@ export class Sequencer {
     return this.#durableTip;
   }
 
-  /** The FLASH refused the newest batch for want of room; the next durable batch clears it. */
+  /** The FLASH refused documents for want of room; the next durable document clears it, or `roomMade`. */
   get full(): boolean {
     return this.#full;
+  }
+
+  /** Segments were freed. Whether they are enough the next document will tell. */
+  roomMade(): void {
+    this.#full = false;
   }
 
   /** Why nothing is taken any more, or null. */
@@ -160,10 +166,10 @@ export class Sequencer {
 
   /** Own entries first (an acknowledgement makes room), then documents in their order, up to a batch's bounds. */
   #takePool(): Waiter[] {
-    const ordered = [
-      ...this.#pool.filter((waiter) => waiter.draft.kind === 'own'),
-      ...this.#pool.filter((waiter) => waiter.draft.kind !== 'own'),
-    ];
+    const own = this.#pool.filter((waiter) => waiter.draft.kind === 'own');
+    const documents = this.#pool.filter((waiter) => waiter.draft.kind !== 'own');
+    // With documents a batch may not use the reserve.
+    const ordered = this.#full && own.length > 0 ? own : [...own, ...documents];
     let bytes = 0;
     let count = 0;
     for (const waiter of ordered) {
@@ -171,7 +177,7 @@ export class Sequencer {
       if (count > 0 && (count >= batchMaxEntries || bytes > batchMaxBytes)) break;
       count += 1;
     }
-    this.#pool = ordered.slice(count);
+    this.#pool = ordered === own ? [...own.slice(count), ...documents] : ordered.slice(count);
     return ordered.slice(0, count);
   }
 
@@ -197,6 +203,7 @@ export class Sequencer {
       root: rootOf(tree),
       sealedAtMs: plan.tip.lastIssuedAtMs,
       joinedEntries: joinEntries(entries.map((entry) => entry.encoded)),
+      reserved: entries.every((entry) => entry.draft.kind === 'own'),
       checkpoint: encodeTip(before),
     };
     const flight: Flight = { batchIndex: before.nextBatch, entries, plan, waiters, before, tree, sealBytes: null, isDurable: false };
@@ -241,9 +248,18 @@ export class Sequencer {
     this.#sealing = false;
     this.#flights = this.#flights.filter((each) => each !== flight);
     this.#tip = flight.before;
-    this.#full = error.code === 'store-full';
     giveBackCredits(flight.entries, this.#parts.circumstance().credits);
-    for (const waiter of flight.waiters) waiter.reject(error);
+    let rejected = flight.waiters;
+    if (error.code === 'store-full') {
+      this.#full = true;
+      // It shared its batch with documents: alone it may use the reserve.
+      const own = flight.waiters.filter((waiter) => waiter.draft.kind === 'own');
+      if (own.length < flight.waiters.length) {
+        rejected = flight.waiters.filter((waiter) => waiter.draft.kind !== 'own');
+        this.#pool = [...own, ...this.#pool];
+      }
+    }
+    for (const waiter of rejected) waiter.reject(error);
     this.#pump();
   }
 
@@ -254,7 +270,7 @@ export class Sequencer {
       const { sealBytes, batchIndex, entries, plan, tree } = first;
       this.#flights.shift();
       this.#durableTip = plan.tip;
-      this.#full = false;
+      if (entries.some((entry) => entry.draft.kind === 'document')) this.#full = false;
       this.#parts.onDurable({ batchIndex, entries, sealBytes });
       for (const [place, waiter] of first.waiters.entries()) {
         const entry = entries[place] as PlannedEntry;

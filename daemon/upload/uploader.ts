@@ -286,9 +286,9 @@ export class Uploader {
     this.#note({ refusedFor: null });
   }
 
-  /** The server says clone or rollback. Its answer to the first batch, which it has, is signed and names its head: that decides. Throws halted. */
+  /** The server says clone or rollback. Its answer to the oldest batch that is kept, which it should have, is signed and names its head: that decides. Throws halted. */
   async #askForProof(ledger: Ledger, charter: Charter): Promise<void> {
-    const { batches } = await gather(this.#parts.holder, ledger, 1, 1);
+    const { batches } = await gather(this.#parts.holder, ledger, ledger.kept.oldestBatch, 1);
     const answer = await this.#send(ledger, charter, batches);
     if (answer.kind === 'acknowledged') await acknowledge(ledger, charter, answer.signed);
   }

@@ -41,6 +41,7 @@ export const statusAnswer: ServiceStatus = {
     entries: 7,
     tornBytes: 0,
     mirror: 'off',
+    mirrorState: null,
   },
   templates: [{ id: 'retail', version: 1, currency: 'GBP' }],
   issuer: { taxId: 'GB123456789', name: 'Example Gifts Ltd' },

@@ -16,6 +16,7 @@ const sums = {
 const report: LedgerReport = {
   holds: true,
   tokenId: '00'.repeat(16),
+  firstBatch: 1,
   batches: 3,
   entries: 5,
   byKind: { invoice: 2 },
@@ -66,13 +67,20 @@ describe('store and server', () => {
 });
 
 test('the verdict says which of both has what', () => {
-  const verdict = { holds: true, differences: [], store: report, server: report, equalBatches: 3 };
+  const verdict = { holds: true, differences: [], store: report, server: report, releasedBatches: 0, equalBatches: 3 };
   expect(verdictText(verdict)).toContain('3 batches equal');
   expect(verdictText({ ...verdict, holds: false, differences: ['the sums differ'] })).toContain('NOT agree');
 });
 
 test('a service that goes on is told apart from a difference, and what is acknowledged is told of the token alone', () => {
-  const text = verdictText({ holds: true, differences: [], store: { ...report, batches: 5 }, server: report, equalBatches: 3 });
+  const text = verdictText({
+    holds: true,
+    differences: [],
+    store: { ...report, batches: 5 },
+    server: report,
+    releasedBatches: 0,
+    equalBatches: 3,
+  });
   expect(text).toContain('2 batches ahead');
   expect(text).toMatch(/acknowledged, as the token knows +up to batch 2$/m);
 });

@@ -214,6 +214,8 @@ function without(holder: Holder, step: 'format' | 'commit'): Holder {
       return batch.count > 0 ? { sealed, durable } : refused();
     },
     read: (from, maxBytes) => holder.read(from, maxBytes),
+    carry: (carried) => holder.carry(carried),
+    release: (upToBatch) => holder.release(upToBatch),
     status: () => holder.status(),
     close: () => holder.close(),
   };

@@ -7,6 +7,7 @@ import { systemClock } from '#ground/clock.ts';
 import type { HolderConfig } from '#holder/configuration.ts';
 import type { Holder, HolderEvents } from '#holder/holder.ts';
 import { joinHolder } from '#holder/joined.ts';
+import type { MirrorParts } from '#holder/mirroring.ts';
 import { type ParentHolder, type ParentOptions, startHolder } from '#holder/parent.ts';
 import { type HolderParts, partsOf } from '#holder/parts.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
@@ -36,9 +37,32 @@ class SlowDevice extends MemoryDevice {
   }
 }
 
+/** A mirror in memory, by token or in one place, whose disk a test may take away. */
+export class MemoryMirror implements MirrorParts {
+  readonly mode = 'sync';
+  medium: Medium | null = null;
+  device: MemoryDevice | null = null;
+  fault: UkeyError | null = null;
+
+  async open(_tokenId: Uint8Array, options: { readonly readOnly: boolean; readonly sizeBytes: number | null }): Promise<MemoryDevice> {
+    if (this.fault !== null) throw this.fault;
+    const medium = this.device?.snapshot() ?? this.medium;
+    if (medium === null && options.sizeBytes === null) throw new UkeyError('no-token', 'there is no mirror');
+    const device = new MemoryDevice({ sizeBytes: imageBytes, medium: medium ?? new Map(), readOnly: options.readOnly });
+    if (!options.readOnly) this.device = device;
+    return device;
+  }
+
+  /** The file is gone. */
+  lose(): void {
+    this.medium = null;
+    this.device = null;
+  }
+}
+
 /** A fake token and a FLASH in memory; what a test wants to do with them stands open. */
 export class MemoryRig implements HolderRig {
-  token = new FakeToken();
+  token: FakeToken;
   device: MemoryDevice | null = null;
   readonly watch = new StateWatch();
   readonly notes: string[] = [];
@@ -48,8 +72,9 @@ export class MemoryRig implements HolderRig {
   holder: Holder;
   #medium: Medium = new Map();
 
-  constructor(change: Partial<HolderParts> = {}) {
+  constructor(change: Partial<HolderParts> = {}, token = new FakeToken()) {
     this.change = change;
+    this.token = token;
     this.holder = this.#start();
   }
 

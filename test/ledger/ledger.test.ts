@@ -190,6 +190,43 @@ describe('a refused seal', () => {
     await add('1');
     expect(rig.custody.standing().standing).toBe('issuing-offline');
   });
+
+  test("leaves the service's own entries: they are sent again alone, into the reserve, and no number is lost", async () => {
+    await openByHand();
+    const body = Buffer.from('note');
+    const first = watch(add('0'));
+    await rig.settle();
+    const document = watch(add('1'));
+    const own = watch(rig.ledger.addOwn({ kind: 'own', entryKind: 'admin', bodyMaxBytes: 4, body: () => body }));
+    await rig.settle();
+    rig.holder.newest.seal();
+    rig.holder.newest.write();
+    await rig.settle();
+    expect(first.outcome).toBe('answered');
+    expect(rig.holder.newest.draft).toMatchObject({ count: 2, reserved: false });
+    rig.holder.newest.refuse('store-full');
+    await rig.settle();
+    expect([document.outcome, own.outcome]).toEqual(['store-full', 'open']);
+    expect(rig.holder.newest.draft).toMatchObject({ count: 1, reserved: true });
+    // While it is full, a document does not keep the next own entry out of the reserve.
+    const later = [watch(add('2')), watch(rig.ledger.addOwn({ kind: 'own', entryKind: 'admin', bodyMaxBytes: 4, body: () => body }))];
+    await rig.settle();
+    rig.holder.newest.seal();
+    rig.holder.newest.write();
+    await rig.settle();
+    expect(own.outcome).toBe('answered');
+    expect(rig.custody.standing().standing).toBe('store-full');
+    expect(rig.holder.newest.draft).toMatchObject({ count: 1, reserved: true });
+    rig.holder.newest.seal();
+    rig.holder.newest.write();
+    await rig.settle();
+    rig.holder.newest.seal();
+    rig.holder.newest.write();
+    await rig.settle();
+    expect(later.map((each) => each.outcome)).toEqual(['answered', 'answered']);
+    expect(rig.custody.standing().standing).toBe('issuing-offline');
+    expectSoundLog();
+  });
 });
 
 describe('a failed write', () => {

@@ -2,7 +2,7 @@
 // Invariants: real P-256 seals in a real chain; `automatic` does both steps by itself, a turn apart. What is stored outlives `reopen`.
 // A failed write is told as the real holder tells it, whether or not the batch was written: "not written" and "written but reported failed".
 
-import type { BatchDraft, Commit, Holder, HolderState, HolderStatus, Mount, StoredBatch } from '#holder/holder.ts';
+import type { BatchDraft, Carried, Commit, Holder, HolderState, HolderStatus, Mount, StoredBatch } from '#holder/holder.ts';
 import { decodeBatch, encodeBatch, sealHashOf, sealPayload } from '#ipc-schema/batch.ts';
 import { type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
 import { sha256 } from '#ipc-schema/merkle.ts';
@@ -78,6 +78,8 @@ export class FakeHolder implements Holder {
   automatic = true;
   /** How long a read takes. */
   readMs = 0;
+  oldestBatch = 1;
+  carried: Carried | null = null;
   reads = 0;
   onState: (state: HolderState) => void = () => undefined;
   #state: HolderState = { kind: 'starting' };
@@ -122,11 +124,14 @@ export class FakeHolder implements Holder {
       authorityCertificate: this.authorityCertificate,
       checkpoint: this.#checkpoint?.bytes ?? null,
       checkpointBatch: this.#checkpoint?.batch ?? 1,
+      oldestBatch: this.oldestBatch,
+      carried: this.carried,
       nextBatch: (last?.batchIndex ?? 0) + 1,
       nextSequence: this.nextSequence(),
       headSealHash: this.#headSealHash,
       tornBytes: 0,
       keyWrapping: 'none',
+      mirror: null,
     };
   }
 
@@ -178,6 +183,7 @@ export class FakeHolder implements Holder {
   async read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {
     this.reads += 1;
     if (this.readMs > 0) await new Promise((resolve) => setTimeout(resolve, this.readMs));
+    if (fromBatch < this.oldestBatch) throw new UkeyError('not-found', 'released');
     const found: StoredBatch[] = [];
     let bytes = 0;
     for (const batch of this.stored.slice(fromBatch - 1)) {
@@ -186,6 +192,16 @@ export class FakeHolder implements Holder {
       found.push(batch);
     }
     return found;
+  }
+
+  async carry(carried: Carried): Promise<void> {
+    this.carried = carried;
+  }
+
+  async release(upToBatch: number): Promise<{ segments: number; oldestBatch: number }> {
+    const segments = Math.max(0, upToBatch + 1 - this.oldestBatch);
+    this.oldestBatch += segments;
+    return { segments, oldestBatch: this.oldestBatch };
   }
 
   async login(): Promise<Mount> {
@@ -197,7 +213,7 @@ export class FakeHolder implements Holder {
   }
 
   async status(): Promise<HolderStatus> {
-    return { signatures: 0, meanSignMs: null, storePath: 'fake', sizeBytes: 0, usedBytes: 0, mirror: 'off' };
+    return { signatures: 0, meanSignMs: null, storePath: 'fake', sizeBytes: 0, usedBytes: 0, usedPercent: 0, mirror: null };
   }
 
   provision(): Promise<Uint8Array> {

@@ -79,6 +79,7 @@ export class DraftMaker {
       root: rootOf(buildTree(entries.map(({ leaf }) => leafHash(leaf)))),
       sealedAtMs: 1_893_456_000_000,
       joinedEntries: joinEntries(entries.map(encodeEntry)),
+      reserved: false,
       checkpoint: Buffer.from(`state before ${this.nextBatch}`),
     };
   }

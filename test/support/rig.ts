@@ -23,6 +23,10 @@ export interface RigOptions {
   /** Cron expression of the probes; default: hardly ever, tests ask for them. */
   readonly probe?: string;
   readonly pinFile?: boolean;
+  /** Default: none, which is quicker. */
+  readonly mirror?: boolean;
+  /** Size of the FLASH. */
+  readonly flashMib?: number;
   /** Templates of the server's own folder, by name; `grant.templates` grants them. */
   readonly templates?: Readonly<Record<string, unknown>>;
   /** A line between service and server that the test may cut. */
@@ -168,9 +172,10 @@ function configText(options: RigOptions): string {
     '[token]',
     'soft_token = "token/key.json"',
     'flash = "token/flash.img"',
-    'flash_mib = 32',
+    `flash_mib = ${options.flashMib ?? 32}`,
     'presence = ["token/key.json"]',
     ...(options.pinFile === true ? ['pin_file = "pin"'] : []),
+    ...(options.mirror === true ? [] : ['[mirror]', 'mode = "off"']),
     '[upload]',
     `probe = "${options.probe ?? '0 0 1 1 *'}"`,
   ].join('\n');

@@ -28,6 +28,8 @@ export interface WorldVerdict {
   readonly server: LedgerReport | null;
   /** Batches that are the same, byte for byte. */
   readonly equalBatches: number;
+  /** Batches that the token has released: they were read from the server alone. */
+  readonly releasedBatches: number;
 }
 
 const readMaxBytes = 4 * 1024 * 1024;
@@ -97,7 +99,16 @@ async function compare({ holder, mount }: OpenStore, server: ServerReader, view:
   let equalBatches = 0;
   using progress = openProgress('Verifying', last);
   const theirs = server.batches(common);
-  for await (const { batchIndex, bytes } of storeBatches(holder, last)) {
+  // What the store has released is taken from the server: its own batches must follow those, seal by seal.
+  for (let released = 1; released < mount.oldestBatch; released += 1) {
+    const their = (await theirs.next()).value;
+    if (their === undefined) throw endAs('unverified', new UkeyError('internal', `the server has no batch ${released}`));
+    hold('the server', () => received.add(their));
+    hold('the server', () => stored.add(their));
+    if (released === common) storedAtCommon = stored.result();
+    progress.show(released);
+  }
+  for await (const { batchIndex, bytes } of storeBatches(holder, mount.oldestBatch, last)) {
     hold('the store', () => stored.add(bytes));
     if (batchIndex <= common) {
       const their = (await theirs.next()).value;
@@ -113,7 +124,14 @@ async function compare({ holder, mount }: OpenStore, server: ServerReader, view:
   const store = stored.result();
   const serverReport = common === 0 ? null : received.result();
   differences.push(...differencesOf(store, storedAtCommon, serverReport, view));
-  return { holds: differences.length === 0, differences, store, server: serverReport, equalBatches };
+  return {
+    holds: differences.length === 0,
+    differences,
+    store,
+    server: serverReport,
+    equalBatches,
+    releasedBatches: mount.oldestBatch - 1,
+  };
 }
 
 /** What is wrong beyond the bytes. Pure. `storeAtCommon`: the store as far as the server has come. */
@@ -152,8 +170,8 @@ function hold(whose: string, step: () => void): void {
   }
 }
 
-async function* storeBatches(holder: Holder, last: number): AsyncGenerator<{ batchIndex: number; bytes: Uint8Array }> {
-  for (let next = 1; next <= last; ) {
+async function* storeBatches(holder: Holder, first: number, last: number): AsyncGenerator<{ batchIndex: number; bytes: Uint8Array }> {
+  for (let next = first; next <= last; ) {
     const batches = await holder.read(next, readMaxBytes);
     if (batches.length === 0) throw endAs('unverified', new UkeyError('halted', `batch ${next} cannot be found in the store`));
     for (const batch of batches) {
@@ -233,7 +251,7 @@ class ServerReader {
   }
 }
 
-export function verdictText({ holds, differences, store, server, equalBatches }: WorldVerdict): string {
+export function verdictText({ holds, differences, store, server, equalBatches, releasedBatches }: WorldVerdict): string {
   const column = (report: LedgerReport | null): string[] => {
     const sums = report?.sums ?? [];
     return [
@@ -261,7 +279,7 @@ export function verdictText({ holds, differences, store, server, equalBatches }:
       : []),
   ];
   const verdict = holds
-    ? `Store and server agree: ${equalBatches} batches equal, ${store.pending} documents not acknowledged yet.`
+    ? `Store and server agree: ${equalBatches} batches equal, ${releasedBatches === 0 ? '' : `${releasedBatches} released from the token, `}${store.pending} documents not acknowledged yet.`
     : `Store and server do NOT agree:\n${differences.map((one) => `  ${one}`).join('\n')}`;
   return `${table(['', 'on the token', 'stored by the server'], rows, [1, 2])}\n${[...more, verdict].join('\n')}\n`;
 }

@@ -1,0 +1,36 @@
+// Owns: what `status` tells, from an open log and the sealer before it. Pure.
+// Invariants: signatures count over all openings of one holder; of the store the last known figures stay when it is shut.
+import type { StoreUsage } from '#store/store.ts';
+import type { HolderStatus, MirrorStatus } from './holder.ts';
+
+export interface Figures {
+  readonly signatures: number;
+  readonly meanSignMs: number | null;
+  readonly usage: StoreUsage;
+  /** Why the mirror is not used, or null. */
+  readonly mirrorFailure: string | null;
+}
+
+export function statusBefore(storePath: string, mirror: HolderStatus['mirror']): HolderStatus {
+  return { signatures: 0, meanSignMs: null, storePath, sizeBytes: 0, usedBytes: 0, usedPercent: 0, mirror };
+}
+
+export function statusWith(before: HolderStatus, figures: Figures): HolderStatus {
+  const { signatures, meanSignMs, usage, mirrorFailure } = figures;
+  const { sizeBytes, usedBytes, percentUsed } = usage;
+  return {
+    ...before,
+    signatures: before.signatures + signatures,
+    meanSignMs,
+    sizeBytes,
+    usedBytes,
+    usedPercent: percentUsed,
+    mirror: before.mirror === null ? null : mirrorStatus(before.mirror, usage, mirrorFailure),
+  };
+}
+
+function mirrorStatus(before: MirrorStatus, usage: StoreUsage, mirrorFailure: string | null): MirrorStatus {
+  const { mirror } = usage;
+  if (mirror === null) return { ...before, behindBytes: 0, failure: mirrorFailure ?? 'it is not in use' };
+  return { mode: mirror.mode, behindBytes: mirror.behindBytes, failure: mirror.failed ? 'a write to it failed' : null };
+}

@@ -1,0 +1,72 @@
+// Owns: looking at FLASH and mirror before either is written: whether at least one of them is as new as the KEY's anchor.
+// Invariants: nothing is written; a side that cannot be read alone decides nothing (the two may heal each other), the check after opening does;
+// one side that is new enough suffices, because opening takes what is newer from it.
+import { UkeyError } from '#ipc-schema/errors.ts';
+import type { Device } from '#store/device.ts';
+import { openLog, readStoreHeader } from '#store/log.ts';
+import { type Anchor, type Findings, judgeAge } from './anchor.ts';
+
+/** Throws `halted`, reason rollback. */
+export async function refuseRollback(anchor: Anchor | null, flash: Device, mirror: Device | null, dataKey: Uint8Array): Promise<void> {
+  if (anchor === null || flash.readOnly) return;
+  const onFlash = await findingsOn(flash, dataKey);
+  if (onFlash !== null && isNewEnough(anchor, onFlash)) return;
+  const isMirror = mirror !== null && (await isOfStore(mirror, anchor.storeId));
+  const onMirror = isMirror ? await findingsOn(mirror, dataKey) : null;
+  if (onMirror !== null && isNewEnough(anchor, onMirror)) return;
+  if (onFlash === null || (isMirror && onMirror === null)) return;
+  judgeAge(anchor, onFlash);
+}
+
+function isNewEnough(anchor: Anchor, found: Findings): boolean {
+  try {
+    judgeAge(anchor, found);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function isOfStore(mirror: Device, storeId: Uint8Array): Promise<boolean> {
+  const header = await readStoreHeader(mirror).catch(() => null); // what it is, opening will say
+  return header !== null && Buffer.compare(header.storeId, storeId) === 0;
+}
+
+/** Null: it cannot be read by itself. */
+async function findingsOn(device: Device, dataKey: Uint8Array): Promise<Findings | null> {
+  try {
+    const log = await openLog(new ReadOnlyView(device), dataKey);
+    const { storeId } = log.header;
+    const { mountEpoch, nextIndex } = log.mounted;
+    await log.close();
+    return { storeId, mountEpoch, lastBatch: nextIndex - 1 };
+  } catch {
+    return null;
+  }
+}
+
+/** A device that takes no writes, and outlives the log that read it. */
+class ReadOnlyView implements Device {
+  readonly path: string;
+  readonly sizeBytes: number;
+  readonly sectorBytes: number;
+  readonly readOnly = true;
+  readonly #device: Device;
+
+  constructor(device: Device) {
+    this.#device = device;
+    this.path = device.path;
+    this.sizeBytes = device.sizeBytes;
+    this.sectorBytes = device.sectorBytes;
+  }
+
+  read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
+    return this.#device.read(positionBytes, lengthBytes);
+  }
+
+  writeAndSync(): Promise<void> {
+    return Promise.reject(new UkeyError('halted', 'this view takes no writes'));
+  }
+
+  async close(): Promise<void> {}
+}

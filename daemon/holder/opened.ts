@@ -1,0 +1,76 @@
+// Owns: an opened ledger in the holder: its log, its sealer, and what is asked of them that needs no turn.
+// Invariants: one sealer for one opening of the log; a failure of the log is told once through `onTrouble`, whoever met it.
+import type { Clock } from '#ground/clock.ts';
+import { asUkeyError, type UkeyError } from '#ipc-schema/errors.ts';
+import type { StoreLog } from '#store/store.ts';
+import type { Token } from '#token/token.ts';
+import { AnchorWriter } from './anchor.ts';
+import type { Mount, StoredBatch } from './holder.ts';
+import type { Mounting } from './mounting.ts';
+import type { HolderParts } from './parts.ts';
+import { Sealer } from './sealer.ts';
+
+export const readMaxBytes = 8 * 1024 * 1024;
+
+export class Opened {
+  readonly log: StoreLog;
+  readonly mount: Mount;
+  readonly mirrorFailure: string | null;
+  readonly sealer: Sealer;
+  readonly #onTrouble: (error: UkeyError) => void;
+  readonly #clock: Clock;
+  /** Null: the holder reads only. */
+  readonly #anchor: AnchorWriter | null;
+
+  constructor(
+    { clock, readOnly, note }: Pick<HolderParts, 'clock' | 'readOnly' | 'note'>,
+    token: Token,
+    mounting: Mounting,
+    onTrouble: (error: UkeyError) => void,
+  ) {
+    const { log, chain, mount, mirrorFailure } = mounting;
+    this.log = log;
+    this.mount = mount;
+    this.mirrorFailure = mirrorFailure;
+    this.#onTrouble = onTrouble;
+    this.#clock = clock;
+    const { tokenId, algorithm } = mount;
+    this.sealer = new Sealer({ token, tokenId, algorithm, log, chain, clock, readOnly, onTrouble });
+    const origin = { storeId: log.header.storeId, mountEpoch: log.mounted.mountEpoch };
+    this.#anchor = readOnly ? null : new AnchorWriter(token, origin, note);
+    this.anchor();
+  }
+
+  async read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {
+    const frames = await this.log.read(fromBatch, Math.min(maxBytes, readMaxBytes));
+    return frames.map(({ index, payload }) => ({ batchIndex: index, bytes: payload }));
+  }
+
+  /** Writes beside commits: a failure means what a failed append means. */
+  async write<T>(act: (log: StoreLog) => Promise<T>): Promise<T> {
+    try {
+      return await act(this.log);
+    } catch (thrown) {
+      const error = asUkeyError(thrown);
+      if (error.code === 'unknown-outcome') this.#onTrouble(error);
+      throw error;
+    }
+  }
+
+  /** Tells the KEY how far the ledger is durable. Blocks for one writing. */
+  anchor(): void {
+    const { nextBatch, headSealHash } = this.sealer.durable;
+    this.#anchor?.write(nextBatch - 1, headSealHash, this.#clock.monotonicMs());
+  }
+
+  /** Now and then. */
+  anchorIfDue(): void {
+    if (this.#anchor?.isDue(this.sealer.durable.nextBatch - 1, this.#clock.monotonicMs()) === true) this.anchor();
+  }
+
+  /** The mount, where it stands once nothing is under way. */
+  async settled(): Promise<Mount> {
+    await this.sealer.settled();
+    return { ...this.mount, ...this.sealer.chain };
+  }
+}

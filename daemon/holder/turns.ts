@@ -1,0 +1,31 @@
+// Owns: the order in which logins, logouts, formatting and looks at the token take place: one at a time.
+// Invariants: a bounded number waits; after `end` nobody begins. Must not: know what a turn does.
+import { UkeyError } from '#ipc-schema/errors.ts';
+
+const turnsMax = 32;
+const busyRetryMs = 1_000;
+
+export class Turns {
+  #last: Promise<unknown> = Promise.resolve();
+  #waiting = 0;
+  #ended = false;
+
+  /** Rejects with no-token when it has ended, busy when too many wait, or as `act` does. */
+  take<T>(act: () => Promise<T>): Promise<T> {
+    if (this.#ended) return Promise.reject(new UkeyError('no-token', 'the holder is closed'));
+    if (this.#waiting >= turnsMax)
+      return Promise.reject(new UkeyError('busy', 'too many calls wait for the token', { retryAfterMs: busyRetryMs }));
+    this.#waiting += 1;
+    const done = this.#last.then(act).finally(() => {
+      this.#waiting -= 1;
+    });
+    this.#last = done.catch(() => undefined); // the caller has the error; the next turn only waits
+    return done;
+  }
+
+  /** Resolves when those that were taken are over. */
+  async end(): Promise<void> {
+    this.#ended = true;
+    await this.#last;
+  }
+}

@@ -1,0 +1,143 @@
+// Owns: forgetting what the charter no longer asks to be kept: asks for the times of batches, carries charter and templates forward, releases.
+// Invariants: one run at a time, beside the tills and never on their way; what mounting needs is carried durably before anything is released;
+// documents in force are taken from the log or, where their batch is gone, from what was carried, and only as the tip names them.
+import type { Clock } from '#ground/clock.ts';
+import { type Log, whyOf } from '#ground/log.ts';
+import type { Carried, CarriedDocument, Holder } from '#holder/holder.ts';
+import { decodeSeal } from '#ipc-schema/batch.ts';
+import { charterSchema } from '#ipc-schema/charter.ts';
+import { decodeSign1 } from '#ipc-schema/cose.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import { decodeJson } from '#ipc-schema/json.ts';
+import { templateSchema } from '#ipc-schema/template.ts';
+import { decideKeeping } from './keeping.ts';
+import type { Ledger } from './ledger.ts';
+import { readBatch } from './stored.ts';
+import type { Tip } from './tip.ts';
+
+const dayMs = 86_400_000;
+/** Between two looks for what may be released, unless the FLASH is full. */
+export const reclaimPauseMs = 60_000;
+
+/** What the FLASH keeps of the past. */
+export interface Kept {
+  /** First batch that can be read. */
+  readonly oldestBatch: number;
+  readonly carried: Carried | null;
+}
+
+interface ReclaimerParts {
+  readonly holder: Holder;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/** One run at a time, and a pause between them. */
+export class Reclaimer {
+  readonly #parts: ReclaimerParts;
+  #isRunning = false;
+  /** Monotonic: not before, unless the FLASH is full. */
+  #notBeforeMs = 0;
+
+  constructor(parts: ReclaimerParts) {
+    this.#parts = parts;
+  }
+
+  /** Whether something was freed. Never rejects. */
+  async run(ledger: Ledger): Promise<boolean> {
+    const { clock, holder, log } = this.#parts;
+    if (this.#isRunning || (!ledger.full && clock.monotonicMs() < this.#notBeforeMs)) return false;
+    this.#isRunning = true;
+    this.#notBeforeMs = clock.monotonicMs() + reclaimPauseMs;
+    try {
+      return (await reclaim(holder, ledger, log)) > 0;
+    } catch (error) {
+      // The ledger that it was for may have closed meanwhile; the next look begins anew.
+      log.warn('nothing was released', { why: whyOf(error) });
+      return false;
+    } finally {
+      this.#isRunning = false;
+    }
+  }
+}
+
+/** Answers how many segments were freed. Throws the holder's errors. */
+async function reclaim(holder: Holder, ledger: Ledger, log: Log): Promise<number> {
+  const { charter, tip } = ledger;
+  if (charter === null || tip.ackedBatch < ledger.kept.oldestBatch) return 0;
+  const upToBatch = await releasable(holder, ledger, charter.keepDays * dayMs);
+  if (upToBatch === null) return 0;
+  const carried = await carriedWith(holder, tip, ledger.kept);
+  if (!isSame(carried, ledger.kept.carried)) {
+    await holder.carry(carried);
+    ledger.keep({ ...ledger.kept, carried });
+  }
+  // What mounting needs is durable beside the log; a crash before the release leaves it twice.
+  const { segments, oldestBatch } = await holder.release(upToBatch);
+  ledger.keep({ oldestBatch, carried });
+  if (segments > 0) log.info('released', { upToBatch: oldestBatch - 1, segments });
+  return segments;
+}
+
+async function releasable(holder: Holder, ledger: Ledger, keepMs: number): Promise<number | null> {
+  const { ackedBatch, serverTimeMs } = ledger.tip;
+  const { oldestBatch } = ledger.kept;
+  const sealedAtMs = new Map<number, number>();
+  for (;;) {
+    const step = decideKeeping({ oldestBatch, ackedBatch, keepMs, serverTimeMs, sealedAtMs });
+    if (step.kind === 'keep') return null;
+    if (step.kind === 'release') return step.upToBatch;
+    const { sealBytes } = await readBatch(holder, step.batch);
+    sealedAtMs.set(step.batch, decodeSeal(sealBytes).seal.sealedAtMs);
+  }
+}
+
+/** The documents in force, signed, as they are to be carried. */
+export async function carriedWith(holder: Holder, tip: Tip, kept: Kept): Promise<Carried> {
+  const templates: CarriedDocument[] = [];
+  for (const place of tip.templates) templates.push(await signedTemplate(holder, place, kept));
+  return { charter: tip.charter === null ? null : await signedCharter(holder, tip.charter, kept), templates };
+}
+
+async function signedCharter(holder: Holder, place: NonNullable<Tip['charter']>, kept: Kept): Promise<CarriedDocument> {
+  const isIt = (signed: Uint8Array): boolean => charterSchema.parse(contentOf(signed, 'charter')).serial === place.serial;
+  const { charter } = kept.carried ?? { charter: null };
+  const known = charter === null ? [] : [charter];
+  return await documentIn(holder, 'charter', place.batch, kept.oldestBatch, known, isIt);
+}
+
+async function signedTemplate(holder: Holder, place: Tip['templates'][number], kept: Kept): Promise<CarriedDocument> {
+  const isIt = (signed: Uint8Array): boolean => {
+    const { id, version } = templateSchema.parse(contentOf(signed, 'template'));
+    return id === place.id && version === place.version;
+  };
+  return await documentIn(holder, 'template', place.batch, kept.oldestBatch, kept.carried?.templates ?? [], isIt);
+}
+
+const contentOf = (signed: Uint8Array, what: string): unknown => decodeJson(decodeSign1(signed, what).payload);
+
+async function documentIn(
+  holder: Holder,
+  kind: 'charter' | 'template',
+  batchIndex: number,
+  oldestBatch: number,
+  carried: readonly CarriedDocument[],
+  isIt: (signed: Uint8Array) => boolean,
+): Promise<CarriedDocument> {
+  const known = carried.find((document) => document.batch === batchIndex && isIt(document.signed));
+  if (known !== undefined) return known;
+  if (batchIndex < oldestBatch) throw new UkeyError('halted', `the ${kind} of batch ${batchIndex} was released and not carried`);
+  const batch = await readBatch(holder, batchIndex);
+  for (const [place, leaf] of batch.leaves.entries()) {
+    const signed = batch.entries[place]?.body;
+    if (leaf.kind === kind && signed !== undefined && isIt(signed)) return { batch: batchIndex, signed };
+  }
+  throw new UkeyError('halted', `the ${kind} is not in batch ${batchIndex}`);
+}
+
+function isSame(a: Carried, b: Carried | null): boolean {
+  const same = (one: CarriedDocument | undefined, other: CarriedDocument | undefined): boolean =>
+    one === undefined || other === undefined ? one === other : one.batch === other.batch && Buffer.compare(one.signed, other.signed) === 0;
+  if (b === null || a.templates.length !== b.templates.length || !same(a.charter ?? undefined, b.charter ?? undefined)) return false;
+  return a.templates.every((document, at) => same(document, b.templates[at]));
+}

@@ -1,0 +1,218 @@
+// Shows: an older FLASH that is put back (alone, or with its mirror) is known by the KEY: nothing is issued, nothing is written; what is honest
+// (a crash, a mirror that knows better, another FLASH that is formatted) is never taken for it.
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import {
+  anchorEveryBatches,
+  anchorEveryMs,
+  anchorPauseMs,
+  bindAnchor,
+  isAnchorDue,
+  judgeAge,
+  judgeSeal,
+  readAnchor,
+} from '#holder/anchor.ts';
+import type { Mount } from '#holder/holder.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import { openEnrolment } from '#ipc-schema/upstream.ts';
+import { FakeToken } from '#test/support/fake-token.ts';
+import { certify, codeOf, DraftMaker, enrol, pinBytes, provisionHolder, readVerified } from '#test/support/holder-rig.ts';
+import { type Medium, MemoryDevice } from '#test/support/memory-device.ts';
+import { imageBytes, MemoryMirror, MemoryRig } from './rigs.ts';
+
+const fresh = (medium: Medium): MemoryDevice => new MemoryDevice({ sizeBytes: imageBytes, medium });
+
+interface Images {
+  readonly flash: Medium;
+  readonly mirror: Medium;
+}
+
+describe.each([
+  ['without a mirror', false],
+  ['with a mirror', true],
+])('a FLASH %s', (_, mirrored) => {
+  let rig: MemoryRig;
+  let mirror: MemoryMirror;
+  let mount: Mount;
+  let drafts: DraftMaker;
+
+  beforeEach(async () => {
+    mirror = new MemoryMirror();
+    rig = new MemoryRig(mirrored ? { mirror } : {});
+    await rig.watch.until('blank');
+    mount = await provisionHolder(rig.holder);
+    drafts = new DraftMaker(mount);
+  });
+  afterEach(() => rig.holder.close());
+
+  const issue = async (body: string): Promise<void> => await rig.holder.commit(drafts.next([body])).durable;
+  const images = (): Images => ({ flash: rig.device?.snapshot() ?? new Map(), mirror: mirror.device?.snapshot() ?? new Map() });
+  const reopen = async (): Promise<Mount> => {
+    await rig.restart();
+    return await rig.holder.login(pinBytes(), false);
+  };
+
+  async function putBack({ flash, mirror: second }: Partial<Images>): Promise<void> {
+    await rig.holder.close();
+    if (flash !== undefined) rig.device = fresh(flash);
+    if (second !== undefined) mirror.device = fresh(second);
+  }
+
+  async function expectRollback(): Promise<void> {
+    const { signatures } = rig.token;
+    const before = images();
+    expect(await codeOf(reopen())).toBe('halted');
+    const state = rig.holder.state();
+    expect(state.kind === 'halted' && state.reason.startsWith('rollback')).toBe(true);
+    expect(await codeOf(rig.holder.commit(drafts.peek(['x'])).durable)).toBe('halted');
+    expect(rig.token.signatures).toBe(signatures);
+    expect(images()).toEqual(before);
+  }
+
+  test('of an earlier opening that is put back is a rollback', async () => {
+    await issue('a');
+    await rig.holder.close();
+    const old = images();
+    drafts = new DraftMaker(await reopen());
+    await issue('b');
+    await putBack(mirrored ? old : { flash: old.flash });
+    await expectRollback();
+  });
+
+  test('of the same opening that is put back is a rollback', async () => {
+    await issue('a');
+    const old = images();
+    await issue('b');
+    await putBack(mirrored ? old : { flash: old.flash });
+    await expectRollback();
+  });
+
+  test('that is put back goes again when the right one returns', async () => {
+    await issue('a');
+    const old = images();
+    await issue('b');
+    await rig.holder.close();
+    const right = images();
+    await putBack(mirrored ? old : { flash: old.flash });
+    await expectRollback();
+    await putBack(mirrored ? right : { flash: right.flash });
+    await reopen();
+    expect(await readVerified(rig.holder, mount)).toEqual(['a', 'b']);
+  });
+
+  test('of a service that was killed at any moment is none', async () => {
+    for (const body of ['a', 'b', 'c']) {
+      await issue(body);
+      // Killed: no clean close, and the anchor stands where it stood.
+      rig.device = fresh(images().flash);
+      drafts = new DraftMaker(await reopen());
+    }
+    expect(await readVerified(rig.holder, mount)).toEqual(['a', 'b', 'c']);
+  });
+
+  test('that is lost may be made anew for the same KEY', async () => {
+    await issue('a');
+    await rig.holder.close();
+    rig.device = fresh(new Map());
+    await rig.restart();
+    const { spki } = openEnrolment(await enrol(rig.holder));
+    const anew = await rig.holder.format({ ...(await certify(spki)), recoveryKey: null, erase: true });
+    expect(anew.nextBatch).toBe(1);
+    expect((await reopen()).nextBatch).toBe(1);
+  });
+
+  test.runIf(mirrored)('alone put back is healed by its mirror, and the mirror by the FLASH', async () => {
+    await issue('a');
+    const old = images();
+    await issue('b');
+    await putBack({ flash: old.flash });
+    await reopen();
+    expect(await readVerified(rig.holder, mount)).toEqual(['a', 'b']);
+    await putBack({ mirror: old.mirror });
+    await reopen();
+    expect(await readVerified(rig.holder, mount)).toEqual(['a', 'b']);
+  });
+});
+
+test('a KEY without data objects is asked for nothing, and the ledger opens', async () => {
+  class PlainToken extends FakeToken {
+    override readObject(): null {
+      return null;
+    }
+    override writeObject(): boolean {
+      return false;
+    }
+  }
+  const rig = new MemoryRig({}, new PlainToken());
+  await rig.watch.until('blank');
+  await provisionHolder(rig.holder);
+  await rig.restart();
+  expect((await rig.holder.login(pinBytes(), false)).nextBatch).toBe(1);
+  await rig.holder.close();
+});
+
+test('an anchor that the KEY does not take stops nothing', async () => {
+  class FullToken extends FakeToken {
+    isFull = false;
+    override writeObject(name: string, value: Uint8Array): boolean {
+      if (this.isFull) throw new UkeyError('token-failed', 'no room');
+      return super.writeObject(name, value);
+    }
+  }
+  const token = new FullToken();
+  const rig = new MemoryRig({}, token);
+  await rig.watch.until('blank');
+  const mount = await provisionHolder(rig.holder);
+  token.isFull = true;
+  await rig.restart();
+  await rig.holder.login(pinBytes(), false);
+  await rig.holder.commit(new DraftMaker(mount).next(['a'])).durable;
+  expect(rig.notes.length).toBeGreaterThan(0);
+  token.isFull = false;
+  await rig.restart();
+  await rig.holder.login(pinBytes(), false);
+  expect(await readVerified(rig.holder, mount)).toEqual(['a']);
+  await rig.holder.close();
+});
+
+describe('the anchor', () => {
+  const storeId = Buffer.alloc(16, 1);
+  const anchor = { storeId, mountEpoch: 3, batchIndex: 7, sealHash: Buffer.alloc(32, 2) };
+  const code = (judge: () => void): string => {
+    try {
+      judge();
+      return 'good';
+    } catch (thrown) {
+      return thrown instanceof UkeyError ? thrown.code : 'other';
+    }
+  };
+
+  test.each([
+    [{ storeId, mountEpoch: 3, lastBatch: 7 }, 'good'],
+    [{ storeId, mountEpoch: 4, lastBatch: 8 }, 'good'],
+    [{ storeId, mountEpoch: 2, lastBatch: 7 }, 'halted'],
+    [{ storeId, mountEpoch: 3, lastBatch: 6 }, 'halted'],
+    [{ storeId, mountEpoch: 9, lastBatch: 6 }, 'halted'],
+    [{ storeId: Buffer.alloc(16, 9), mountEpoch: 9, lastBatch: 9 }, 'halted'],
+  ])('judges %j: %s', (found, verdict) => {
+    expect(code(() => judgeAge(anchor, found))).toBe(verdict);
+  });
+
+  test('knows another batch in its place', () => {
+    expect(code(() => judgeSeal(anchor, Buffer.alloc(32, 2)))).toBe('good');
+    expect(code(() => judgeSeal(anchor, Buffer.alloc(32, 3)))).toBe('halted');
+  });
+
+  test('is due by time or number, never too often, and never for nothing', () => {
+    expect(isAnchorDue({ batches: 0, sinceMs: 10 * anchorEveryMs })).toBe(false);
+    expect(isAnchorDue({ batches: 1, sinceMs: anchorEveryMs - 1 })).toBe(false);
+    expect(isAnchorDue({ batches: 1, sinceMs: anchorEveryMs })).toBe(true);
+    expect(isAnchorDue({ batches: anchorEveryBatches, sinceMs: anchorPauseMs })).toBe(true);
+    expect(isAnchorDue({ batches: 10 * anchorEveryBatches, sinceMs: anchorPauseMs - 1 })).toBe(false);
+  });
+
+  test('is bound to a store, whatever the KEY remembered of another', () => {
+    const token = new FakeToken();
+    bindAnchor(token, storeId);
+    expect(readAnchor(token)).toMatchObject({ storeId: new Uint8Array(storeId), mountEpoch: 0, batchIndex: 0 });
+  });
+});

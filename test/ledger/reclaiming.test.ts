@@ -1,0 +1,95 @@
+// Shows: a ledger whose beginning is released: it mounts, goes on, and never issues a released document again.
+import { afterEach, describe, expect, test } from 'vitest';
+import { asUkeyError } from '#ipc-schema/errors.ts';
+import { acknowledge } from '#ledger/acknowledging.ts';
+import { Lookup } from '#ledger/lookup.ts';
+import { documentDraft, LedgerRig } from '#test/support/ledger-rig.ts';
+
+const dayMs = 86_400_000;
+let rig: LedgerRig;
+afterEach(() => rig.close());
+
+const codeOf = async (promise: Promise<unknown>): Promise<string> =>
+  promise.then(
+    () => 'answered',
+    (error: unknown) => asUkeyError(error).code,
+  );
+
+/** Two documents, acknowledged `days` later, and one that is not. */
+async function openAfter(days: number, keepDays = 30): Promise<void> {
+  rig = await LedgerRig.open({ charter: { keepDays } });
+  await rig.ledger.add(documentDraft('1'));
+  await rig.ledger.add(documentDraft('2'));
+  const upTo = rig.ledger.tip.nextBatch - 1;
+  rig.clock.pass(days * dayMs);
+  await acknowledge(rig.ledger, rig.charter, rig.ack(upTo));
+  await rig.ledger.add(documentDraft('3'));
+}
+
+describe('a ledger', () => {
+  test('keeps everything until the server says that the keep-time is over', async () => {
+    await openAfter(29);
+    await rig.custody.reclaim();
+    expect(rig.holder.oldestBatch).toBe(1);
+    expect(rig.holder.carried).toBeNull();
+  });
+
+  test('whose local clock jumps ahead forgets nothing', async () => {
+    await openAfter(0);
+    rig.clock.jump(400 * dayMs);
+    await rig.custody.reclaim();
+    expect(rig.holder.oldestBatch).toBe(1);
+  });
+
+  test('releases what is acknowledged and old, carries the charter, and mounts without the batch that brought it', async () => {
+    await openAfter(31);
+    await rig.custody.reclaim();
+    expect(rig.holder.oldestBatch).toBe(4); // charter, 1, 2; the third document is not acknowledged
+    expect(rig.holder.carried?.charter?.batch).toBe(1);
+    rig.holder.keepCheckpoint(rig.ledger.mountNow().checkpoint as Uint8Array, rig.ledger.tip.nextBatch);
+    const again = await rig.restart();
+    expect(again.charter?.serial).toBe(1);
+    expect((await again.add(documentDraft('4'))).leaf.number).toBe('A-00000004');
+  });
+
+  test('looks again only after a pause', async () => {
+    await openAfter(0, 0);
+    rig.holder.oldestBatch = 1;
+    await rig.custody.reclaim();
+    const { oldestBatch } = rig.holder;
+    await acknowledge(rig.ledger, rig.charter, rig.ack(rig.ledger.tip.nextBatch - 1));
+    await rig.custody.reclaim();
+    expect(rig.holder.oldestBatch).toBe(oldestBatch);
+  });
+});
+
+describe('a released document', () => {
+  test('is not found, its key stays known, and no second invoice comes of it', async () => {
+    await openAfter(31);
+    await rig.custody.reclaim();
+    const { documents } = rig.ledger.tip;
+    expect(await codeOf(rig.ledger.find({ number: 'A-00000001' }))).toBe('not-found');
+    expect(await codeOf(rig.ledger.add(documentDraft('1')))).toBe('not-found');
+    expect(await codeOf(rig.ledger.add(documentDraft('1', { digest: 'other' })))).toBe('key-reused');
+    const corrects = { sequence: 2, number: 'A-00000001' };
+    expect(await codeOf(rig.ledger.add(documentDraft('c', { corrects })))).toBe('not-found');
+    expect(rig.ledger.tip.documents).toBe(documents);
+    expect((await rig.ledger.find({ number: 'A-00000003' })).leaf.number).toBe('A-00000003');
+  });
+
+  test('stays known to an index that lags behind the oldest batch', async () => {
+    await openAfter(31);
+    await rig.custody.reclaim();
+    const checkpoint = rig.ledger.mountNow().checkpoint as Uint8Array;
+    const { nextBatch } = rig.ledger.tip;
+    await rig.custody.close();
+    const lookup = await Lookup.open(rig.indexFile);
+    const head = await lookup.head();
+    if (head === null) throw new Error('the index is empty');
+    await lookup.write([], { ...head, batch: 2 });
+    await lookup.close();
+    rig.holder.keepCheckpoint(checkpoint, nextBatch);
+    await rig.restart();
+    expect(await codeOf(rig.ledger.add(documentDraft('1')))).toBe('not-found');
+  });
+});
