@@ -1,7 +1,7 @@
 // Owns: the table of the local API's methods (3-formats §3.3): parameters, result, roles and errors of each. JSON Schema and openrpc.json are generated from it.
 // Invariants: what is not in the table does not exist; fixed shapes keep their field names for ever; unknown fields are refused.
 import type { ErrorCode } from './errors.ts';
-import { invoiceKinds, invoiceRequestSchema, keyText } from './invoice.ts';
+import { invoiceRequestSchema, keyText } from './invoice.ts';
 import { base64Text, decimalText, instantText, nameText, sumText, text, z } from './schema.ts';
 import { enrolmentTicketSchema } from './upstream.ts';
 
@@ -325,7 +325,6 @@ export type Methods = typeof methods;
 export type MethodName = keyof Methods;
 export type Params<M extends MethodName> = z.infer<Methods[M]['params']>;
 export type Result<M extends MethodName> = z.infer<Methods[M]['result']>;
-export const documentKinds = invoiceKinds;
 
 export function isMethodName(name: string): name is MethodName {
   return Object.hasOwn(methods, name);

@@ -6,7 +6,7 @@
 import { decodeCbor, encodeCbor, FieldReader, malformed } from '#ipc-schema/cbor.ts';
 import { type ChartedSeries, charterSchema } from '#ipc-schema/charter.ts';
 import { decodeSign1 } from '#ipc-schema/cose.ts';
-import { type Entry, type EntryKind, isFiscal, type Leaf } from '#ipc-schema/entry.ts';
+import type { Entry, EntryKind, Leaf } from '#ipc-schema/entry.ts';
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { money, sumPattern, zero } from '#ipc-schema/money.ts';
@@ -224,9 +224,4 @@ function decodeCharterPlace(value: unknown): CharterPlace | null {
       return { prefix: pair.text('prefix'), digits: pair.count('digits') };
     }),
   };
-}
-
-/** Whether the entry counts in `pending`. */
-export function weighs(leaf: Leaf): boolean {
-  return isFiscal(leaf.kind);
 }
