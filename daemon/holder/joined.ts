@@ -3,11 +3,12 @@
 // while the state is `open`; a token that goes away wipes it, one that comes back is opened anew and waits for its PIN;
 // nothing is written to a FLASH of another token. The PIN's bytes are overwritten when a call that took them ends.
 // Must not: know processes or sockets; number anything (the front does).
-import { asUkeyError, blankFlashAction, UkeyError } from '#ipc-schema/errors.ts';
+import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token, TokenFacts } from '#token/token.ts';
 import { encodeCarried } from './carried.ts';
+import { type Access, enrol, format, logIn } from './errands.ts';
 import { statusBefore, statusWith } from './figures.ts';
 import type {
   BatchDraft,
@@ -21,15 +22,14 @@ import type {
   ProvisionOptions,
   StoredBatch,
 } from './holder.ts';
-import { type MirrorParts, refuseLeftMirror } from './mirroring.ts';
-import { mountLedger, readOwnHeader } from './mounting.ts';
+import type { MirrorParts } from './mirroring.ts';
+import { mountLedger } from './mounting.ts';
 import { Opened } from './opened.ts';
-import { type HolderParts, openOrCreate } from './parts.ts';
+import type { HolderParts } from './parts.ts';
 import { Presence } from './presence.ts';
 import { refusedCommit } from './sealer.ts';
 import { isSameState, whyNotOpen } from './state.ts';
-import { provisionedAction, publicKeyIfShown, Survey } from './survey.ts';
-import { spendTry } from './try.ts';
+import { Survey } from './survey.ts';
 import { Turns } from './turns.ts';
 
 /** How often the token is looked at: plug and unplug are noticed within twice this. */
@@ -53,9 +53,21 @@ class JoinedHolder implements Holder {
   #closed = false;
   #closing: Promise<void> | null = null;
   #status: HolderStatus;
+  /** For errands.ts, each errand in its turn. */
+  readonly #access: Access;
 
   constructor(parts: HolderParts) {
     this.#parts = parts;
+    this.#access = {
+      parts,
+      open: () => this.#open,
+      present: () => this.#present(),
+      presentOrBlank: () => this.#presentOrBlank(),
+      readFlash: (token) => this.#survey.readFlash(token),
+      mount: (token, device) => this.#mount(token, device),
+      backOut: (token, device, thrown) => this.#backOut(token, device, thrown),
+      lookAnew: () => this.#lookAnew(),
+    };
     this.#pollMs = parts.pollMs ?? presencePollMs;
     this.#presence = new Presence(parts.flashPath, parts.presencePaths);
     this.#survey = new Survey(parts, this.#presence);
@@ -74,7 +86,7 @@ class JoinedHolder implements Holder {
 
   async login(pin: Uint8Array, useLastTry: boolean): Promise<Mount> {
     try {
-      return await this.#turns.take(() => this.#login(pin, useLastTry));
+      return await this.#turns.take(() => logIn(this.#access, pin, useLastTry));
     } finally {
       wipe(pin);
     }
@@ -92,14 +104,14 @@ class JoinedHolder implements Holder {
 
   async provision(options: ProvisionOptions): Promise<Uint8Array> {
     try {
-      return await this.#turns.take(() => this.#provision(options));
+      return await this.#turns.take(() => enrol(this.#access, options));
     } finally {
       wipe(options.pin, options.soPin);
     }
   }
 
   async format(request: FormatRequest): Promise<Mount> {
-    return await this.#turns.take(() => this.#format(request));
+    return await this.#turns.take(() => format(this.#access, request));
   }
 
   commit(batch: BatchDraft): Commit {
@@ -153,60 +165,6 @@ class JoinedHolder implements Holder {
 
   #whyNotOpen(cause?: unknown): UkeyError {
     return whyNotOpen(this.#state, cause);
-  }
-
-  // ---- What callers ask for, each in its turn
-
-  async #login(pin: Uint8Array, useLastTry: boolean): Promise<Mount> {
-    if (this.#open !== null) {
-      // Logged in and mounted already: no try is spent, and none would check the PIN.
-      return { ...(await this.#open.settled()), pinUnchecked: true };
-    }
-    const token = await this.#present();
-    const device = await this.#parts.openDevice(this.#parts.readOnly);
-    try {
-      // Before a try is spent: a FLASH that cannot be opened, or is another token's, is no reason to ask for a PIN.
-      if ((await readOwnHeader(device, publicKeyIfShown(token), this.#mirror)) === null) {
-        const action = token.facts().provisioned ? blankFlashAction : 'Provision the token (ukeyctl provision).';
-        throw new UkeyError('token-failed', 'the FLASH is blank', { action });
-      }
-      spendTry(token, pin, useLastTry);
-      return await this.#mount(token, device);
-    } catch (thrown) {
-      throw await this.#backOut(token, device, thrown);
-    }
-  }
-
-  async #provision(options: ProvisionOptions): Promise<Uint8Array> {
-    if (this.#open !== null) throw new UkeyError('invalid-request', 'the token is provisioned and open', { action: provisionedAction });
-    if (this.#parts.readOnly) throw new UkeyError('internal', 'this holder was opened for reading only');
-    const token = await this.#presentOrBlank();
-    if (token.facts().provisioned && (await this.#survey.readFlash(token)) === 'formatted') {
-      throw new UkeyError('invalid-request', 'the token is provisioned and its FLASH is formatted', { action: provisionedAction });
-    }
-    try {
-      return (await provisioning()).enrolmentRequest(token, options);
-    } finally {
-      await this.#lookAnew();
-    }
-  }
-
-  async #format(request: FormatRequest): Promise<Mount> {
-    if (this.#open !== null) throw new UkeyError('invalid-request', 'the FLASH is open: log out first');
-    if (this.#parts.readOnly) throw new UkeyError('internal', 'this holder was opened for reading only');
-    const token = await this.#present();
-    if (!token.facts().loggedIn) throw new UkeyError('locked', 'step 1 of provisioning comes first: nobody is logged in');
-    const device = await openOrCreate(this.#parts);
-    try {
-      if (!request.erase) await refuseLeftMirror(this.#mirror, token);
-      await (await provisioning()).formatFlash(token, device, request);
-      // The store is durable, and empty. Mounting it proves that the token can open what it wrapped.
-      return await this.#mount(token, device);
-    } catch (thrown) {
-      await device.close().catch((error: unknown) => this.#parts.note('the FLASH did not close', error));
-      await this.#lookAnew();
-      throw thrown; // still logged in: step 2 may be repeated
-    }
   }
 
   async #mount(token: Token, device: Device): Promise<Mount> {
@@ -386,6 +344,3 @@ class JoinedHolder implements Holder {
     return statusWith(this.#status, { signatures, meanSignMs, usage: open.log.usage(), mirrorFailure: open.mirrorFailure });
   }
 }
-
-/** Loaded when it is needed, once in a token's life: its HPKE and schemas would double the time in which every holder starts. */
-const provisioning = (): Promise<typeof import('./provisioning.ts')> => import('./provisioning.ts');

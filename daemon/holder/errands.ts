@@ -1,0 +1,95 @@
+// Owns: what callers ask of a holder that is not open: log in, enrol, format. Each runs in its turn, with nobody else at token or FLASH.
+// Invariants: no try of a PIN is spent for a FLASH that could not be opened anyway; a failed login leaves the token logged out, a failed
+// formatting leaves it logged in, so that it may be repeated.
+// Must not: keep anything; joined.ts owns the state.
+import { blankFlashAction, UkeyError } from '#ipc-schema/errors.ts';
+import type { Device } from '#store/device.ts';
+import type { Token } from '#token/token.ts';
+import type { FormatRequest, Mount, ProvisionOptions } from './holder.ts';
+import { refuseLeftMirror } from './mirroring.ts';
+import { readOwnHeader } from './mounting.ts';
+import type { Opened } from './opened.ts';
+import { type HolderParts, openOrCreate } from './parts.ts';
+import { type FlashState, provisionedAction, publicKeyIfShown } from './survey.ts';
+import { spendTry } from './try.ts';
+
+/** The holder's state, as far as an errand may touch it. */
+export interface Access {
+  readonly parts: HolderParts;
+  open(): Opened | null;
+  /** Throws no-token. */
+  present(): Promise<Token>;
+  /** Where no token is, the blank one that may become ours. Throws no-token. */
+  presentOrBlank(): Promise<Token>;
+  readFlash(token: Token): Promise<FlashState>;
+  /** The token is logged in. The holder is open afterwards. */
+  mount(token: Token, device: Device): Promise<Mount>;
+  /** After an opening that failed: the device is closed, the state is true again; answers the error for the caller. */
+  backOut(token: Token, device: Device | null, thrown: unknown): Promise<UkeyError>;
+  /** Finds out from nothing what is there. */
+  lookAnew(): Promise<void>;
+}
+
+export async function logIn(access: Access, pin: Uint8Array, useLastTry: boolean): Promise<Mount> {
+  const { parts } = access;
+  const open = access.open();
+  if (open !== null) {
+    // Logged in and mounted already: no try is spent, and none would check the PIN.
+    return { ...(await open.settled()), pinUnchecked: true };
+  }
+  const token = await access.present();
+  const device = await parts.openDevice(parts.readOnly);
+  try {
+    // Before a try is spent: a FLASH that cannot be opened, or is another token's, is no reason to ask for a PIN.
+    if ((await readOwnHeader(device, publicKeyIfShown(token), parts.mirror ?? null)) === null) {
+      const action = token.facts().provisioned ? blankFlashAction : 'Provision the token (ukeyctl provision).';
+      throw new UkeyError('token-failed', 'the FLASH is blank', { action });
+    }
+    spendTry(token, pin, useLastTry);
+    return await access.mount(token, device);
+  } catch (thrown) {
+    throw await access.backOut(token, device, thrown);
+  }
+}
+
+/** Step 1 of provisioning. */
+export async function enrol(access: Access, options: ProvisionOptions): Promise<Uint8Array> {
+  if (access.open() !== null) throw new UkeyError('invalid-request', 'the token is provisioned and open', { action: provisionedAction });
+  refuseReadOnly(access.parts);
+  const token = await access.presentOrBlank();
+  if (token.facts().provisioned && (await access.readFlash(token)) === 'formatted') {
+    throw new UkeyError('invalid-request', 'the token is provisioned and its FLASH is formatted', { action: provisionedAction });
+  }
+  try {
+    return (await provisioning()).enrolmentRequest(token, options);
+  } finally {
+    await access.lookAnew();
+  }
+}
+
+/** Step 2 of provisioning. */
+export async function format(access: Access, request: FormatRequest): Promise<Mount> {
+  const { parts } = access;
+  if (access.open() !== null) throw new UkeyError('invalid-request', 'the FLASH is open: log out first');
+  refuseReadOnly(parts);
+  const token = await access.present();
+  if (!token.facts().loggedIn) throw new UkeyError('locked', 'step 1 of provisioning comes first: nobody is logged in');
+  const device = await openOrCreate(parts);
+  try {
+    if (!request.erase) await refuseLeftMirror(parts.mirror ?? null, token);
+    await (await provisioning()).formatFlash(token, device, request);
+    // The store is durable, and empty. Mounting it proves that the token can open what it wrapped.
+    return await access.mount(token, device);
+  } catch (thrown) {
+    await device.close().catch((error: unknown) => parts.note('the FLASH did not close', error));
+    await access.lookAnew();
+    throw thrown; // still logged in: step 2 may be repeated
+  }
+}
+
+function refuseReadOnly(parts: HolderParts): void {
+  if (parts.readOnly) throw new UkeyError('internal', 'this holder was opened for reading only');
+}
+
+/** Loaded when it is needed, once in a token's life: its HPKE and schemas would double the time in which every holder starts. */
+const provisioning = (): Promise<typeof import('./provisioning.ts')> => import('./provisioning.ts');
