@@ -16,6 +16,7 @@ import { sandbox } from '#ctl/sandbox.ts';
 import { openScreen, printFailure } from '#ctl/screen.ts';
 import { login, logout } from '#ctl/session.ts';
 import { status } from '#ctl/status.ts';
+import { store } from '#ctl/store.ts';
 import { terminal } from '#ctl/terminal.ts';
 import { verify } from '#ctl/verify.ts';
 
@@ -29,6 +30,7 @@ const commands: readonly (Command | CommandGroup)[] = [
   backlog,
   verify,
   provision,
+  store,
   terminal,
   sandbox,
   replay,
