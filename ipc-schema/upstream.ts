@@ -29,7 +29,18 @@ export const uploadMaxBytes = 8 * 1024 * 1024;
 export const nonceBytes = 16;
 /** HPKE `info` (RFC 9180 §5.1): binds a ciphertext to its use. */
 export const uploadInfo = 'ukey upload 1';
-export const recoveryInfo = 'ukey recovery 1';
+const recoveryInfo = 'ukey recovery 1';
+export const recoveryReplyInfo = 'ukey recovery reply 1';
+
+/** Of a recovery slot: names the ledger, so that a permission to recover one opens no other. */
+export function recoveryInfoOf(tokenId: Uint8Array): string {
+  return `${recoveryInfo} ${Buffer.from(tokenId).toString('hex')}`;
+}
+
+/** What may have sealed a recovery slot of this ledger: the second form is of stores that were formatted by version 0.1. */
+export function recoveryInfosOf(tokenId: Uint8Array): readonly string[] {
+  return [recoveryInfoOf(tokenId), recoveryInfo];
+}
 
 // ---- Probe: GET /v1/probe?nonce=<hex> -> COSE_Sign1 of [1, "probe", nonce, serverTimeMs] by the server's ack key.
 

@@ -8,6 +8,7 @@ import { keyIdOf, toBeSigned, verifySignature } from './cose.ts';
 import { decodeLeaf, type Entry, type Leaf } from './entry.ts';
 import type { Evidence } from './evidence.ts';
 import { leafHash, rootFromPath, sha256 } from './merkle.ts';
+import { newestSigner, type Signers, signersAt } from './succession.ts';
 
 export interface ChainHead {
   readonly batchIndex: number;
@@ -33,21 +34,38 @@ export function chainStart(enrolmentCertificate: Uint8Array): ChainHead {
   return { batchIndex: 0, nextSequence: 1, sealHash: sha256(enrolmentCertificate) };
 }
 
-/** Verifies the seal's signature under the token's public key. */
-export function verifySeal(sealBytes: Uint8Array, tokenKey: KeyObject): Seal {
+/**
+ * Verifies the seal's signature under a key of the ledger `tokenId`. That id is the one of the ledger's first key: left out, the key must be the first
+ * (succession.ts tells which key seals which batch).
+ */
+export function verifySeal(sealBytes: Uint8Array, tokenKey: KeyObject, tokenId: Uint8Array = keyIdOf(tokenKey)): Seal {
   const { sign1, seal } = decodeSeal(sealBytes);
-  const keyId = keyIdOf(tokenKey);
-  if (!same(sign1.keyId, keyId) || !same(seal.tokenId, keyId)) throw malformed('seal', 'is of another token');
+  if (!same(sign1.keyId, keyIdOf(tokenKey)) || !same(seal.tokenId, tokenId)) throw malformed('seal', 'is of another token');
   if (!verifySignature(sign1.algorithm, tokenKey, toBeSigned(sign1.protectedBytes, sign1.payload), sign1.signature)) {
     throw malformed('seal', 'has a signature that does not hold');
   }
   return seal;
 }
 
-/** Verifies one batch and its place behind `head`. */
-export function verifyBatch(bytes: Uint8Array, tokenKey: KeyObject, head: ChainHead): VerifiedBatch {
-  const batch: Batch = decodeBatch(bytes);
-  const seal = verifySeal(batch.sealBytes, tokenKey);
+/** Verifies one batch and its place behind `head`. `tokenId` as for verifySeal. */
+export function verifyBatch(bytes: Uint8Array, tokenKey: KeyObject, head: ChainHead, tokenId?: Uint8Array): VerifiedBatch {
+  return verifyDecoded(decodeBatch(bytes), tokenKey, head, tokenId);
+}
+
+/** Verifies the next batch of a ledger, whose key may change there; answers the keys as they stand afterwards. `authorityKey` null: no key may change. */
+export function verifyNext(
+  bytes: Uint8Array,
+  signers: Signers,
+  head: ChainHead,
+  authorityKey: KeyObject | null,
+): { readonly batch: VerifiedBatch; readonly signers: Signers } {
+  const batch = decodeBatch(bytes);
+  const next = signersAt(signers, batch, head, authorityKey);
+  return { batch: verifyDecoded(batch, newestSigner(next).key, head, next.tokenId), signers: next };
+}
+
+function verifyDecoded(batch: Batch, tokenKey: KeyObject, head: ChainHead, tokenId?: Uint8Array): VerifiedBatch {
+  const seal = verifySeal(batch.sealBytes, tokenKey, tokenId);
   if (seal.batchIndex !== head.batchIndex + 1) throw malformed('batch', `has index ${seal.batchIndex}, expected ${head.batchIndex + 1}`);
   if (!same(seal.previousSealHash, head.sealHash)) throw malformed(`batch ${seal.batchIndex}`, 'does not follow the seal before it');
   if (seal.firstSequence !== head.nextSequence)
@@ -82,10 +100,15 @@ function recomputeRoot(hashes: readonly Uint8Array[]): Uint8Array {
   return sha256(Buffer.concat([Uint8Array.of(1), left, right]));
 }
 
-/** Verifies evidence of one entry; with a body, the body too. Returns leaf and seal. */
-export function verifyEvidence(evidence: Evidence, tokenKey: KeyObject, body?: Uint8Array): { readonly leaf: Leaf; readonly seal: Seal } {
+/** Verifies evidence of one entry; with a body, the body too. Returns leaf and seal. `tokenId` as for verifySeal. */
+export function verifyEvidence(
+  evidence: Evidence,
+  tokenKey: KeyObject,
+  body?: Uint8Array,
+  tokenId?: Uint8Array,
+): { readonly leaf: Leaf; readonly seal: Seal } {
   const { leaf, index, count, path, sealBytes } = evidence;
-  const seal = verifySeal(sealBytes, tokenKey);
+  const seal = verifySeal(sealBytes, tokenKey, tokenId);
   const parsed = decodeLeaf(leaf);
   if (count !== seal.count || parsed.sequence !== seal.firstSequence + index) throw malformed('evidence', 'does not fit its seal');
   const root = rootFromPath(leafHash(leaf), index, count, path);

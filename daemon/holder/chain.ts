@@ -2,10 +2,11 @@
 // Invariants: pure; `follow` believes a stored batch only with a signature that holds and in its place in the chain; anything
 // else is `halted`, because the store has already vouched for the bytes and only a fault or a forger with the data key is left.
 import type { KeyObject } from 'node:crypto';
-import { decodeBatch, sealHashOf } from '#ipc-schema/batch.ts';
+import { type Batch, decodeBatch, sealHashOf } from '#ipc-schema/batch.ts';
 import { decodeCbor, encodeCbor, FieldReader } from '#ipc-schema/cbor.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { hashBytes, sha256 } from '#ipc-schema/merkle.ts';
+import { newestSigner, type Signers, signersAt } from '#ipc-schema/succession.ts';
 import { verifySeal } from '#ipc-schema/verify.ts';
 
 export interface Chain {
@@ -44,9 +45,15 @@ export function decodeCheckpoint(bytes: Uint8Array): Checkpoint {
   }
 }
 
-/** The chain behind one stored batch. Verifies its seal's signature and place; the entries are the full verifier's. Throws `halted`. */
-export function follow(chain: Chain, batchBytes: Uint8Array, tokenKey: KeyObject): Chain {
-  const { seal, sealHash } = openSeal(chain, batchBytes, tokenKey);
+/** A walk along the chain: where it stands, and the keys that have sealed so far. */
+export interface Walk {
+  readonly chain: Chain;
+  readonly signers: Signers;
+}
+
+/** The walk behind one stored batch. Verifies its seal's signature and place, and the succession where the key changes; the entries are the full verifier's. Throws `halted`. */
+export function follow({ chain, signers }: Walk, batchBytes: Uint8Array, authorityKey: KeyObject): Walk {
+  const { seal, sealHash, signers: next } = openSeal(chain, signers, batchBytes, authorityKey);
   if (
     seal.batchIndex !== chain.nextBatch ||
     seal.firstSequence !== chain.nextSequence ||
@@ -54,17 +61,22 @@ export function follow(chain: Chain, batchBytes: Uint8Array, tokenKey: KeyObject
   ) {
     throw new UkeyError('halted', `batch ${chain.nextBatch} in the store does not follow the one before it`);
   }
-  return { nextBatch: seal.batchIndex + 1, nextSequence: seal.firstSequence + seal.count, headSealHash: sealHash };
+  const behind = { nextBatch: seal.batchIndex + 1, nextSequence: seal.firstSequence + seal.count, headSealHash: sealHash };
+  return { chain: behind, signers: next };
 }
 
 function openSeal(
   chain: Chain,
+  signers: Signers,
   batchBytes: Uint8Array,
-  tokenKey: KeyObject,
-): { seal: ReturnType<typeof verifySeal>; sealHash: Uint8Array } {
+  authorityKey: KeyObject,
+): { seal: ReturnType<typeof verifySeal>; sealHash: Uint8Array; signers: Signers } {
   try {
-    const { sealBytes } = decodeBatch(batchBytes);
-    return { seal: verifySeal(sealBytes, tokenKey), sealHash: sealHashOf(sealBytes) };
+    const batch: Batch = decodeBatch(batchBytes);
+    const { sealBytes } = batch;
+    const head = { batchIndex: chain.nextBatch - 1, sealHash: chain.headSealHash };
+    const next = signersAt(signers, batch, head, authorityKey);
+    return { seal: verifySeal(sealBytes, newestSigner(next).key, next.tokenId), sealHash: sealHashOf(sealBytes), signers: next };
   } catch (cause) {
     throw new UkeyError('halted', `the seal of batch ${chain.nextBatch} in the store does not hold`, { cause });
   }

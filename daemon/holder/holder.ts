@@ -21,12 +21,15 @@ export type HolderState =
 
 /** What login found: who the token is, and where its ledger stands. */
 export interface Mount {
+  /** The ledger: the id of its first key, also when another key goes on with it. */
   readonly tokenId: Uint8Array;
   readonly algorithm: Algorithm;
   /** Public key of the seals (SPKI, DER). */
   readonly publicKey: Uint8Array;
-  /** Enrolment certificate (DER): its hash stands before the first seal. */
+  /** Of the key in force (DER). */
   readonly certificate: Uint8Array;
+  /** The ledger's keys in the order in which they seal; the hash of the first one's certificate stands before the first seal. */
+  readonly signers: readonly [MountedSigner, ...MountedSigner[]];
   /** Trust root of charters and templates (DER). */
   readonly authorityCertificate: Uint8Array;
   /** The front's own checkpoint, as given with a commit, or null for an empty ledger. It is the state before batch `checkpointBatch`. */
@@ -47,6 +50,16 @@ export interface Mount {
   readonly mirror: MirrorReport | null;
   /** Only in the answer to a login that found the token open: the PIN was not looked at. */
   readonly pinUnchecked?: true;
+}
+
+/** A key of the ledger. */
+export interface MountedSigner {
+  /** First batch that it seals. */
+  readonly fromBatch: number;
+  /** DER. */
+  readonly certificate: Uint8Array;
+  /** As the authority signed it (ipc-schema/succession.ts); null for the first key. */
+  readonly succession: Uint8Array | null;
 }
 
 /** A charter or template as the authority signed it, and the batch that brought it. */

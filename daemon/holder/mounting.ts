@@ -3,10 +3,11 @@
 // every seal after the checkpoint is verified before the ledger counts as open.
 // Errors: halted (another token's store, damage, a chain that does not hold), token-failed (no slot could be unwrapped).
 // On an error the device is still the caller's to close.
-import type { KeyObject } from 'node:crypto';
+import { type KeyObject, X509Certificate } from 'node:crypto';
 import { decodeBatch, sealHashOf } from '#ipc-schema/batch.ts';
 import { keyIdOf } from '#ipc-schema/cose.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
+import { newestSigner, type Signer, type Signers, signersBefore } from '#ipc-schema/succession.ts';
 import type { Device } from '#store/device.ts';
 import { readStoreHeader } from '#store/log.ts';
 import type { KeySlot, StoreHeader, StoreLog } from '#store/store.ts';
@@ -14,9 +15,9 @@ import { wipe } from '#token/pin.ts';
 import type { Token, WrapMethod } from '#token/token.ts';
 import { type Anchor, judgeAge, judgeSeal, readAnchor } from './anchor.ts';
 import { decodeCarried } from './carried.ts';
-import { type Chain, decodeCheckpoint, follow, startOf } from './chain.ts';
-import type { Mount } from './holder.ts';
-import { decodeIdentity, type Identity } from './identity.ts';
+import { type Chain, decodeCheckpoint, follow, startOf, type Walk } from './chain.ts';
+import type { Mount, MountedSigner } from './holder.ts';
+import { checkTurn, decodeIdentity, type Identity, signersIn } from './identity.ts';
 import { refuseRollback } from './inspection.ts';
 import { type MirrorParts, openMirrored } from './mirroring.ts';
 
@@ -89,13 +90,17 @@ export async function mountLedger(token: Token, device: Device, mirror: MirrorPa
   ).finally(() => wipe(dataKey));
   try {
     const identity = decodeIdentity(log.mounted.identity);
-    const { chain, front } = await readChain(log, identity, publicKey);
+    const spki = publicKey.export({ type: 'spki', format: 'der' });
+    const { chain, front, signers } = await readChain(log, identity);
+    checkTurn(signers, spki);
     await compareWith(anchor, log, chain);
     const mount: Mount = {
-      tokenId: keyIdOf(publicKey),
+      tokenId: signers.tokenId,
       algorithm: token.algorithm(),
-      publicKey: publicKey.export({ type: 'spki', format: 'der' }),
-      ...identity,
+      publicKey: spki,
+      certificate: newestSigner(signers).certificate,
+      authorityCertificate: identity.authorityCertificate,
+      signers: mountedSigners(signers),
       checkpoint: front,
       checkpointBatch: log.mounted.checkpointIndex,
       oldestBatch: log.mounted.oldestIndex,
@@ -139,17 +144,48 @@ function unwrapFirst(token: Token, slots: readonly KeySlot[]): { dataKey: Uint8A
 
 const isWrapMethod = (method: string): method is WrapMethod => wrapMethods.has(method);
 
-async function readChain(log: StoreLog, identity: Identity, publicKey: KeyObject): Promise<{ chain: Chain; front: Uint8Array | null }> {
+function mountedSigners({ list: [first, ...others] }: Signers): Mount['signers'] {
+  const shown = ({ fromBatch, certificate, succession }: Signer): MountedSigner => ({
+    ...{ fromBatch, certificate },
+    succession: succession?.signed ?? null,
+  });
+  return [shown(first), ...others.map(shown)];
+}
+
+/** A ledger as it stands in a log, verified from the checkpoint on. */
+export interface ChainFound {
+  readonly chain: Chain;
+  /** All keys of the ledger; the newest may not have sealed anything yet. */
+  readonly signers: Signers;
+  readonly front: Uint8Array | null;
+}
+
+/** Throws `halted`. */
+export async function readChain(log: StoreLog, identity: Identity): Promise<ChainFound> {
   const { checkpoint, checkpointIndex, nextIndex } = log.mounted;
   const start = checkpoint === null ? { chain: startOf(identity.certificate), front: null } : decodeCheckpoint(checkpoint);
   if (start.chain.nextBatch !== checkpointIndex) {
     throw new UkeyError('halted', `the checkpoint before frame ${checkpointIndex} says batch ${start.chain.nextBatch}`);
   }
-  let chain = start.chain;
-  while (chain.nextBatch < nextIndex) {
-    const frames = await log.read(chain.nextBatch, verifyChunkBytes);
-    if (frames.length === 0) throw new UkeyError('halted', `frame ${chain.nextBatch} is missing in the log`);
-    for (const frame of frames) chain = follow(chain, frame.payload, publicKey);
+  const authorityKey = new X509Certificate(identity.authorityCertificate).publicKey;
+  const signers = signersIn(identity);
+  let walk: Walk = { chain: start.chain, signers: signersBefore(signers, start.chain.nextBatch) };
+  while (walk.chain.nextBatch < nextIndex) {
+    const frames = await log.read(walk.chain.nextBatch, verifyChunkBytes);
+    if (frames.length === 0) throw new UkeyError('halted', `frame ${walk.chain.nextBatch} is missing in the log`);
+    for (const frame of frames) walk = follow(walk, frame.payload, authorityKey);
   }
-  return { chain, front: start.front };
+  checkSuccessions(walk, signers);
+  return { chain: walk.chain, signers, front: start.front };
+}
+
+/** Who has sealed is who the identity names; at most its newest key, whose turn is now, has not. Throws `halted`. */
+function checkSuccessions({ chain, signers: walked }: Walk, signers: Signers): void {
+  const newest = newestSigner(signers);
+  const isPending = newest.succession !== null && newest.fromBatch === chain.nextBatch;
+  if (isPending && Buffer.compare(newest.succession.previousSealHash, chain.headSealHash) !== 0)
+    throw new UkeyError('halted', `the succession in the store follows another batch than ${chain.nextBatch - 1}`);
+  const last = newestSigner(isPending ? signersBefore(signers, newest.fromBatch) : signers);
+  if (Buffer.compare(newestSigner(walked).keyId, last.keyId) !== 0)
+    throw new UkeyError('halted', 'the store names other keys of the ledger than those that sealed it');
 }

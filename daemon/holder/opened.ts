@@ -1,6 +1,7 @@
 // Owns: an opened ledger in the holder: its log, its sealer, and what is asked of them that needs no turn.
 // Invariants: one sealer for one opening of the log; a failure of the log is told once through `onTrouble`, whoever met it.
 import type { Clock } from '#ground/clock.ts';
+import { keyIdOfSpki } from '#ipc-schema/cose.ts';
 import { asUkeyError, type UkeyError } from '#ipc-schema/errors.ts';
 import type { StoreLog } from '#store/store.ts';
 import type { Token } from '#token/token.ts';
@@ -34,8 +35,9 @@ export class Opened {
     this.mirrorFailure = mirrorFailure;
     this.#onTrouble = onTrouble;
     this.#clock = clock;
-    const { tokenId, algorithm } = mount;
-    this.sealer = new Sealer({ token, tokenId, algorithm, log, chain, clock, readOnly, onTrouble });
+    const { tokenId, algorithm, publicKey } = mount;
+    const keyId = keyIdOfSpki(publicKey);
+    this.sealer = new Sealer({ token, tokenId, keyId, algorithm, log, chain, clock, readOnly, onTrouble });
     const origin = { storeId: log.header.storeId, mountEpoch: log.mounted.mountEpoch };
     this.#anchor = readOnly ? null : new AnchorWriter(token, origin, note);
     this.anchor();

@@ -5,7 +5,7 @@
 import { randomBytes } from 'node:crypto';
 import { sealTo } from '#ground/hpke.ts';
 import { keyIdOfSpki, makeSign1 } from '#ipc-schema/cose.ts';
-import { enrolmentPayload, recoveryInfo } from '#ipc-schema/upstream.ts';
+import { enrolmentPayload, recoveryInfoOf } from '#ipc-schema/upstream.ts';
 import type { Device } from '#store/device.ts';
 import { formatStore } from '#store/log.ts';
 import type { KeySlot } from '#store/store.ts';
@@ -39,12 +39,13 @@ export async function formatFlash(token: Token, device: Device, request: FormatR
   const dataKey = randomBytes(dataKeyBytes);
   try {
     const slots: KeySlot[] = [token.wrapDataKey(dataKey)];
-    if (recoveryKey !== null) slots.push({ method: recoveryMethod, blob: await sealTo(recoveryKey, recoveryInfo, dataKey) });
-    const identity = encodeIdentity({ certificate, authorityCertificate });
+    const tokenKeyId = keyIdOfSpki(spki);
+    if (recoveryKey !== null) slots.push({ method: recoveryMethod, blob: await sealTo(recoveryKey, recoveryInfoOf(tokenKeyId), dataKey) });
+    const identity = encodeIdentity({ certificate, authorityCertificate, successions: [] });
     const storeId = randomBytes(storeIdBytes);
     // The KEY knows the store before it exists: a crash in between leaves a FLASH that is formatted again.
     bindAnchor(token, storeId);
-    await formatStore(device, { storeId, tokenKeyId: keyIdOfSpki(spki), dataKey, slots, identity, erase });
+    await formatStore(device, { storeId, tokenKeyId, dataKey, slots, identity, erase });
   } finally {
     wipe(dataKey);
   }

@@ -22,7 +22,10 @@ const timedSignatures = 64;
 
 export interface SealerParts {
   readonly token: Token;
+  /** The ledger. */
   readonly tokenId: Uint8Array;
+  /** The key that seals it now. */
+  readonly keyId: Uint8Array;
   readonly algorithm: Algorithm;
   readonly log: StoreLog;
   readonly chain: Chain;
@@ -126,7 +129,7 @@ export class Sealer {
   }
 
   #seal(draft: BatchDraft): Uint8Array {
-    const { token, tokenId, algorithm, clock } = this.#parts;
+    const { token, tokenId, keyId, algorithm, clock } = this.#parts;
     const { batchIndex, firstSequence, count, root, sealedAtMs } = draft;
     const payload = sealPayload({
       tokenId,
@@ -138,7 +141,7 @@ export class Sealer {
       sealedAtMs,
     });
     try {
-      return makeSign1(algorithm, tokenId, payload, (message) => {
+      return makeSign1(algorithm, keyId, payload, (message) => {
         const startMs = clock.monotonicMs();
         const signature = token.sign(message);
         this.#recordSignature(clock.monotonicMs(), startMs);

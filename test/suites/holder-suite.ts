@@ -4,7 +4,7 @@ import { generateKeyPairSync } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Holder, Mount } from '#holder/holder.ts';
 import { recoveryMethod } from '#holder/mounting.ts';
-import { openEnrolment, recoveryInfo } from '#ipc-schema/upstream.ts';
+import { openEnrolment, recoveryInfoOf } from '#ipc-schema/upstream.ts';
 import { makeOpener, rawPublicKey } from '#server/seal.ts';
 import type { Device } from '#store/device.ts';
 import { openLog, readStoreHeader } from '#store/log.ts';
@@ -205,7 +205,7 @@ export function describeHolder(name: string, makeRig: () => Promise<HolderRig>, 
       await rig.holder.close();
       const device = await rig.flash();
       const slot = (await readStoreHeader(device))?.slots.find(({ method }) => method === recoveryMethod);
-      const dataKey = await (await makeOpener(privateKey))(slot?.blob ?? new Uint8Array(), recoveryInfo);
+      const dataKey = await (await makeOpener(privateKey))(slot?.blob ?? new Uint8Array(), recoveryInfoOf(mount.tokenId));
       const log = await openLog(device, dataKey);
       expect(log.mounted.nextIndex).toBe(2);
       await log.close();

@@ -121,6 +121,7 @@ export class FakeHolder implements Holder {
       algorithm: 'ES256',
       publicKey: this.token.spki,
       certificate: this.certificate,
+      signers: [{ fromBatch: 1, certificate: this.certificate, succession: null }],
       authorityCertificate: this.authorityCertificate,
       checkpoint: this.#checkpoint?.bytes ?? null,
       checkpointBatch: this.#checkpoint?.batch ?? 1,

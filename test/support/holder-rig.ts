@@ -89,7 +89,7 @@ export class DraftMaker {
 export async function readVerified(holder: Holder, mount: Mount, maxBytes = 64 * 1024): Promise<string[]> {
   const key = publicKeyFromSpki(mount.publicKey);
   const bodies: string[] = [];
-  let head = chainStart(mount.certificate);
+  let head = chainStart(mount.signers[0].certificate);
   for (;;) {
     const batches = await holder.read(head.batchIndex + 1, maxBytes);
     if (batches.length === 0) return bodies;
