@@ -7,7 +7,10 @@ import { seedOf } from '#test/support/seed.ts';
 import type { TortureOptions, TorturePart } from './part.ts';
 
 /** In the order in which they run. Loaded when they are asked for, so that one part alone needs only what it imports. */
-const parts: Readonly<Record<string, () => Promise<TorturePart>>> = {};
+const parts: Readonly<Record<string, () => Promise<TorturePart>>> = {
+  'power-cut': async () => (await import('./os-power.ts')).powerCut,
+  'lying-device': async () => (await import('./os-power.ts')).lyingDevice,
+};
 
 interface Order {
   readonly names: readonly string[];
