@@ -21,7 +21,7 @@ import {
   verifiedWalk,
 } from './mount.ts';
 import { decideHistories, type Head, orderHeads } from './recover.ts';
-import { type CopyState, type Superblock, superblockBytes } from './superblock.ts';
+import { type CopyState, type Superblock, superblockBytes, superblockMark } from './superblock.ts';
 import { tagOf } from './walk.ts';
 
 /** The end of the log that is compared byte by byte at each opening: more than a stick that ignores flushes holds back. */
@@ -91,7 +91,10 @@ async function readSuperblocks(flash: Device, mirror: Device, dataKey: Uint8Arra
   }
 }
 
-/** Copies the kept segments. The mirror's superblocks are blanked first: until the opening writes them, it is a blank that will be made again. */
+/**
+ * Copies the kept segments; the opening writes the superblocks last. Before anything else each place of a superblock gets one sector with our
+ * mark: it arrives whole or not at all, so that a crash anywhere leaves a mirror that is torn and healed, and never one that looks foreign.
+ */
 async function remakeMirror(
   flash: Device,
   mirror: Device,
@@ -100,7 +103,11 @@ async function remakeMirror(
   onProgress: Progress,
 ): Promise<number> {
   const found = await readLog(flash, superblock, dataKey);
-  for (let copy = 0; copy < copyCount; copy += 1) await mirror.writeAndSync(copy * copyStrideBytes, new Uint8Array(superblockBytes));
+  const mark = Buffer.concat([superblockMark], superblock.sectorBytes);
+  for (let copy = 0; copy < copyCount; copy += 1) {
+    await mirror.writeAndSync(copy * copyStrideBytes, mark);
+    await mirror.writeAndSync(copy * copyStrideBytes + mark.length, new Uint8Array(superblockBytes - mark.length));
+  }
   for (const [done, { segment }] of found.heads.entries()) {
     await copySegment(flash, mirror, superblock, segment);
     onProgress(done + 1, found.heads.length);

@@ -30,7 +30,8 @@ const slotsAreaBytes = 6144;
 const identityAt = slotsAt + slotsAreaBytes;
 const macAt = superblockBytes - 64;
 const checksumAt = superblockBytes - 32;
-const magic = Buffer.from('ukeyd superblock', 'ascii');
+/** What a copy begins with: what has it and no right checksum is ours, and damaged. */
+export const superblockMark = Buffer.from('ukeyd superblock', 'ascii');
 const leftoversFlag = 1;
 
 /** The end of the log as it was known when the superblock was written: the log may be longer, never shorter. */
@@ -107,7 +108,7 @@ function encodeBody(superblock: Superblock): Buffer | null {
   const slots = encodeSlots(superblock.slots);
   if (slots === null || superblock.identitySealed.length > identityMaxBytes + tagBytes) return null;
   const out = Buffer.alloc(macAt);
-  magic.copy(out, 0);
+  superblockMark.copy(out, 0);
   out.writeUInt32BE(formatVersion, 16);
   out.writeUInt32BE(superblock.leftovers ? leftoversFlag : 0, 20);
   out.writeBigUInt64BE(BigInt(superblock.updateCounter), 24);
@@ -193,7 +194,7 @@ function decodeFields(bytes: Buffer): Superblock | null {
 export function decodeSuperblock(copy: Uint8Array): CopyState {
   const bytes = view(copy);
   if (isBlank(bytes)) return { kind: 'blank' };
-  if (bytes.length !== superblockBytes || !bytes.subarray(0, magic.length).equals(magic)) return { kind: 'foreign' };
+  if (bytes.length !== superblockBytes || !bytes.subarray(0, superblockMark.length).equals(superblockMark)) return { kind: 'foreign' };
   if (!sha256(bytes.subarray(0, checksumAt)).equals(bytes.subarray(checksumAt))) return { kind: 'damaged' };
   const version = bytes.readUInt32BE(16);
   if (version > formatVersion) return { kind: 'newer-format', version };

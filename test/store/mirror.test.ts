@@ -199,6 +199,31 @@ describe('opening with a mirror', () => {
     expect((await failureOf(openBoth(blank(), mirror)))?.code).toBe('halted');
   });
 
+  it('may be cut at any sector while the mirror is made, and is never taken for something strange afterwards', async () => {
+    const made = await pair(6);
+    const other = await newStore(segments);
+    await formatStore(other, { ...formatOptions, storeId: storeId.map((byte) => byte ^ 1), erase: true });
+    let cuts = 0;
+    for (const before of [new Map() as Medium, other.snapshot()]) {
+      for (let nth = 1; ; nth += 1) {
+        for (const keeps of [(sector: number) => sector > 0, (sector: number) => sector === 1, (sector: number) => sector === 0]) {
+          const mirror = on(before);
+          mirror.failWrite(nth, { kind: 'torn', keeps });
+          const flash = on(made.flash.snapshot());
+          await openBoth(flash, mirror).catch(() => null);
+          if (mirror.writes.length < nth) continue;
+          cuts += 1;
+          const log = await openBoth(on(flash.snapshot()), on(mirror.snapshot()));
+          await expectWhole(log, () => 900);
+        }
+        const whole = on(before);
+        await openBoth(on(made.flash.snapshot()), whole);
+        if (whole.writes.length <= nth) break;
+      }
+    }
+    expect(cuts).toBeGreaterThan(40);
+  });
+
   it('brings an old mirror up over many segments and laps', async () => {
     const { flash, mirror } = await pair(3);
     let medium = flash.snapshot();
