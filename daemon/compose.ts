@@ -245,7 +245,7 @@ function handlersOf(parts: Parts, clock: Clock, version: string): Handlers<Metho
   const link = () => uploader.link;
   const issue = { custody, clock, deliveries, link };
   const waiting = { custody, link, report: () => uploader.report, nextProbe: () => timetable.nextRun(), probe: () => uploader.probe() };
-  const standing = { custody, holder, clock, backlog: waiting, version };
+  const standing = { custody, holder, clock, backlog: waiting, version, unattended };
   return {
     'invoice.issue': (caller, params) => issuing.issue(issue, caller.terminal, params),
     'invoice.preview': (caller, params) => issuing.preview(issue, caller.terminal, params),
@@ -253,6 +253,8 @@ function handlersOf(parts: Parts, clock: Clock, version: string): Handlers<Metho
     'invoice.last': (caller) => find.last(custody, caller.roles.includes('auditor') ? null : caller.terminal),
     'session.login': (_caller, params) => session.login(door, params),
     'session.logout': () => session.logout(door),
+    'session.changePin': (_caller, params) => session.changePin(door, params),
+    'session.unblock': (_caller, params) => session.unblock(door, params),
     'backlog.status': () => backlog.status(waiting),
     'backlog.flush': () => backlog.flush(waiting),
     'service.status': () => status.serviceStatus(standing),

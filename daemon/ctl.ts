@@ -10,6 +10,7 @@ import { type Command, type CommandGroup, Given } from '#ctl/command.ts';
 import { demo } from '#ctl/demo.ts';
 import { endAs, exitCodes, usage } from '#ctl/exit-codes.ts';
 import { get, issue } from '#ctl/invoice.ts';
+import { pin } from '#ctl/pin.ts';
 import { provision } from '#ctl/provision.ts';
 import { replay } from '#ctl/replay.ts';
 import { sandbox } from '#ctl/sandbox.ts';
@@ -25,6 +26,7 @@ const commands: readonly (Command | CommandGroup)[] = [
   status,
   login,
   logout,
+  pin,
   issue,
   get,
   backlog,

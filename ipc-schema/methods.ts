@@ -71,6 +71,11 @@ const previewSchema = z.strictObject({
   budget: budgetSchema,
 });
 
+/** What is known of the PIN that the service was given for logging in by itself. `wrong`: refused once, or the token's PIN is another now; not tried until the file changes. */
+export const storedPins = ['none', 'unknown', 'works', 'wrong'] as const;
+export type StoredPin = (typeof storedPins)[number];
+const pinStates = ['ok', 'low', 'last', 'locked'] as const;
+
 export const tokenStatusSchema = z.strictObject({
   module: z.string(),
   label: z.string(),
@@ -78,7 +83,8 @@ export const tokenStatusSchema = z.strictObject({
   model: z.string(),
   tokenId: z.string().nullable(),
   triesLeft: count.nullable(),
-  pinState: z.enum(['ok', 'low', 'last', 'locked']),
+  pinState: z.enum(pinStates),
+  storedPin: z.enum(storedPins),
   signatures: count,
   meanSignMs: z.number().min(0).nullable(),
 });
@@ -186,6 +192,15 @@ const issuing = [
   'unknown-outcome',
 ] as const satisfies readonly ErrorCode[];
 
+const newPinText = z.string().min(4).max(64);
+/** How it stands with the user PIN afterwards. */
+const pinResultSchema = z.strictObject({
+  standing,
+  triesLeft: count.nullable(),
+  pinState: z.enum(pinStates),
+  storedPin: z.enum(storedPins),
+});
+
 const which = z
   .union([z.strictObject({ key: keyText }), z.strictObject({ number: text(1, 64) }), z.strictObject({ sequence: z.int().min(1) })])
   .meta({ description: 'exactly one of key (of the asking terminal), number, sequence' });
@@ -249,6 +264,20 @@ export const methods = {
     params: none,
     result: z.strictObject({ standing }),
     errors: ['no-token', 'token-failed'],
+  },
+  'session.changePin': {
+    summary: 'Gives the token a new PIN for the old one, locked or open. One try of the old PIN; the last one only with useLastTry.',
+    roles: staff,
+    params: z.strictObject({ pin: z.string().min(1).max(64), newPin: newPinText, useLastTry: z.boolean().optional() }),
+    result: pinResultSchema,
+    errors: ['pin-incorrect', 'pin-last-try', 'pin-locked', 'no-token', 'token-failed', 'halted'],
+  },
+  'session.unblock': {
+    summary: 'Gives a locked token a new PIN by its SO-PIN (PUK), with all tries. One try of the SO-PIN, never its last one.',
+    roles: staff,
+    params: z.strictObject({ soPin: z.string().min(1).max(64), newPin: newPinText }),
+    result: pinResultSchema,
+    errors: ['pin-incorrect', 'pin-last-try', 'pin-locked', 'no-token', 'token-failed', 'halted'],
   },
   'backlog.status': {
     summary: 'What waits for the ticket server, and why.',

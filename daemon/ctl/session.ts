@@ -60,7 +60,7 @@ export const logout: Command = {
 const pinCodes: readonly string[] = ['pin-incorrect', 'pin-last-try', 'pin-locked'];
 
 /** A refused PIN, with what the service knows about the tries that are left. */
-async function withTries(service: Service, error: UkeyError): Promise<UkeyError> {
+export async function withTries(service: Service, error: UkeyError): Promise<UkeyError> {
   if (!pinCodes.includes(error.code)) return error;
   try {
     const { token } = await service.call('service.status', {});

@@ -7,6 +7,7 @@ import type { Result, ServiceStatus } from '#ipc-schema/methods.ts';
 import { type Custody, floorOf } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { type BacklogParts, backlogOf } from './backlog.ts';
+import type { UnattendedLogin } from './unattended-login.ts';
 
 export interface StatusParts {
   readonly custody: Custody;
@@ -14,6 +15,7 @@ export interface StatusParts {
   readonly clock: Clock;
   readonly backlog: BacklogParts;
   readonly version: string;
+  readonly unattended: UnattendedLogin | null;
 }
 
 export async function serviceStatus(parts: StatusParts): Promise<ServiceStatus> {
@@ -40,14 +42,15 @@ export async function serviceStatus(parts: StatusParts): Promise<ServiceStatus> 
   };
 }
 
-async function tokenStatus({ custody, holder }: StatusParts): Promise<ServiceStatus['token']> {
+async function tokenStatus({ custody, holder, unattended }: StatusParts): Promise<ServiceStatus['token']> {
   const { state } = custody;
   if (!('facts' in state)) return null;
   const { module, label, serial, model, triesLeft, pinState } = state.facts;
   const tokenId = state.kind === 'open' ? Buffer.from(state.mount.tokenId).toString('hex') : null;
   const figures = state.kind === 'open' ? await figuresOf(holder) : null;
   const meanSignMs = figures?.meanSignMs ?? null;
-  return { module, label, serial, model, tokenId, triesLeft, pinState, signatures: figures?.signatures ?? 0, meanSignMs };
+  const storedPin = unattended?.storedPin ?? 'none';
+  return { module, label, serial, model, tokenId, triesLeft, pinState, storedPin, signatures: figures?.signatures ?? 0, meanSignMs };
 }
 
 async function storeStatus({ holder }: StatusParts, ledger: Ledger | null): Promise<ServiceStatus['store']> {

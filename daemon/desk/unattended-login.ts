@@ -5,13 +5,14 @@
 // The record never holds anything of a PIN that may be right: only a salted scrypt hash of one that was wrong. A try that failed for another
 // reason than the PIN is repeated by a timer, ever more rarely, while the token stays locked and nobody locked it on purpose.
 import { randomBytes, scrypt, timingSafeEqual } from 'node:crypto';
-import { readFileSync, rmSync } from 'node:fs';
+import { readFileSync, rmSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { getSystemErrorMap, promisify } from 'node:util';
 import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder, HolderState } from '#holder/holder.ts';
 import { asUkeyError, type ErrorCode, errorTable, UkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
+import type { StoredPin } from '#ipc-schema/methods.ts';
 import { check, z } from '#ipc-schema/schema.ts';
 import type { LockedWhy } from '#ledger/standing.ts';
 import { writeDurably } from './durable-file.ts';
@@ -73,6 +74,8 @@ export class UnattendedLogin {
   #why: LockedWhy | null = null;
   /** The PIN that was found wrong, whether or not its record could be kept. */
   #wrong: Wrong | null = null;
+  /** How the PIN of the file fares, and the file that it was read from. */
+  #known: { readonly fate: 'works' | 'wrong'; readonly sight: string | null } | null = null;
   #retryMs: number;
   #timer: NodeJS.Timeout | null = null;
 
@@ -89,6 +92,43 @@ export class UnattendedLogin {
   /** Why the stored PIN has not opened the token that waits for it; null where nothing is to be said. */
   get why(): LockedWhy | null {
     return this.#why;
+  }
+
+  /** What is known of the PIN that lies in the file now. */
+  get storedPin(): StoredPin {
+    return this.#known !== null && this.#known.sight === this.#sight() ? this.#known.fate : 'unknown';
+  }
+
+  /**
+   * The token's PIN is about to become `newPin`: a stored PIN that is another is known to be wrong then, and no try is spent on it. Recorded before
+   * the change, so that a crash cannot lead to one; what is answered takes it back where nothing was changed. Never rejects.
+   */
+  async foresee(newPin: Uint8Array): Promise<() => void> {
+    const stored = this.#storedOrNull();
+    if (stored === null || isSame(stored, newPin)) return () => undefined;
+    const before = { wrong: this.#wrong, known: this.#known, record: this.#read() };
+    await this.#keepWrong(stored);
+    stored.fill(0);
+    return () => {
+      this.#wrong = before.wrong;
+      this.#known = before.known;
+      this.#writeQuietly(before.record);
+    };
+  }
+
+  /** `pin` is the token's, as a person has shown: what is stored is either that or wrong. Never rejects. */
+  async learn(pin: Uint8Array): Promise<void> {
+    const stored = this.#storedOrNull();
+    if (stored === null) return;
+    if (isSame(stored, pin)) {
+      this.#wrong = null;
+      this.#know('works');
+      this.#writeQuietly({ kind: 'worked' });
+    } else if (this.storedPin !== 'wrong') {
+      await this.#keepWrong(stored);
+      this.#log.warn('the stored PIN is not the PIN of the token; it is not tried until the file changes', { file: this.#pinFile });
+    }
+    stored.fill(0);
   }
 
   /** A person wants the token locked: nobody logs in unasked until it was away or a person has logged in. */
@@ -170,6 +210,7 @@ export class UnattendedLogin {
     this.#write(trying); // durable before the try: a crash from here on counts as a try with unknown end
     try {
       await this.#holder.login(given, false);
+      this.#know('works');
       this.#write({ kind: 'worked' });
     } catch (error) {
       const { code } = asUkeyError(error);
@@ -184,14 +225,38 @@ export class UnattendedLogin {
   /** Known from here on in this process, and durably unless the state folder takes nothing: then each look at the file tries to keep it. */
   async #keepWrong(pin: Buffer): Promise<void> {
     this.#wrong = await wrongRecord(pin);
-    this.#writeWrong(this.#wrong);
+    this.#know('wrong');
+    this.#writeQuietly(this.#wrong);
   }
 
-  #writeWrong(record: Wrong): void {
+  #know(fate: 'works' | 'wrong'): void {
+    this.#known = { fate, sight: this.#sight() };
+  }
+
+  /** Changes when the file is replaced or written. */
+  #sight(): string | null {
+    try {
+      const { dev, ino, mtimeNs, size } = statSync(this.#pinFile, { bigint: true });
+      return `${dev}:${ino}:${mtimeNs}:${size}`;
+    } catch {
+      return null; // no file, no PIN
+    }
+  }
+
+  #storedOrNull(): Buffer | null {
+    try {
+      return this.#readPin();
+    } catch (error) {
+      this.#log.debug('there is no stored PIN to compare with', { why: whyOf(error) });
+      return null;
+    }
+  }
+
+  #writeQuietly(record: TryRecord | null): void {
     try {
       this.#write(record);
     } catch (error) {
-      this.#log.error('that the stored PIN is wrong could not be kept', { why: whyOf(error) });
+      this.#log.error('what is known of the stored PIN could not be kept', { why: whyOf(error) });
     }
   }
 
@@ -209,7 +274,8 @@ export class UnattendedLogin {
       if (this.#wrong === null)
         this.#log.warn('the stored PIN was tried once and is wrong; a person must log in or replace it', { file: this.#pinFile });
       this.#wrong = record;
-      if (kept?.kind !== 'wrong') this.#writeWrong(record);
+      this.#know('wrong');
+      if (kept?.kind !== 'wrong') this.#writeQuietly(record);
       return { kind: 'refuse', ...this.#wrongWhy };
     }
     const unknownEnds = record.unknownEnds + 1;
@@ -279,6 +345,8 @@ async function wrongRecord(pin: Buffer): Promise<Wrong> {
   const hash = await derive(pin, salt, hashBytes, scryptCost);
   return { kind: 'wrong', salt: salt.toString('hex'), hash: hash.toString('hex') };
 }
+
+const isSame = (a: Uint8Array, b: Uint8Array): boolean => a.length === b.length && timingSafeEqual(a, b);
 
 async function isSamePin(record: Wrong, pin: Buffer): Promise<boolean> {
   const hash = Buffer.from(record.hash, 'hex');

@@ -84,6 +84,10 @@ async function perform(holder: Holder, call: Exclude<Call, { kind: 'commit' }>):
     case 'logout':
       await holder.logout();
       return { kind: 'done' };
+    case 'changePin':
+      return { kind: 'facts', facts: await holder.changePin(call.change) };
+    case 'unblockPin':
+      return { kind: 'facts', facts: await holder.unblockPin(call.unblock) };
     case 'provision':
       return { kind: 'enrolment', request: await holder.provision(call.options) };
     case 'format':

@@ -28,6 +28,8 @@ export interface Access {
   backOut(token: Token, device: Device | null, thrown: unknown): Promise<UkeyError>;
   /** Finds out from nothing what is there. */
   lookAnew(): Promise<void>;
+  /** The same, but an open ledger stays open while its token is there. */
+  lookAgain(): Promise<void>;
 }
 
 export async function logIn(access: Access, pin: Uint8Array, useLastTry: boolean): Promise<Mount> {

@@ -123,6 +123,18 @@ export interface MirrorStatus {
   readonly failure: string | null;
 }
 
+/** All PINs' bytes are overwritten when the call that took them ends. */
+export interface PinChange {
+  readonly oldPin: Uint8Array;
+  readonly newPin: Uint8Array;
+  readonly useLastTry: boolean;
+}
+
+export interface PinUnblock {
+  readonly soPin: Uint8Array;
+  readonly newPin: Uint8Array;
+}
+
 export interface ProvisionOptions {
   readonly label: string;
   readonly pin: Uint8Array;
@@ -150,6 +162,10 @@ export interface Holder {
   /** One try, if it may be spent; none while open (the mount as it stands now). The PIN's bytes are overwritten when it ends. */
   login(pin: Uint8Array, useLastTry: boolean): Promise<Mount>;
   logout(): Promise<void>;
+  /** One try with the old PIN, if it may be spent, open or not. Answers the facts afterwards. Throws invalid-request (`newPin`) where the token does not take the new one. */
+  changePin(change: PinChange): Promise<TokenFacts>;
+  /** One try with the SO PIN, never its last; the token is locked afterwards. Throws invalid-request while open. */
+  unblockPin(unblock: PinUnblock): Promise<TokenFacts>;
   /** Step 1 on a blank token: PIN and keys; answers the signed enrolment request (upstream.ts). A token that has keys but no formatted FLASH may repeat it with its PIN. Both PINs' bytes are overwritten. */
   provision(options: ProvisionOptions): Promise<Uint8Array>;
   /** Step 2: the FLASH is formatted with the certificates; the token is open afterwards. */

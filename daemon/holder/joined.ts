@@ -19,6 +19,8 @@ import type {
   HolderState,
   HolderStatus,
   Mount,
+  PinChange,
+  PinUnblock,
   ProvisionOptions,
   StoredBatch,
 } from './holder.ts';
@@ -26,6 +28,7 @@ import type { MirrorParts } from './mirroring.ts';
 import { mountLedger } from './mounting.ts';
 import { Opened } from './opened.ts';
 import type { HolderParts } from './parts.ts';
+import { changePin, unblockPin } from './pins.ts';
 import { Presence } from './presence.ts';
 import { refusedCommit } from './sealer.ts';
 import { isSameState, whyNotOpen } from './state.ts';
@@ -67,6 +70,7 @@ class JoinedHolder implements Holder {
       mount: (token, device) => this.#mount(token, device),
       backOut: (token, device, thrown) => this.#backOut(token, device, thrown),
       lookAnew: () => this.#lookAnew(),
+      lookAgain: () => this.#lookAgain(),
     };
     this.#pollMs = parts.pollMs ?? presencePollMs;
     this.#presence = new Presence(parts.flashPath, parts.presencePaths);
@@ -100,6 +104,22 @@ class JoinedHolder implements Holder {
       this.#logOut(this.#token);
       await this.#lookAnew();
     });
+  }
+
+  async changePin(change: PinChange): Promise<TokenFacts> {
+    try {
+      return await this.#turns.take(() => changePin(this.#access, change));
+    } finally {
+      wipe(change.oldPin, change.newPin);
+    }
+  }
+
+  async unblockPin(unblock: PinUnblock): Promise<TokenFacts> {
+    try {
+      return await this.#turns.take(() => unblockPin(this.#access, unblock));
+    } finally {
+      wipe(unblock.soPin, unblock.newPin);
+    }
   }
 
   async provision(options: ProvisionOptions): Promise<Uint8Array> {
@@ -236,6 +256,12 @@ class JoinedHolder implements Holder {
       this.#letGo();
       this.#setState(await this.#survey.absenceBy(asUkeyError(thrown), this.#state, seen));
     }
+  }
+
+  /** After an errand that changes what the token says of itself. Where a ledger is open the token alone is asked. */
+  async #lookAgain(): Promise<void> {
+    if (this.#open === null || this.#token === null) await this.#lookAnew();
+    else await this.#check(this.#token, 0);
   }
 
   /** Whether what was there is still there. A signature not older than `maxProofAgeMs` stands for asking the token. */

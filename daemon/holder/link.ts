@@ -18,6 +18,7 @@ export const deadlinesMs = {
   start: 15_000,
   login: 30_000,
   logout: 15_000,
+  pin: 30_000,
   provision: 120_000,
   format: 120_000,
   seal: 10_000,

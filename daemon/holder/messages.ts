@@ -2,14 +2,29 @@
 // Invariants: every call carries an id and gets exactly one `answer` or `refused`; a commit gets `sealed`, then `durable`, or `refused`
 // at either point; messages of one direction arrive in the order in which they were sent. Secrets (PIN) travel only here: never in
 // argv, environment or chatter.
+// Known limit: both ends overwrite the PIN's bytes that they hold; the copies that Node's channel makes on the way cannot be reached.
 // Must not: know processes or deadlines.
 import { asUkeyError, isErrorCode, UkeyError } from '#ipc-schema/errors.ts';
+import type { TokenFacts } from '#token/token.ts';
 import type { HolderConfig } from './configuration.ts';
-import type { BatchDraft, Carried, FormatRequest, HolderState, HolderStatus, Mount, ProvisionOptions, StoredBatch } from './holder.ts';
+import type {
+  BatchDraft,
+  Carried,
+  FormatRequest,
+  HolderState,
+  HolderStatus,
+  Mount,
+  PinChange,
+  PinUnblock,
+  ProvisionOptions,
+  StoredBatch,
+} from './holder.ts';
 
 export type Call =
   | { readonly kind: 'login'; readonly id: number; readonly pin: Uint8Array; readonly useLastTry: boolean }
   | { readonly kind: 'logout'; readonly id: number }
+  | { readonly kind: 'changePin'; readonly id: number; readonly change: PinChange }
+  | { readonly kind: 'unblockPin'; readonly id: number; readonly unblock: PinUnblock }
   | { readonly kind: 'provision'; readonly id: number; readonly options: ProvisionOptions }
   | { readonly kind: 'format'; readonly id: number; readonly request: FormatRequest }
   | { readonly kind: 'commit'; readonly id: number; readonly draft: BatchDraft }
@@ -24,6 +39,7 @@ export type ToChild = { readonly kind: 'configure'; readonly config: HolderConfi
 export type Answer =
   | { readonly kind: 'done' }
   | { readonly kind: 'mount'; readonly mount: Mount }
+  | { readonly kind: 'facts'; readonly facts: TokenFacts }
   | { readonly kind: 'enrolment'; readonly request: Uint8Array }
   | { readonly kind: 'batches'; readonly batches: StoredBatch[] }
   | { readonly kind: 'released'; readonly segments: number; readonly oldestBatch: number }
@@ -43,6 +59,8 @@ const kindsToChild: ReadonlySet<unknown> = new Set<ToChild['kind']>([
   'configure',
   'login',
   'logout',
+  'changePin',
+  'unblockPin',
   'provision',
   'format',
   'commit',

@@ -4,6 +4,8 @@
 // durable batch: what was under way is unknown-outcome, and the next mount knows.
 // Must not: hold a PIN, read or write the FLASH, log in by itself (the front decides that).
 import { UkeyError } from '#ipc-schema/errors.ts';
+import { wipe } from '#token/pin.ts';
+import type { TokenFacts } from '#token/token.ts';
 import type { HolderConfig } from './configuration.ts';
 import type {
   BatchDraft,
@@ -15,6 +17,8 @@ import type {
   HolderState,
   HolderStatus,
   Mount,
+  PinChange,
+  PinUnblock,
   ProvisionOptions,
   StoredBatch,
 } from './holder.ts';
@@ -95,6 +99,26 @@ class HolderParent implements ParentHolder {
 
   async logout(): Promise<void> {
     await this.#up().ask('done', 'token', this.#deadlines.logout, { kind: 'logout' });
+  }
+
+  async changePin(change: PinChange): Promise<TokenFacts> {
+    try {
+      const asked = this.#up().ask('facts', 'token', this.#deadlines.pin, { kind: 'changePin', change });
+      wipe(change.oldPin, change.newPin);
+      return (await asked).facts;
+    } finally {
+      wipe(change.oldPin, change.newPin);
+    }
+  }
+
+  async unblockPin(unblock: PinUnblock): Promise<TokenFacts> {
+    try {
+      const asked = this.#up().ask('facts', 'token', this.#deadlines.pin, { kind: 'unblockPin', unblock });
+      wipe(unblock.soPin, unblock.newPin);
+      return (await asked).facts;
+    } finally {
+      wipe(unblock.soPin, unblock.newPin);
+    }
   }
 
   async provision(options: ProvisionOptions): Promise<Uint8Array> {

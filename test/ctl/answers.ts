@@ -23,6 +23,7 @@ export const tokenAnswer: TokenStatus = {
   tokenId: 'ab'.repeat(16),
   triesLeft: 3,
   pinState: 'ok',
+  storedPin: 'none',
   signatures: 5,
   meanSignMs: 0.25,
 };

@@ -176,3 +176,66 @@ describe('logout', () => {
     expect(service.asked).toEqual(['session.logout']);
   });
 });
+
+describe.concurrent('pin', () => {
+  const done = { standing: 'issuing-online', triesLeft: 3, pinState: 'ok', storedPin: 'wrong' } as const;
+  const changing: Script = {
+    ...script,
+    'session.changePin': (params) => {
+      if (params.pin !== pin) throw new UkeyError('pin-incorrect', 'the PIN is wrong');
+      return done;
+    },
+    'session.unblock': () => ({ ...done, standing: 'locked' }),
+  };
+  const newPinFile = async (): Promise<string> => {
+    const file = join(directory, 'new-pin');
+    await writeFile(file, 'fre5h-PIN\n', { mode: 0o600 });
+    return file;
+  };
+
+  it('change tells the tries before it asks, and that the stored PIN is stale', async () => {
+    await using service = await FakeService.start({ script: changing });
+    const args = ['pin', 'change', '--json', '--socket', service.socketPath, '--pin-file', pinFile, '--new-pin-file', await newPinFile()];
+    const run = await ctl(args);
+    expect(run.status).toBe(0);
+    expect(jsonOf(run)).toEqual(done);
+    expect(service.paramsOf('session.changePin')).toEqual({ pin, newPin: 'fre5h-PIN' });
+    expect(run.stderr).toContain('2 tries left');
+    expect(run.stderr).toContain('PIN file');
+    expect(run.stdout + run.stderr).not.toMatch(/fre5h-PIN|k0rrekt/);
+  });
+
+  it('change shows what is left when the old PIN is wrong', async () => {
+    await using service = await FakeService.start({ script: changing });
+    const run = await ctl(['pin', 'change', '--json', '--socket', service.socketPath, '--new-pin-file', await newPinFile()], {
+      stdin: 'wr0ng-PIN',
+    });
+    expect(run.status).toBe(3);
+    expect(errorOf(run)).toMatchObject({ code: 'pin-incorrect', triesLeft: 2 });
+    expect(run.stdout + run.stderr).not.toContain('wr0ng-PIN');
+  });
+
+  it('unblock takes the SO-PIN and the new PIN from files', async () => {
+    await using service = await FakeService.start({ script: changing });
+    const args = [
+      'pin',
+      'unblock',
+      '--json',
+      '--socket',
+      service.socketPath,
+      '--so-pin-file',
+      pinFile,
+      '--new-pin-file',
+      await newPinFile(),
+    ];
+    const run = await ctl(args);
+    expect(run.status).toBe(0);
+    expect(service.paramsOf('session.unblock')).toEqual({ soPin: pin, newPin: 'fre5h-PIN' });
+  });
+
+  it('has no option that would hold a PIN', async () => {
+    const run = await ctl(['pin', 'change', '--pin', '1234']);
+    expect(run.status).toBe(2);
+    expect(run.stdout + run.stderr).not.toContain('1234');
+  });
+});

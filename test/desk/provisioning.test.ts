@@ -204,6 +204,8 @@ function without(holder: Holder, step: 'format' | 'commit'): Holder {
     state: () => holder.state(),
     login: (pin, useLastTry) => holder.login(pin, useLastTry),
     logout: () => holder.logout(),
+    changePin: (change) => holder.changePin(change),
+    unblockPin: (unblock) => holder.unblockPin(unblock),
     provision: (options) => holder.provision(options),
     format: (request) => (step === 'format' ? Promise.reject(dead()) : holder.format(request)),
     commit: (batch) => {

@@ -149,6 +149,70 @@ describe('the PIN that the service manager provides', () => {
   });
 });
 
+describe('a new PIN', () => {
+  const newPin = '864209';
+  const tokenStatus = async () => (await rig.admin.call('service.status', {})).token;
+  const change = (pin = rigPin) => rig.admin.call('session.changePin', { pin, newPin });
+
+  test('is given while tills issue, and the old one is wrong from then on', async () => {
+    rig = await openRig();
+    expect(await change()).toMatchObject({ standing: expect.stringMatching(/^issuing/), pinState: 'ok', storedPin: 'none' });
+    expect((await rig.till.issue(sale('a'))).repeated).toBe(false);
+    await expect(change()).rejects.toMatchObject({ code: 'pin-incorrect' });
+    expect((await rig.till.issue(sale('b'))).repeated).toBe(false);
+    await rig.admin.call('session.logout', {});
+    await expect(rig.admin.call('session.login', { pin: rigPin })).rejects.toMatchObject({ code: 'pin-incorrect' });
+    expect(await rig.admin.call('session.login', { pin: newPin })).toMatchObject({ checked: true });
+    await expect(rig.till.call('session.changePin', { pin: rigPin, newPin })).rejects.toMatchObject({ code: 'forbidden' });
+  });
+
+  test('makes the stored one stale: that is said at once, and no try is spent on it over restarts until the file changes', async () => {
+    rig = await openRig({ pinFile: true });
+    const full = triesInFile();
+    expect(await change()).toMatchObject({ storedPin: 'wrong' });
+    expect(await tokenStatus()).toMatchObject({ storedPin: 'wrong' });
+    for (let start = 0; start < 3; start += 1) {
+      await rig.running.close();
+      await rig.startLocked();
+      await expect
+        .poll(async () => (await rig.admin.call('service.status', {})).reason, { timeout: 5_000 })
+        .toContain('stored PIN was refused');
+      expect(triesInFile()).toBe(full);
+    }
+    writeFileSync(pinFile(), `${newPin}\n`);
+    await expect.poll(standing, { timeout: 10_000 }).toMatch(/^issuing/);
+    expect(await tokenStatus()).toMatchObject({ storedPin: 'works' });
+    expect(triesInFile()).toBe(full);
+  }, 30_000);
+
+  test('that was refused leaves the stored one as it was', async () => {
+    rig = await openRig({ pinFile: true });
+    await rig.restart();
+    await expect.poll(standing, { timeout: 5_000 }).toMatch(/^issuing/);
+    await expect(change('111111')).rejects.toMatchObject({ code: 'pin-incorrect' });
+    expect(await tokenStatus()).toMatchObject({ storedPin: 'works' });
+    await rig.restart();
+    await expect.poll(standing, { timeout: 5_000 }).toMatch(/^issuing/);
+  }, 30_000);
+
+  test('by the SO-PIN opens a token whose tries are used up; one that is open is refused', async () => {
+    rig = await openRig({ pinFile: true });
+    const unblock = (soPin = '97531000') => rig.admin.call('session.unblock', { soPin, newPin });
+    await expect(unblock()).rejects.toMatchObject({ code: 'invalid-request' });
+    await rig.admin.call('session.logout', {});
+    for (let at = triesInFile(); at > 0; at -= 1)
+      await expect(rig.admin.call('session.login', { pin: '000000', useLastTry: true })).rejects.toMatchObject({ code: 'pin-incorrect' });
+    await expect(rig.admin.call('session.login', { pin: rigPin })).rejects.toMatchObject({ code: 'pin-locked' });
+    await expect(unblock('11110000')).rejects.toMatchObject({ code: 'pin-incorrect' });
+    expect(await unblock()).toMatchObject({ standing: 'locked', pinState: 'ok', storedPin: 'wrong' });
+    const full = triesInFile();
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect(triesInFile()).toBe(full);
+    await rig.admin.call('session.login', { pin: newPin });
+    expect((await rig.till.issue(sale('a'))).repeated).toBe(false);
+  }, 30_000);
+});
+
 test('a second service on the same state folder is refused, and the first goes on', async () => {
   rig = await openRig();
   await expect(

@@ -60,6 +60,8 @@ describe('the method table', () => {
       'invoice.last',
       'session.login',
       'session.logout',
+      'session.changePin',
+      'session.unblock',
       'backlog.status',
       'service.status',
       'events.subscribe',

@@ -18,6 +18,7 @@ import {
   provisionHolder,
   readVerified,
   type StateWatch,
+  testSoPin,
 } from '#test/support/holder-rig.ts';
 
 export interface HolderRig {
@@ -164,6 +165,49 @@ export function describeHolder(name: string, makeRig: () => Promise<HolderRig>, 
       const right = pinBytes();
       await login(right, true);
       expect(right.every((byte) => byte === 0)).toBe(true);
+    });
+
+    test('the PIN is changed while open without closing anything, and while locked; a wrong old one changes nothing', async () => {
+      const drafts = new DraftMaker(await provisionHolder(rig.holder));
+      const change = { oldPin: pinBytes(), newPin: pinBytes('13572468'), useLastTry: false };
+      expect(await rig.holder.changePin(change)).toMatchObject({ loggedIn: true, pinState: 'ok' });
+      for (const bytes of [change.oldPin, change.newPin]) expect(bytes.every((byte) => byte === 0)).toBe(true);
+      await rig.holder.commit(drafts.next(['a'])).durable;
+      expect(await codeOf(rig.holder.changePin({ oldPin: pinBytes(), newPin: pinBytes(), useLastTry: false }))).toBe('pin-incorrect');
+      await rig.holder.commit(drafts.next(['b'])).durable;
+      await rig.holder.logout();
+      expect(await codeOf(login())).toBe('pin-incorrect');
+      await rig.holder.changePin({ oldPin: pinBytes('13572468'), newPin: pinBytes(), useLastTry: true });
+      expect(rig.holder.state().kind).toBe('locked');
+      expect(await readVerified(rig.holder, await login())).toEqual(['a', 'b']);
+    });
+
+    test.runIf(countsTries)('the last try is not spent by changing the PIN unless asked for', async () => {
+      await provisionHolder(rig.holder);
+      await rig.holder.logout();
+      rig.leaveTries(1);
+      const change = (useLastTry: boolean) => rig.holder.changePin({ oldPin: pinBytes(), newPin: pinBytes('13572468'), useLastTry });
+      expect(await codeOf(change(false))).toBe('pin-last-try');
+      expect(rig.triesLeft()).toBe(1);
+      await change(true);
+      expect(rig.triesLeft()).toBeGreaterThan(1);
+      await login(pinBytes('13572468'));
+    });
+
+    test('the SO PIN gives a new PIN to a token that is locked, never to one that is open', async () => {
+      const mount = await provisionHolder(rig.holder);
+      await rig.holder.commit(new DraftMaker(mount).next(['a'])).durable;
+      const unblock = (soPin: string) => ({ soPin: pinBytes(soPin), newPin: pinBytes('13572468') });
+      expect(await codeOf(rig.holder.unblockPin(unblock(testSoPin)))).toBe('invalid-request');
+      await rig.holder.commit(new DraftMaker(await login()).next(['b'])).durable;
+      await rig.holder.logout();
+      if (countsTries) rig.leaveTries(0);
+      expect(await codeOf(rig.holder.unblockPin(unblock('11112222')))).toBe('pin-incorrect');
+      const right = unblock(testSoPin);
+      expect(await rig.holder.unblockPin(right)).toMatchObject({ loggedIn: false, pinState: 'ok' });
+      for (const bytes of [right.soPin, right.newPin]) expect(bytes.every((byte) => byte === 0)).toBe(true);
+      expect(rig.holder.state()).toMatchObject({ kind: 'locked', facts: { pinState: 'ok' } });
+      expect(await readVerified(rig.holder, await login(pinBytes('13572468')))).toEqual(['a', 'b']);
     });
 
     test('a pulled token is noticed within seconds, commits say so, and it waits for its PIN when it is back', async () => {

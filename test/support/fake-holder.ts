@@ -217,6 +217,14 @@ export class FakeHolder implements Holder {
     return { signatures: 0, meanSignMs: null, storePath: 'fake', sizeBytes: 0, usedBytes: 0, usedPercent: 0, mirror: null };
   }
 
+  async changePin(): Promise<TokenFacts> {
+    return fakeFacts;
+  }
+
+  async unblockPin(): Promise<TokenFacts> {
+    return { ...fakeFacts, loggedIn: false };
+  }
+
   provision(): Promise<Uint8Array> {
     return Promise.reject(new UkeyError('internal', 'not in this fake'));
   }

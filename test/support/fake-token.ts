@@ -20,6 +20,7 @@ export class FakeToken implements Token {
   triesLeft = triesMax;
   isLoggedIn = false;
   #pin: Buffer | null = null;
+  #soPin: Buffer = Buffer.alloc(0);
   #keys: { readonly publicKey: KeyObject; readonly privateKey: KeyObject } | null = null;
   readonly #wrappingKey = randomBytes(32);
   readonly #objects = new Map<string, Uint8Array>();
@@ -49,10 +50,11 @@ export class FakeToken implements Token {
     this.isLoggedIn = false;
   }
 
-  provision(options: { readonly pin: Uint8Array }): void {
+  provision(options: { readonly pin: Uint8Array; readonly soPin?: Uint8Array }): void {
     this.#mustBePresent();
     if (this.#keys !== null) throw new UkeyError('token-failed', 'not blank');
     this.#pin = Buffer.from(options.pin);
+    this.#soPin = Buffer.from(options.soPin ?? []);
     this.#keys = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   }
 
@@ -103,11 +105,15 @@ export class FakeToken implements Token {
   }
 
   changePin(oldPin: Uint8Array, newPin: Uint8Array): void {
+    const wasLoggedIn = this.isLoggedIn;
     this.login(oldPin);
+    this.isLoggedIn = wasLoggedIn;
     this.#pin = Buffer.from(newPin);
   }
 
-  unblockPin(_soPin: Uint8Array, newPin: Uint8Array): void {
+  unblockPin(soPin: Uint8Array, newPin: Uint8Array): void {
+    this.isLoggedIn = false;
+    if (!this.#soPin.equals(soPin)) throw new UkeyError('pin-incorrect', 'incorrect');
     this.#pin = Buffer.from(newPin);
     this.triesLeft = triesMax;
   }
