@@ -17,8 +17,15 @@ const burstRoomBytes = 256 * 1024;
 /** Tries after the first failure: none may be answered. */
 const triesAfterFailure = 5;
 
+/** A reader who is slow makes this process wait: the pipe is not always a blocking one. */
 const tell = (line: string): void => {
-  writeSync(1, `${line}\n`);
+  for (let rest = Buffer.from(`${line}\n`); rest.length > 0; ) {
+    try {
+      rest = rest.subarray(writeSync(1, rest));
+    } catch (thrown) {
+      if ((thrown as { code?: string }).code !== 'EAGAIN') throw thrown;
+    }
+  }
 };
 const sizeOf = (index: number): number => 100 + ((index * 7919) % 13_000);
 const carriedBytes = (number: number): Buffer => payloadOf(number, 300 + ((number * 1777) % 9000), 'carried');
