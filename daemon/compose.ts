@@ -112,6 +112,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     provenNowMs: () => uploader.provenNowMs,
     link: () => uploader.link,
     refusedFor: () => uploader.report.refusedFor,
+    alarm: () => uploader.alarm,
     whyLocked: () => unattended?.why ?? null,
     onCommitted: (entries) => {
       uploader.committed();
@@ -144,6 +145,12 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
       log.info('link', { link });
       herald.tell('link', { link });
       herald.standing(custody);
+    },
+    onAlarm: (alarm) => {
+      if (alarm === null) return log.info('the alarm is settled');
+      const { reason, action } = custody.standing();
+      log.error('a second copy of this token issues', { batch: alarm.batchIndex });
+      herald.tell('alarm', { batchIndex: alarm.batchIndex, raisedAt: new Date(alarm.raisedAtMs).toISOString(), reason, action });
     },
     onAcknowledged: (upToBatch) => {
       deliveries.acknowledged(upToBatch);

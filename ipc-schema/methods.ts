@@ -140,12 +140,14 @@ export const serviceStatusSchema = z.strictObject({
   mode: z.enum(['online', 'hybrid', 'offline']).nullable(),
   budget: budgetSchema.nullable(),
   backlog: backlogStatusSchema.nullable(),
+  /** The ticket server has proven that a second copy of this token issues. `batchIndex`: of the batch that it refused of the other one. */
+  alarm: z.strictObject({ kind: z.literal('clone'), batchIndex: z.int().min(1), raisedAt: instantText }).nullable(),
   clock: z.strictObject({ now: instantText, trusted: z.boolean(), floor: instantText.nullable() }),
   version: z.string(),
 });
 export type ServiceStatus = z.infer<typeof serviceStatusSchema>;
 
-export const eventNames = ['standing', 'issued', 'acknowledged', 'link', 'limit', 'store'] as const;
+export const eventNames = ['standing', 'issued', 'acknowledged', 'link', 'limit', 'store', 'alarm'] as const;
 export type EventName = (typeof eventNames)[number];
 
 export interface Method {

@@ -64,6 +64,54 @@ export function openProbe(bytes: Uint8Array, ackKey: KeyObject, nonce: Uint8Arra
   return answer;
 }
 
+// ---- Alarm: GET /v1/tokens/<id>/alarm?nonce=<hex> -> COSE_Sign1 of [1, "alarm", nonce, tokenId, serverTimeMs, alarm|null] by the ack key,
+// alarm = [seal, raisedAtMs]: the newest seal of the token that cannot stand beside what is stored, as long as nobody has settled it.
+// The seal is the proof: only the token's own key can have made it.
+
+export interface AlarmAnswer {
+  readonly nonce: Uint8Array;
+  readonly tokenId: Uint8Array;
+  readonly serverTimeMs: number;
+  readonly alarm: ForkAlarm | null;
+}
+
+export interface ForkAlarm {
+  /** Of the batch that was refused (batch.ts). */
+  readonly sealBytes: Uint8Array;
+  readonly raisedAtMs: number;
+}
+
+export function alarmPayload({ nonce, tokenId, serverTimeMs, alarm }: AlarmAnswer): Uint8Array {
+  return encodeCbor([1, 'alarm', nonce, tokenId, serverTimeMs, alarm === null ? null : [alarm.sealBytes, alarm.raisedAtMs]]);
+}
+
+/**
+ * Throws invalid-request unless our server signed it for this very token, and over this very nonce (left out: for an answer that was kept). The seal
+ * inside is not verified.
+ */
+export function openAlarm(bytes: Uint8Array, ackKey: KeyObject, tokenId: Uint8Array, nonce: Uint8Array | null = null): AlarmAnswer {
+  const fields = new FieldReader('alarm', decodeCbor(openSign1(bytes, ackKey, 'alarm').payload, 'alarm'));
+  fields.version(1);
+  if (fields.text('purpose') !== 'alarm') throw malformed('alarm', 'is signed for something else');
+  const base = {
+    nonce: fields.bytes('nonce', nonceBytes),
+    tokenId: fields.bytes('tokenId', 16),
+    serverTimeMs: fields.instantMs('serverTimeMs'),
+  };
+  const raised = fields.any('alarm');
+  fields.end();
+  if (nonce !== null && Buffer.compare(base.nonce, nonce) !== 0) throw malformed('alarm', 'answers another nonce');
+  if (Buffer.compare(base.tokenId, tokenId) !== 0) throw malformed('alarm', 'is of another token');
+  return { ...base, alarm: raised === null ? null : forkAlarm(raised) };
+}
+
+function forkAlarm(value: unknown): ForkAlarm {
+  const fields = new FieldReader('raised alarm', value);
+  const alarm = { sealBytes: fields.bytes('seal'), raisedAtMs: fields.instantMs('raisedAtMs') };
+  fields.end();
+  return alarm;
+}
+
 // ---- Upload: POST /v1/batches, body = HPKE-sealed zstd of [1, tokenId, [batch bytes, ...]].
 // Sealed: RFC 9180 base mode, DHKEM(P-256, HKDF-SHA256), HKDF-SHA256, AES-256-GCM; info = uploadInfo, aad empty; bytes = enc (65) || ciphertext.
 
@@ -232,7 +280,7 @@ export type EnrolmentTicket = z.infer<typeof enrolmentTicketSchema>;
 
 // ---- What the server shows: GET /v1/tokens?after=&limit= -> tokenListSchema; /v1/tokens/<id> -> tokenViewSchema;
 // /v1/tokens/<id>/entries?number=|sequence=|from=&limit= -> entryListSchema; /v1/tokens/<id>/batches?from=&limit= -> stored batches as an
-// Upload in CBOR (404 past the last); /v1/tokens/<id>/certificate and /v1/authority -> certificates, DER.
+// Upload in CBOR (404 past the last); /v1/tokens/<id>/certificate and /v1/authority -> certificates, DER; /v1/tokens/<id>/alarm: above.
 
 export const tokenViewSchema = z.strictObject({
   tokenId: z.string(),
@@ -242,7 +290,8 @@ export const tokenViewSchema = z.strictObject({
   lastSequence: z.int().min(0),
   invoices: z.int().min(0),
   lastContact: instantText.nullable(),
-  alarm: z.string().nullable(),
+  /** The newest contradiction that the token has signed and nobody has settled. `batchIndex`: of the batch that was refused. */
+  alarm: z.strictObject({ kind: z.literal('fork'), batchIndex: z.int().min(1), raisedAt: instantText, detail: z.string() }).nullable(),
 });
 export type TokenView = z.infer<typeof tokenViewSchema>;
 

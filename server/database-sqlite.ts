@@ -21,7 +21,7 @@ import {
   tokenMaxAlarms,
   type UsedCode,
 } from './database.ts';
-import { schemaSql, schemaVersion, statementSql } from './sqlite-schema.ts';
+import { migrations, schemaSql, schemaVersion, statementSql } from './sqlite-schema.ts';
 
 /** How long one process waits for another's transaction. */
 const lockWaitMs = 5_000;
@@ -49,14 +49,22 @@ function connect(path: string): Connection {
     database.exec(`PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = ${checkpointPages}; BEGIN IMMEDIATE`);
     const version = Number(database.prepare('PRAGMA user_version').get()?.['user_version']);
     if (version === 0) database.exec(schemaSql);
-    else if (version !== schemaVersion)
-      throw new UkeyError('internal', `the database has version ${version}, this server knows ${schemaVersion}`);
+    else migrate(database, version);
     database.exec('COMMIT');
     const statements = Object.fromEntries(Object.entries(statementSql).map(([name, sql]) => [name, database.prepare(sql)]));
     return { database, statements: statements as Statements };
   } catch (thrown) {
     database.close();
     throw thrown;
+  }
+}
+
+/** Inside the transaction of the opening: all steps or none. */
+function migrate(database: DatabaseSync, from: number): void {
+  for (let version = from; version !== schemaVersion; version += 1) {
+    const step = migrations[version];
+    if (step === undefined) throw new UkeyError('internal', `the database has version ${from}, this server knows ${schemaVersion}`);
+    database.exec(step);
   }
 }
 
@@ -227,13 +235,14 @@ class SqliteDatabase implements Database {
   }
 
   async alarms(tokenId: string): Promise<readonly Alarm[]> {
-    return this.#rowsOf(tokenId, 'alarms').map((row) => ({
-      kind: 'fork',
-      batchIndex: countOf(row, 'batch_index'),
-      detail: textOf(row, 'detail'),
-      proof: bytesOf(row, 'proof'),
-      raisedAtMs: countOf(row, 'raised_at'),
-    }));
+    return this.#rowsOf(tokenId, 'alarms').map(alarmOf);
+  }
+
+  async settleAlarms(tokenId: string, note: string, atMs: number): Promise<number> {
+    return this.#transact('BEGIN IMMEDIATE', (sql) => {
+      const token = sql.tokenRow.get(tokenId);
+      return token === undefined ? 0 : Number(sql.settleAlarms.run(atMs, note, countOf(token, 'id')).changes);
+    });
   }
 
   async parked(tokenId: string, limit: number): Promise<readonly number[]> {
@@ -271,6 +280,16 @@ function addBatch(sql: Statements, token: number, batch: NewBatch, atMs: number)
   }
 }
 
+function alarmOf(row: Row): Alarm {
+  return {
+    kind: 'fork',
+    batchIndex: countOf(row, 'batch_index'),
+    detail: textOf(row, 'detail'),
+    proof: bytesOf(row, 'proof'),
+    raisedAtMs: countOf(row, 'raised_at'),
+  };
+}
+
 function tokenStateOf(row: Row): TokenState {
   return {
     tokenId: textOf(row, 'token_id'),
@@ -287,7 +306,7 @@ function tokenStateOf(row: Row): TokenState {
     },
     documents: countOf(row, 'documents'),
     lastContactMs: row['last_contact'] === null ? null : countOf(row, 'last_contact'),
-    alarm: textOrNull(row, 'alarm'),
+    alarm: row['kind'] === null ? null : alarmOf(row),
   };
 }
 

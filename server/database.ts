@@ -36,8 +36,8 @@ export interface TokenState extends TokenRecord {
   /** Invoices and credit notes that are stored, parked ones too. */
   readonly documents: number;
   readonly lastContactMs: number | null;
-  /** Latest alarm in words, null when there never was one. */
-  readonly alarm: string | null;
+  /** Latest alarm that is not settled, or null. */
+  readonly alarm: Alarm | null;
 }
 
 export interface NewEntry {
@@ -82,7 +82,7 @@ export interface Alarm {
   readonly raisedAtMs: number;
 }
 
-/** Alarms kept for one token: a clone can sign as many contradictions as it likes. */
+/** Alarms of one token that are not settled: a clone can sign as many contradictions as it likes. */
 export const tokenMaxAlarms = 100;
 
 export type EntryQuery = { readonly kind: 'number'; readonly number: string } | { readonly kind: 'range'; readonly fromSequence: number };
@@ -120,7 +120,10 @@ export interface Database {
   store(tokenId: string, expected: ChainHead, batches: readonly NewBatch[], next: ChainHead, atMs: number): Promise<'stored' | 'moved'>;
   /** Keeps the alarm; the same one twice is one, and beyond tokenMaxAlarms none is added. */
   raiseAlarm(tokenId: string, alarm: Alarm): Promise<void>;
+  /** Those that are not settled, in the order in which they were raised. */
   alarms(tokenId: string): Promise<readonly Alarm[]>;
+  /** A person has dealt with them: they are kept with the note, shown no more, and the same proof raises none again. Answers how many. */
+  settleAlarms(tokenId: string, note: string, atMs: number): Promise<number>;
   /** The latest `limit` parked sequences, ascending. */
   parked(tokenId: string, limit: number): Promise<readonly number[]>;
 

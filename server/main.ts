@@ -1,6 +1,7 @@
 // Owns: the ticket server as a program: arguments, signals, exit codes.
 //   node server/main.ts --dir DIR [--listen HOST:PORT] [--public-url URL]     serves until SIGTERM or SIGINT; one JSON line when ready
 //   node server/main.ts ticket --dir DIR --charter FILE.json [--file OUT]     makes an enrolment ticket, also while the server runs
+//   node server/main.ts settle-alarm --dir DIR --token ID --note TEXT         a person has dealt with the token's alarms
 // Exit codes: 0 done, 1 a fault, 2 wrong use or a charter file that is not right. Listens on 127.0.0.1 unless told otherwise (http.ts says why).
 // Invariants: what the person who typed the command can mend is one sentence; a fault of the server is a JSON line for its log.
 // An enrolment code goes to the file (0600) or to standard output, never into a log or an argument.
@@ -15,7 +16,8 @@ import { openDirectory, startServer } from './serve.ts';
 import { makeTicket } from './ticket.ts';
 
 const usage = `usage: ticket-server --dir DIR [--listen HOST:PORT] [--public-url URL]
-       ticket-server ticket --dir DIR --charter FILE.json [--file OUT]`;
+       ticket-server ticket --dir DIR --charter FILE.json [--file OUT]
+       ticket-server settle-alarm --dir DIR --token ID --note TEXT`;
 
 const help = `${usage}
 
@@ -27,6 +29,11 @@ The first serves until SIGTERM or SIGINT and writes one JSON line when it is rea
 The second makes an enrolment ticket for one token, also while the server runs. It needs the server to have run once, or serverUrl in the file.
   --charter FILE.json  what the token may do: docs/provisioning.md has an example and every member
   --file OUT           write the ticket to this new file, readable by its owner alone (default: standard output)
+
+The third settles the alarms of a token (two batches under one index: a copy of it sells, or an old state of it was put back), also while the
+server runs. They are kept with the note; what was refused stays refused.
+  --token ID           the token's id, as GET / shows it
+  --note TEXT          what was found and done
 
 Exit status: 0 done, 1 a fault, 2 wrong use or a charter file that is not right.
 `;
@@ -42,7 +49,10 @@ async function run(words: readonly string[]): Promise<void> {
   }
   const [command, ...rest] = positionals;
   if (values.dir === undefined || rest.length > 0) throw wrongUse('--dir is needed');
+  if (command !== 'settle-alarm' && (values.token !== undefined || values.note !== undefined))
+    throw wrongUse('--token and --note belong to settle-alarm');
   if (command === 'ticket') return await ticket(values.dir, values.charter, values.file);
+  if (command === 'settle-alarm') return await settleAlarm(values.dir, values.token, values.note);
   if (command !== undefined) throw wrongUse(`unknown command ${command}`);
   if (values.charter !== undefined || values.file !== undefined) throw wrongUse('--charter and --file belong to ticket');
   return await serve(values.dir, values.listen ?? '127.0.0.1:0', values['public-url']);
@@ -59,6 +69,8 @@ function parse(words: readonly string[]) {
         'public-url': { type: 'string' },
         charter: { type: 'string' },
         file: { type: 'string' },
+        token: { type: 'string' },
+        note: { type: 'string' },
         help: { type: 'boolean', short: 'h' },
       },
     });
@@ -108,6 +120,18 @@ async function ticket(directory: string, charterFile: string | undefined, outFil
     else createNew(outFile, Buffer.from(text, 'utf8'));
   } finally {
     await parts.database.close();
+  }
+}
+
+async function settleAlarm(directory: string, token: string | undefined, note: string | undefined): Promise<void> {
+  if (token === undefined || note === undefined || note.trim() === '') throw wrongUse('settle-alarm needs --token and --note');
+  const { database, wallMs } = await openDirectory({ directory, log: stderrLog });
+  try {
+    if ((await database.findToken(token)) === null) throw wrongUse(`token ${token} is not enrolled here`);
+    const settled = await database.settleAlarms(token, note, wallMs());
+    process.stdout.write(`${JSON.stringify({ token, settled })}\n`);
+  } finally {
+    await database.close();
   }
 }
 

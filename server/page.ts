@@ -11,12 +11,14 @@ const style = `body{font:15px/1.5 system-ui,sans-serif;margin:2rem;color:#222}ta
 th,td{padding:.3rem .8rem;border-bottom:1px solid #ccc;text-align:left}td.count{text-align:right;font-variant-numeric:tabular-nums}
 code{font-size:13px}.alarm{color:#a00;font-weight:600}`;
 
+const alarmText = (alarm: TokenView['alarm']): string => (alarm === null ? '' : `${alarm.raisedAt}: ${alarm.detail}`);
+
 export function tokensPage(tokens: readonly TokenView[], isWhole: boolean): string {
   const rows = tokens.map(
     (token) =>
       `<tr><td><code>${escapeHtml(token.tokenId)}</code></td><td>${escapeHtml(token.serial)}</td><td>${escapeHtml(token.issuer)}</td>` +
       `<td class="count">${token.invoices}</td><td class="count">${token.lastSequence}</td><td class="count">${token.upToBatch}</td>` +
-      `<td>${escapeHtml(token.lastContact ?? 'never')}</td><td class="alarm">${escapeHtml(token.alarm ?? '')}</td></tr>`,
+      `<td>${escapeHtml(token.lastContact ?? 'never')}</td><td class="alarm">${escapeHtml(alarmText(token.alarm))}</td></tr>`,
   );
   const body =
     rows.length === 0

@@ -4,7 +4,7 @@
 // Invariants: unknown paths, parameters and methods are refused by name; a refusal is refusalSchema JSON.
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { text } from '#ipc-schema/schema.ts';
-import { mediaTypes, nonceBytes, paths, probePayload, type Refusal, uploadMaxBatches } from '#ipc-schema/upstream.ts';
+import { alarmPayload, mediaTypes, nonceBytes, paths, probePayload, type Refusal, uploadMaxBatches } from '#ipc-schema/upstream.ts';
 import type { Accept } from './accept.ts';
 import type { TokenState } from './database.ts';
 import { tokensPage } from './page.ts';
@@ -31,7 +31,7 @@ export interface RouteParts extends TicketParts {
   readonly accept: Accept;
 }
 
-const tokenPath = /^\/v1\/tokens\/([0-9a-f]{32})(\/certificate|\/entries|\/batches)?$/;
+const tokenPath = /^\/v1\/tokens\/([0-9a-f]{32})(\/certificate|\/entries|\/batches|\/alarm)?$/;
 const numberText = text(1, 64);
 
 export function refusalAnswer(refusal: Refusal, headers: Readonly<Record<string, string>> = {}): Answer {
@@ -74,7 +74,7 @@ async function answerWrite(parts: RouteParts, path: string, question: Question):
 async function answerRead(parts: RouteParts, path: string, query: Query): Promise<Answer> {
   switch (path) {
     case paths.probe:
-      return answerProbe(parts, query);
+      return signedAnswer(parts, query, (nonce) => probePayload({ nonce, serverTimeMs: parts.wallMs() }));
     case paths.tokens:
       return await answerTokens(parts, query);
     case paths.authority:
@@ -114,19 +114,25 @@ async function answerToken(parts: RouteParts, token: TokenState, part: string | 
       if (run === null) return { ...refusalAnswer(refuse('gap', `batch ${from} is not stored here`, want)), status: 404 };
       return { status: 200, mediaType: mediaTypes.cbor, body: run };
     }
+    case '/alarm':
+      return signedAnswer(parts, query, (nonce) => {
+        const { alarm } = token;
+        const raised = alarm === null ? null : { sealBytes: alarm.proof, raisedAtMs: alarm.raisedAtMs };
+        return alarmPayload({ nonce, tokenId: Buffer.from(token.tokenId, 'hex'), serverTimeMs: parts.wallMs(), alarm: raised });
+      });
     default:
       query.end();
       return jsonAnswer(tokenView(token));
   }
 }
 
-function answerProbe(parts: RouteParts, query: Query): Answer {
+/** Over a nonce of the asker's: an answer to somebody else, or of another time, is of no use. */
+function signedAnswer(parts: RouteParts, query: Query, payload: (nonce: Uint8Array) => Uint8Array): Answer {
   const nonce = query.text('nonce') ?? '';
   query.end();
   if (!new RegExp(`^[0-9a-f]{${2 * nonceBytes}}$`).test(nonce))
     return refusalAnswer(refuse('bad-request', `nonce: must be ${nonceBytes} bytes in lower-case hex`));
-  const payload = probePayload({ nonce: Buffer.from(nonce, 'hex'), serverTimeMs: parts.wallMs() });
-  return { status: 200, mediaType: mediaTypes.cose, body: parts.authority.signAnswer(payload) };
+  return { status: 200, mediaType: mediaTypes.cose, body: parts.authority.signAnswer(payload(Buffer.from(nonce, 'hex'))) };
 }
 
 async function answerTokens(parts: RouteParts, query: Query): Promise<Answer> {

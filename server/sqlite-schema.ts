@@ -1,8 +1,8 @@
 // Owns: the tables of the ticket server's SQLite database and their version, and the statements over them as text.
 // Invariants: STRICT tables; blobs that are large stand last in their row, so that reading the rest does not walk their pages; an id of a token
-// inside is a small integer. A later version migrates in one transaction; a newer one than this is refused.
+// inside is a small integer. An older version is brought up in one transaction; a newer one than this is refused.
 
-export const schemaVersion = 1;
+export const schemaVersion = 2;
 
 export const schemaSql = `
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -63,13 +63,21 @@ CREATE TABLE alarms (
   detail TEXT NOT NULL,
   raised_at INTEGER NOT NULL,
   proof BLOB NOT NULL,
+  settled_at INTEGER,
+  settled_note TEXT,
   UNIQUE (token, kind, batch_index, proof)
 ) STRICT;
 PRAGMA user_version = ${schemaVersion};
 `;
 
+/** From the version that is the key to the next one. */
+export const migrations: Readonly<Record<number, string>> = {
+  1: 'ALTER TABLE alarms ADD COLUMN settled_at INTEGER; ALTER TABLE alarms ADD COLUMN settled_note TEXT; PRAGMA user_version = 2;',
+};
+
 const tokenColumns = `token_id, serial, issuer_tax_id, issuer_name, enrolled_at, head_batch, next_sequence, head_seal_hash, documents,
-  last_contact, spki, certificate, (SELECT detail FROM alarms WHERE token = tokens.id ORDER BY id DESC LIMIT 1) AS alarm`;
+  last_contact, spki, certificate, kind, batch_index, detail, raised_at, proof`;
+const tokenTables = `tokens LEFT JOIN alarms ON alarms.id = (SELECT max(id) FROM alarms WHERE token = tokens.id AND settled_at IS NULL)`;
 
 export const statementSql = {
   readMeta: 'SELECT value FROM meta WHERE key = ?',
@@ -80,8 +88,8 @@ export const statementSql = {
   useCode: 'UPDATE codes SET used_by = ?, answer = ? WHERE code_hash = ? AND used_by IS NULL',
   addToken: `INSERT INTO tokens (token_id, serial, issuer_tax_id, issuer_name, enrolled_at, head_batch, next_sequence, head_seal_hash,
     documents, spki, certificate) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?) ON CONFLICT (token_id) DO NOTHING`,
-  findToken: `SELECT ${tokenColumns} FROM tokens WHERE token_id = ?`,
-  listTokens: `SELECT ${tokenColumns} FROM tokens WHERE token_id > ? ORDER BY token_id LIMIT ?`,
+  findToken: `SELECT ${tokenColumns} FROM ${tokenTables} WHERE token_id = ?`,
+  listTokens: `SELECT ${tokenColumns} FROM ${tokenTables} WHERE token_id > ? ORDER BY token_id LIMIT ?`,
   tokenRow: 'SELECT id FROM tokens WHERE token_id = ?',
   moveHead: `UPDATE tokens SET head_batch = ?, next_sequence = ?, head_seal_hash = ?, documents = documents + ?, last_contact = ?
     WHERE id = ? AND head_batch = ? AND head_seal_hash = ?`,
@@ -91,9 +99,10 @@ export const statementSql = {
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
   marks: 'SELECT batch_index, bytes_hash, seal_hash FROM batches WHERE token = ? AND batch_index >= ? ORDER BY batch_index LIMIT ?',
   numberTaken: 'SELECT 1 AS one FROM entries WHERE token = ? AND number = ? LIMIT 1',
-  countAlarms: 'SELECT count(*) AS kept FROM alarms WHERE token = ?',
+  countAlarms: 'SELECT count(*) AS kept FROM alarms WHERE token = ? AND settled_at IS NULL',
   addAlarm: `INSERT INTO alarms (token, kind, batch_index, detail, raised_at, proof) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-  alarms: 'SELECT kind, batch_index, detail, raised_at, proof FROM alarms WHERE token = ? ORDER BY id',
+  alarms: 'SELECT kind, batch_index, detail, raised_at, proof FROM alarms WHERE token = ? AND settled_at IS NULL ORDER BY id',
+  settleAlarms: 'UPDATE alarms SET settled_at = ?, settled_note = ? WHERE token = ? AND settled_at IS NULL',
   parked: 'SELECT sequence FROM entries WHERE token = ? AND flaw IS NOT NULL ORDER BY sequence DESC LIMIT ?',
   findBatch: 'SELECT bytes FROM batches WHERE token = ? AND batch_index = ?',
   entriesByNumber: 'SELECT sequence, batch_index FROM entries WHERE token = ? AND number = ? ORDER BY sequence LIMIT ?',

@@ -6,7 +6,7 @@ import { UkeyError } from '#ipc-schema/errors.ts';
 import { encodeEvidence } from '#ipc-schema/evidence.ts';
 import { buildTree, inclusionPath, leafHash } from '#ipc-schema/merkle.ts';
 import { type EntryView, encodeUpload, type TokenView, uploadMaxBatches } from '#ipc-schema/upstream.ts';
-import type { Database, EntryQuery, TokenState } from './database.ts';
+import type { Alarm, Database, EntryQuery, TokenState } from './database.ts';
 
 export const entriesMaxCount = 200;
 export const tokensMaxCount = 500;
@@ -22,8 +22,12 @@ export function tokenView(token: TokenState): TokenView {
     lastSequence: token.head.nextSequence - 1,
     invoices: token.documents,
     lastContact: token.lastContactMs === null ? null : new Date(token.lastContactMs).toISOString(),
-    alarm: token.alarm,
+    alarm: token.alarm === null ? null : alarmView(token.alarm),
   };
+}
+
+function alarmView({ kind, batchIndex, detail, raisedAtMs }: Alarm): NonNullable<TokenView['alarm']> {
+  return { kind, batchIndex, raisedAt: new Date(raisedAtMs).toISOString(), detail };
 }
 
 /** Entries in the order of their sequences; fewer than `limit` when the next would make the answer too large. */

@@ -18,11 +18,12 @@ export const status: Command = {
 
 /** For people. Pure. */
 export function statusText(found: ServiceStatus): string {
-  const { token, store, budget, backlog, clock, issuer } = found;
+  const { token, store, budget, backlog, clock, issuer, alarm } = found;
   return facts([
     ['Standing', found.standing],
     ['Reason', found.reason],
     ['To do', found.action === '' ? 'nothing' : found.action],
+    ['Alarm', alarm === null ? null : `a second copy of this token issues: its batch ${alarm.batchIndex} was refused on ${alarm.raisedAt}`],
     ['Issuer', issuer === null ? null : `${issuer.name} (${issuer.taxId})`],
     ['Mode', found.mode],
     ['Budget', budget === null ? null : budgetText(budget)],

@@ -5,6 +5,7 @@
 import { createHash, X509Certificate } from 'node:crypto';
 import { readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
+import { writeDurably } from '#ground/durable-file.ts';
 import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder } from '#holder/holder.ts';
 import { type Charter, openCharter } from '#ipc-schema/charter.ts';
@@ -18,7 +19,6 @@ import { type Enrolment, type EnrolmentTicket, enrolmentSchema } from '#ipc-sche
 import type { Custody } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { Upstream } from '#upload/upstream.ts';
-import { writeDurably } from './durable-file.ts';
 
 export interface ProvisionParts {
   readonly holder: Holder;

@@ -4,6 +4,7 @@ import type { Clock } from '#ground/clock.ts';
 import type { Holder, HolderStatus } from '#holder/holder.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Result, ServiceStatus } from '#ipc-schema/methods.ts';
+import type { CloneAlarm } from '#ledger/contradiction.ts';
 import { type Custody, floorOf } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { type BacklogParts, backlogOf } from './backlog.ts';
@@ -33,6 +34,7 @@ export async function serviceStatus(parts: StatusParts): Promise<ServiceStatus> 
     mode: charter?.mode ?? null,
     budget: custody.budget(),
     backlog: ledger === null ? null : backlogOf(parts.backlog, ledger),
+    alarm: alarmOf(custody.alarm),
     clock: {
       now: new Date(nowMs).toISOString(),
       trusted: custody.clockTrusted(),
@@ -40,6 +42,10 @@ export async function serviceStatus(parts: StatusParts): Promise<ServiceStatus> 
     },
     version: parts.version,
   };
+}
+
+function alarmOf(alarm: CloneAlarm | null): ServiceStatus['alarm'] {
+  return alarm === null ? null : { kind: 'clone', batchIndex: alarm.batchIndex, raisedAt: new Date(alarm.raisedAtMs).toISOString() };
 }
 
 async function tokenStatus({ custody, holder, unattended }: StatusParts): Promise<ServiceStatus['token']> {
@@ -94,5 +100,8 @@ export async function identity(custody: Custody): Promise<Result<'service.identi
     tokenId: Buffer.from(mount.tokenId).toString('hex'),
     certificate: Buffer.from(mount.certificate).toString('base64'),
     authorityCertificate: Buffer.from(mount.authorityCertificate).toString('base64'),
+    predecessors: mount.signers
+      .slice(0, -1)
+      .map(({ fromBatch, certificate }) => ({ fromBatch, certificate: Buffer.from(certificate).toString('base64') })),
   };
 }

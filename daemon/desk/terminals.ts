@@ -3,11 +3,11 @@
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
+import { writeDurably } from '#ground/durable-file.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { terminalRoles } from '#ipc-schema/methods.ts';
 import { check, nameText, z } from '#ipc-schema/schema.ts';
-import { writeDurably } from './durable-file.ts';
 
 const secretBytes = 32;
 const terminalsMax = 1_000;

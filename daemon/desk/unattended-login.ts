@@ -8,6 +8,7 @@ import { randomBytes, scrypt, timingSafeEqual } from 'node:crypto';
 import { readFileSync, rmSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { getSystemErrorMap, promisify } from 'node:util';
+import { writeDurably } from '#ground/durable-file.ts';
 import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder, HolderState } from '#holder/holder.ts';
 import { asUkeyError, type ErrorCode, errorTable, UkeyError } from '#ipc-schema/errors.ts';
@@ -15,7 +16,6 @@ import { decodeJson } from '#ipc-schema/json.ts';
 import type { StoredPin } from '#ipc-schema/methods.ts';
 import { check, z } from '#ipc-schema/schema.ts';
 import type { LockedWhy } from '#ledger/standing.ts';
-import { writeDurably } from './durable-file.ts';
 
 const pinFileMaxBytes = 256;
 const hashBytes = 32;

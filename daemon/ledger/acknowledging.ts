@@ -6,6 +6,7 @@ import { publicKeyFromSpki } from '#ipc-schema/cose.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { money, zero } from '#ipc-schema/money.ts';
 import { type Acknowledgement, encodeAcknowledgementBody, openAcknowledgement } from '#ipc-schema/upstream.ts';
+import { headFault } from './contradiction.ts';
 import type { Ledger } from './ledger.ts';
 
 const bodyMaxBytes = 64 * 1024;
@@ -13,9 +14,8 @@ const bodyMaxBytes = 64 * 1024;
 /** Answers what was acknowledged, or null when the ledger knew it already. Throws invalid-request (not our server's), halted (rollback or clone). */
 export async function acknowledge(ledger: Ledger, charter: Charter, signed: Uint8Array): Promise<Acknowledgement | null> {
   const ack = openAcknowledgement(signed, publicKeyFromSpki(Buffer.from(charter.server.ackKey, 'base64')));
-  if (Buffer.compare(ack.tokenId, ledger.mount.tokenId) !== 0)
-    throw new UkeyError('invalid-request', 'the acknowledgement is for another token');
-  await checkHead(ledger, ack);
+  const fault = await headFault(ledger, ack);
+  if (fault !== null) throw new UkeyError('halted', fault.reason);
   const { ackedBatch } = ledger.tip;
   if (ack.upToBatch <= ackedBatch) return null;
   let releasedCount = 0;
@@ -37,18 +37,6 @@ export async function acknowledge(ledger: Ledger, charter: Charter, signed: Uint
     },
   });
   return ack;
-}
-
-/** The server's newest batch must be ours, also where it is older than what we know to be acknowledged. */
-async function checkHead(ledger: Ledger, ack: Acknowledgement): Promise<void> {
-  const { nextBatch } = ledger.tip;
-  if (ack.upToBatch >= nextBatch)
-    throw new UkeyError('halted', `rollback: the server holds batch ${ack.upToBatch}, this token ends at ${nextBatch - 1}`);
-  // Released: it was compared when it was acknowledged.
-  if (ack.upToBatch < ledger.kept.oldestBatch) return;
-  const head = await ledger.summary(ack.upToBatch);
-  if (Buffer.compare(head.sealHash, ack.headSealHash) !== 0)
-    throw new UkeyError('halted', `clone: the server holds another batch ${ack.upToBatch} of this token`);
 }
 
 /** The first document behind the acknowledged batches, read beforehand: the decision inside the sequencer cannot wait for the FLASH. */

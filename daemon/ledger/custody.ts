@@ -1,41 +1,39 @@
 // Owns: the ledger of one token as the token comes and goes: mounts it when the holder opens, closes it when the token leaves, says the standing.
 // Invariants: at most one Ledger is open, and what `use` gives is open; openings and closings follow one another, and an opening that the token has
 // left behind is dropped (`#generation`); a ledger whose write failed is never used again: the holder reopens the log, and a new Ledger is read
-// from it. While that lasts only a moment, callers wait (graceMs) instead of failing. A proven rollback or clone stays until the service starts anew.
+// from it. While that lasts only a moment, callers wait (graceMs) instead of failing. A proven rollback or clone outlives the process (contradiction.ts):
+// it stays until a ledger is opened that the proof does not speak against.
 import path from 'node:path';
-import type { Clock } from '#ground/clock.ts';
 import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder, HolderState, Mount } from '#holder/holder.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError, unreachable } from '#ipc-schema/errors.ts';
-import type { Budget, Link } from '#ipc-schema/methods.ts';
+import type { Budget } from '#ipc-schema/methods.ts';
 import { usualDecimals } from '#ipc-schema/money.ts';
-import { Ages } from './ages.ts';
+import { type CloneAlarm, type Contradiction, Contradictions } from './contradiction.ts';
+import { Gauge, type GaugeParts } from './gauge.ts';
 import { Ledger } from './ledger.ts';
 import { LedgerIndex } from './ledger-index.ts';
-import { budgetOf, type ClockFacts, judgeClock, judgeStanding, type LimitFacts } from './limits.ts';
+import { budgetOf, judgeClock, judgeStanding, type LimitFacts } from './limits.ts';
 import { Lookup } from './lookup.ts';
 import { openIndex, readLedger, tellMirror } from './mounting.ts';
 import type { PlannedEntry } from './numbering.ts';
 import { Reclaimer } from './reclaiming.ts';
 import { type HoldingFact, type LockedWhy, type StandingReport, standingOf } from './standing.ts';
 import type { Tip } from './tip.ts';
+import { WaitingRoom } from './waiting-room.ts';
 
-/** How long a caller waits while the token is being opened again, before it is told. */
-export const graceMs = 4_000;
 const busyRetryMs = 500;
 
-export interface CustodyParts {
+export interface CustodyParts extends GaugeParts {
   readonly holder: Holder;
-  readonly clock: Clock;
   readonly log: Log;
   /** Folder of the indexes, one file per token. */
   readonly stateDirectory: string;
-  /** What time it is by the ticket server's signature; null: not proven. */
-  provenNowMs(): number | null;
-  link(): Link;
   /** Why the ticket server refuses what is uploaded, again and again; null: it does not. */
   refusedFor(): string | null;
+  /** Another copy of the token, as the server has proven; left out: nobody asks. */
+  alarm?(): CloneAlarm | null;
   /** Why a stored PIN does not unlock; left out: there is none. */
   whyLocked?(): LockedWhy | null;
   onCommitted(entries: readonly PlannedEntry[], batchIndex: number): void;
@@ -51,7 +49,7 @@ interface Opened {
 
 export class Custody {
   readonly #parts: CustodyParts;
-  readonly #ages = new Ages();
+  readonly #gauge: Gauge;
   readonly #reclaimer: Reclaimer;
   #state: HolderState = { kind: 'starting' };
   /** What callers may use. */
@@ -62,17 +60,20 @@ export class Custody {
   #logins = 0;
   /** Counts openings: work of an earlier one is dropped. */
   #generation = 0;
-  /** Proof of a rollback or clone. */
-  #halted: string | null = null;
+  /** What stops issuing whatever is opened (`kind` null), or whatever contradicts the server's proof. */
+  #halted: { readonly reason: string; readonly kind: Contradiction['kind'] | null } | null = null;
+  readonly #contradictions: Contradictions;
   /** Why the opened token's ledger could not be read; goes with the state. */
   #mountFailure: string | null = null;
   #closed = false;
   #work: Promise<void> = Promise.resolve();
-  readonly #waiting = new Set<() => void>();
+  readonly #waiting = new WaitingRoom();
 
   constructor(parts: CustodyParts) {
     this.#parts = parts;
+    this.#gauge = new Gauge(parts);
     this.#reclaimer = new Reclaimer(parts);
+    this.#contradictions = new Contradictions(parts.stateDirectory, parts.log);
   }
 
   /** The holder's callback: states are followed in order. */
@@ -85,9 +86,11 @@ export class Custody {
     }
     this.#generation += 1;
     this.#mountFailure = null;
-    this.#underWay = state.kind === 'open' && this.#halted === null && !this.#closed;
+    // Where the server's proof stops us, what is opened now may be the right one: it is judged, while callers are told `halted` at once.
+    const mayOpen = state.kind === 'open' && (this.#halted === null || this.#halted.kind !== null) && !this.#closed;
+    this.#underWay = mayOpen && this.#halted === null;
     this.#retire();
-    if (state.kind === 'open' && this.#underWay) this.#open(state.mount);
+    if (mayOpen) this.#open(state.mount);
     this.#changed();
   }
 
@@ -113,7 +116,7 @@ export class Custody {
 
   /** The open ledger; waits graceMs while it is on its way. Errors: no-token, locked, halted, busy. */
   async use(): Promise<Ledger> {
-    if (this.#opened === null && this.#isTransient()) await this.#change();
+    if (this.#opened === null && this.#isTransient()) await this.#waiting.wait();
     if (this.#opened === null) throw this.#unavailable();
     return this.#opened.ledger;
   }
@@ -131,10 +134,20 @@ export class Custody {
     }
   }
 
-  /** Stops issuing until a person acts: a rollback or a clone was proven. */
+  /** The server has proven that this ledger cannot go on beside its own: kept durably, then issuing stops. */
+  contradicted(ledger: Ledger, found: Contradiction): void {
+    this.#contradictions.keep(ledger.mount.tokenId, found, this.#parts.clock.wallMs());
+    this.#stop(found.reason, found.kind);
+  }
+
+  /** Stops issuing until the service starts anew. */
   halt(reason: string): void {
+    this.#stop(reason, null);
+  }
+
+  #stop(reason: string, kind: Contradiction['kind'] | null): void {
     this.#parts.log.error('issuing stops', { reason });
-    this.#halted = reason;
+    this.#halted = { reason, kind };
     this.#underWay = false;
     this.#generation += 1;
     this.#retire();
@@ -150,6 +163,11 @@ export class Custody {
     return standingOf(this.#holdingFact());
   }
 
+  /** Another copy of the open ledger's token issues; null as well while none is open. */
+  get alarm(): CloneAlarm | null {
+    return this.ledger === null ? null : (this.#parts.alarm?.() ?? null);
+  }
+
   budget(): Budget | null {
     const ledger = this.ledger;
     if (ledger?.charter === null || ledger?.charter === undefined) return null;
@@ -157,29 +175,12 @@ export class Custody {
   }
 
   limitFacts(tip: Tip, charter: Charter): LimitFacts {
-    const { clock } = this.#parts;
-    const wallMs = clock.wallMs();
-    return {
-      mode: charter.mode,
-      limits: charter.limits,
-      validFromMs: Date.parse(charter.validFrom),
-      validUntilMs: Date.parse(charter.validUntil),
-      pendingCount: tip.pending.count,
-      pendingAmount: tip.pending.amount,
-      oldestAgeMs: this.#oldestAgeMs(tip, wallMs, clock.monotonicMs()),
-      link: this.#parts.link(),
-      ...this.#clockFacts(tip, wallMs),
-    };
+    return this.#gauge.limitFacts(tip, charter);
   }
 
   /** Whether the wall clock may be printed; without a ledger nothing speaks against it but the server. */
   clockTrusted(): boolean {
-    return judgeClock(this.#clockFacts(this.ledger?.tip ?? null, this.#parts.clock.wallMs())).kind === 'allow';
-  }
-
-  #clockFacts(tip: Tip | null, wallMs: number): ClockFacts {
-    const provenNowMs = this.#parts.provenNowMs();
-    return { wallMs, provenNowMs, newestEntryMs: tip?.lastIssuedAtMs ?? 0, ackedServerMs: tip?.serverTimeMs ?? 0 };
+    return judgeClock(this.#gauge.clockFacts(this.ledger?.tip ?? null)).kind === 'allow';
   }
 
   /** What was taken is answered first. */
@@ -191,15 +192,6 @@ export class Custody {
     this.#retire();
     this.#changed();
     await this.#work;
-  }
-
-  #oldestAgeMs({ pending, lastIssuedAtMs }: Tip, wallMs: number, monotonicMs: number): number | null {
-    if (pending.oldestMs === null) {
-      this.#ages.clear();
-      return null;
-    }
-    this.#ages.note(Math.max(wallMs, lastIssuedAtMs), monotonicMs);
-    return this.#ages.ageMs(pending.oldestMs, monotonicMs);
   }
 
   // ---- Opening and closing, one after the other
@@ -214,8 +206,13 @@ export class Custody {
       const isStale = (): boolean => generation !== this.#generation;
       if (isStale()) return;
       try {
-        const opened = await this.#mount(mount);
+        const { opened, found } = await this.#mount(mount);
         if (isStale()) return await shut(opened, this.#unavailable());
+        if (found !== null) {
+          this.#stop(found.reason, found.kind);
+          return await shut(opened, this.#unavailable());
+        }
+        this.#halted = null;
         this.#opened = opened;
       } catch (error) {
         if (isStale()) return;
@@ -228,7 +225,7 @@ export class Custody {
     });
   }
 
-  async #mount(mount: Mount): Promise<Opened> {
+  async #mount(mount: Mount): Promise<{ readonly opened: Opened; readonly found: Contradiction | null }> {
     const { holder, clock, log, onCommitted } = this.#parts;
     const open = await readLedger(holder, mount);
     const lookup = await openIndex(this.#indexPath(mount), holder, mount, log);
@@ -236,15 +233,17 @@ export class Custody {
     const limitFacts = this.limitFacts.bind(this);
     const ledger = new Ledger({ holder, index, clock, log, open, limitFacts, onCommitted, onFailed: () => this.#failed(opened) });
     const opened: Opened = { ledger, index };
+    let found: Contradiction | null;
     try {
       await this.#parts.onOpened(ledger);
+      found = await this.#contradictions.against(ledger);
     } catch (error) {
       await shut(opened, asUkeyError(error));
       throw error;
     }
     tellMirror(log, mount);
     log.info('the ledger is open', { entries: open.tip.nextSequence - 1, batches: open.tip.nextBatch - 1, tornBytes: mount.tornBytes });
-    return opened;
+    return { opened, found };
   }
 
   /** From here on nobody is given this ledger; its callers hear why. */
@@ -292,21 +291,8 @@ export class Custody {
   // ---- Waiting, and what callers are told
 
   #changed(): void {
-    if (this.#opened !== null || !this.#isTransient()) for (const wake of [...this.#waiting]) wake();
+    if (this.#opened !== null || !this.#isTransient()) this.#waiting.wake();
     this.#parts.onChange();
-  }
-
-  /** Resolves when there is a ledger or no hope of one, or after graceMs. */
-  #change(): Promise<void> {
-    return new Promise((resolve) => {
-      const wake = (): void => {
-        clearTimeout(timer);
-        this.#waiting.delete(wake);
-        resolve();
-      };
-      const timer = setTimeout(wake, graceMs);
-      this.#waiting.add(wake);
-    });
   }
 
   /** Whether waiting a moment may help. */
@@ -347,8 +333,8 @@ export class Custody {
   }
 
   #holdingFact(): HoldingFact {
-    const stopped = this.#halted ?? this.#mountFailure;
-    if (stopped !== null) return { kind: 'halted', reason: stopped };
+    if (this.#halted !== null) return { kind: 'halted', reason: this.#halted.reason, by: this.#halted.kind };
+    if (this.#mountFailure !== null) return { kind: 'halted', reason: this.#mountFailure, by: null };
     const state = this.#state;
     switch (state.kind) {
       case 'starting':
@@ -356,8 +342,9 @@ export class Custody {
       case 'blank':
         return { kind: 'blank', what: blankOf(state.facts) };
       case 'absent':
-      case 'halted':
         return state;
+      case 'halted':
+        return { ...state, by: null };
       case 'locked':
         return { kind: 'locked', pinLocked: state.facts.pinState === 'locked', why: this.#parts.whyLocked?.() ?? null };
       case 'open':
@@ -371,7 +358,14 @@ export class Custody {
     const ledger = this.ledger;
     if (ledger === null) return { kind: 'mounting' };
     const verdict = ledger.charter === null ? ({ kind: 'allow' } as const) : judgeStanding(this.limitFacts(ledger.tip, ledger.charter));
-    return { kind: 'open', verdict, roomLeft: !ledger.full, link: this.#parts.link(), refusedFor: this.#parts.refusedFor() };
+    return {
+      kind: 'open',
+      verdict,
+      roomLeft: !ledger.full,
+      link: this.#parts.link(),
+      refusedFor: this.#parts.refusedFor(),
+      alarm: this.alarm,
+    };
   }
 }
 

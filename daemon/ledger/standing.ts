@@ -1,6 +1,7 @@
 // Owns: the one word for what the service can do now, with the reason and who must act. Pure: facts in, standing out.
 import { blankFlashAction, type ErrorCode, errorTable, unreachable } from '#ipc-schema/errors.ts';
 import type { Link, Standing } from '#ipc-schema/methods.ts';
+import type { CloneAlarm, Contradiction } from './contradiction.ts';
 import type { Verdict } from './limits.ts';
 
 /** Why a stored PIN has not unlocked the token, and who must act. */
@@ -22,8 +23,10 @@ export type HoldingFact =
       readonly roomLeft: boolean;
       readonly link: Link;
       readonly refusedFor: string | null;
+      readonly alarm: CloneAlarm | null;
     }
-  | { readonly kind: 'halted'; readonly reason: string };
+  /** `by`: what the server has proven, or null. */
+  | { readonly kind: 'halted'; readonly reason: string; readonly by: Contradiction['kind'] | null };
 
 export interface StandingReport {
   readonly standing: Standing;
@@ -34,6 +37,10 @@ export interface StandingReport {
 
 /** The table's sentence points to service.status; this is what stands there. */
 const haltedAction = 'Keep the token as it is: do not unplug, format or provision it, and ask an administrator.';
+const rollbackAction = 'Plug in the newest FLASH of this token, or ask an administrator to heal this one; do not format or provision it.';
+const cloneAction =
+  'Two copies of this token have issued: keep this one as it is, and ask the authority. What it has not uploaded must be accounted for by another token.';
+const alarmAction = 'Ask the authority: a second copy of this token has issued. This one goes on.';
 
 const report = (standing: Standing, reason: string, action = ''): StandingReport => ({ standing, reason, action });
 
@@ -51,7 +58,7 @@ export function standingOf(fact: HoldingFact): StandingReport {
     case 'mounting':
       return report('locked', 'the ledger is being read', 'Wait a moment.');
     case 'halted':
-      return report('halted', fact.reason, haltedAction);
+      return report('halted', fact.reason, haltedActions[fact.by ?? 'other']);
     case 'open':
       return openStanding(fact);
     default:
@@ -74,11 +81,17 @@ function blankStanding(what: Extract<HoldingFact, { kind: 'blank' }>['what']): S
 
 const refusedAction = 'Ask headquarters why the ticket server refuses; invoices wait on the token until it takes them.';
 
+const haltedActions = { rollback: rollbackAction, clone: cloneAction, other: haltedAction } as const;
+
 function openStanding(fact: Extract<HoldingFact, { kind: 'open' }>): StandingReport {
   if (!fact.roomLeft) return report('store-full', 'the FLASH has no room for another batch', errorTable['store-full'].action);
   if (fact.verdict.kind === 'refuse') return report(standingFor(fact.verdict.code), fact.verdict.why, errorTable[fact.verdict.code].action);
   if (fact.refusedFor !== null) {
     return report('issuing-offline', `the ticket server refuses what is uploaded: ${fact.refusedFor}`, refusedAction);
+  }
+  if (fact.alarm !== null) {
+    const told = `the ticket server has refused a batch ${fact.alarm.batchIndex} that a second copy of this token sealed`;
+    return report(fact.link === 'up' ? 'issuing-online' : 'issuing-offline', told, alarmAction);
   }
   switch (fact.link) {
     case 'up':

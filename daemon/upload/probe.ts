@@ -31,3 +31,8 @@ export function backOffMs(attempt: number, random: number): number {
   const capMs = 60_000;
   return Math.round(Math.min(capMs, baseMs * 2 ** Math.min(attempt, 16)) * (0.5 + random / 2));
 }
+
+/** A refusal of what was sent, that sending it again does not mend: not "later" (408, 425, 429), and not trouble of the server's own (5xx). */
+export function isForGood(status: number): boolean {
+  return status >= 400 && status < 500 && status !== 408 && status !== 425 && status !== 429;
+}

@@ -1,6 +1,7 @@
 // Owns: bringing the backlog to the ticket server: probes, the link, upload runs, acknowledgements taken into the ledger.
 // Invariants: one run at a time; a run never delays or fails a till; nothing is sent before our server was proven by its signature; what is sent is
-// what the FLASH holds, sealed to the server's key; sending again is safe; only a signed acknowledgement moves the cursor or proves a clone.
+// what the FLASH holds, sealed to the server's key; sending again is safe; only a signed acknowledgement moves the cursor, and only what the
+// server signed proves a rollback or a clone.
 // Waits are monotonic and jittered. A failed upload waits ever longer, however well the probes go; only an acknowledgement sets that back.
 import { randomBytes } from 'node:crypto';
 import { promisify } from 'node:util';
@@ -15,10 +16,12 @@ import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { Link } from '#ipc-schema/methods.ts';
 import { encodeUpload, nonceBytes, openProbe, uploadInfo, uploadMaxBatches } from '#ipc-schema/upstream.ts';
 import { acknowledge } from '#ledger/acknowledging.ts';
+import { type CloneAlarm, type Contradiction, contradictionIn, type Evidence } from '#ledger/contradiction.ts';
 import type { Custody } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
+import { AlarmWatch } from './alarm-watch.ts';
 import { gather } from './gathering.ts';
-import { afterOutcome, backOffMs, type LinkState, unknownLink } from './probe.ts';
+import { afterOutcome, backOffMs, isForGood, type LinkState, unknownLink } from './probe.ts';
 import { type UploadAnswer, Upstream } from './upstream.ts';
 
 const compress = promisify(zstdCompress);
@@ -37,6 +40,8 @@ export interface UploaderParts {
   random(): number;
   onLink(link: Link): void;
   onAcknowledged(upToBatch: number): void;
+  /** The server told of another copy of the token; null: no more. Called at each change. */
+  onAlarm(alarm: CloneAlarm | null): void;
 }
 
 export interface UploadReport {
@@ -73,11 +78,13 @@ export class Uploader {
   #wanted: number | null = null;
   /** Batches in one upload: fewer after one that did not get through, more again after one that did. */
   #batchesMax = uploadMaxBatches;
+  readonly #watch: AlarmWatch;
   #report: UploadReport = { lastAttemptMs: null, lastError: null, refusedFor: null, parked: [] };
   #closed = false;
 
   constructor(parts: UploaderParts) {
     this.#parts = parts;
+    this.#watch = new AlarmWatch(parts);
   }
 
   get link(): Link {
@@ -88,6 +95,11 @@ export class Uploader {
   get provenNowMs(): number | null {
     const proof = this.#proof;
     return proof === null ? null : proof.serverTimeMs + (this.#parts.clock.elapsedMs() - proof.atElapsedMs);
+  }
+
+  /** Another copy of the token that is open, as the server told last. */
+  get alarm(): CloneAlarm | null {
+    return this.#watch.alarm;
   }
 
   get report(): UploadReport {
@@ -135,6 +147,7 @@ export class Uploader {
     if (ledger === null || charter === null || charter === undefined) return;
     this.#take(ledger, charter);
     if (probeFirst && !(await this.#prove(charter))) return;
+    if (probeFirst && (await this.#isStopped(ledger, charter))) return;
     const leftMs = this.#notBeforeMs - this.#parts.clock.monotonicMs();
     if (leftMs > 0) this.#arm(leftMs + 1);
     if (leftMs > 0 || charter.mode === 'offline') return;
@@ -157,6 +170,7 @@ export class Uploader {
   #take(ledger: Ledger, charter: Charter): void {
     if (ledger !== this.#ledger) {
       this.#wanted = null;
+      this.#watch.hurry();
       this.#forgetRefusals();
     }
     this.#ledger = ledger;
@@ -218,6 +232,7 @@ export class Uploader {
     const before = ledger.tip.ackedBatch;
     let parked: readonly number[] | null = null;
     try {
+      if (await this.#contradicts(ledger, charter, { kind: 'acknowledgement', signed })) return null;
       const ack = await acknowledge(ledger, charter, signed);
       if (ack !== null) this.#provenAtLeast(ack.serverTimeMs);
       parked = ack?.parked ?? null;
@@ -286,11 +301,36 @@ export class Uploader {
     this.#note({ refusedFor: null });
   }
 
-  /** The server says clone or rollback. Its answer to the oldest batch that is kept, which it should have, is signed and names its head: that decides. Throws halted. */
+  /**
+   * The server says clone or rollback. What it has signed decides: its alarm, which names our very batch, or else its answer to the oldest batch
+   * that is kept, which it should have, and which names its head.
+   */
   async #askForProof(ledger: Ledger, charter: Charter): Promise<void> {
+    this.#watch.hurry();
+    if (await this.#isStopped(ledger, charter)) return;
     const { batches } = await gather(this.#parts.holder, ledger, ledger.kept.oldestBatch, 1);
     const answer = await this.#send(ledger, charter, batches);
-    if (answer.kind === 'acknowledged') await acknowledge(ledger, charter, answer.signed);
+    if (answer.kind !== 'acknowledged') return;
+    if (!(await this.#contradicts(ledger, charter, { kind: 'acknowledgement', signed: answer.signed })))
+      await acknowledge(ledger, charter, answer.signed);
+  }
+
+  /** Whether issuing was stopped for it. Throws invalid-request when it is not our server's. */
+  async #contradicts(ledger: Ledger, charter: Charter, evidence: Evidence): Promise<boolean> {
+    const found = await contradictionIn(ledger, charter, evidence);
+    if (found !== null) this.#stop(ledger, found);
+    return found !== null;
+  }
+
+  async #isStopped(ledger: Ledger, charter: Charter): Promise<boolean> {
+    const found = await this.#watch.look(ledger, charter, this.#upstreamNow());
+    if (found !== null) this.#stop(ledger, found);
+    return found !== null;
+  }
+
+  #stop(ledger: Ledger, found: Contradiction): void {
+    this.#tell(new UkeyError('halted', found.reason));
+    this.#parts.custody.contradicted(ledger, found);
   }
 
   // ---- Failures and waits
@@ -350,11 +390,6 @@ export class Uploader {
   #note(facts: Partial<UploadReport>): void {
     this.#report = { ...this.#report, ...facts };
   }
-}
-
-/** A refusal of what was sent, that sending it again does not mend: not "later" (408, 425, 429), and not trouble of the server's own (5xx). */
-function isForGood(status: number): boolean {
-  return status >= 400 && status < 500 && status !== 408 && status !== 425 && status !== 429;
 }
 
 function ackKeyOf(charter: Charter): ReturnType<typeof publicKeyFromSpki> {

@@ -42,9 +42,18 @@ export class Upstream {
 
   /** The signed answer's bytes. Throws offline. */
   async probe(nonce: Uint8Array): Promise<Uint8Array> {
-    const answer = await this.#call('GET', `${paths.probe}?nonce=${Buffer.from(nonce).toString('hex')}`, null, probeTimeoutMs);
+    const answer = await this.#call('GET', `${paths.probe}?nonce=${hex(nonce)}`, null, probeTimeoutMs);
     if (answer.status !== 200) throw new UkeyError('offline', `the probe was answered with status ${answer.status}`);
     return answer.body;
+  }
+
+  /** The signed answer's bytes; null: a server that knows nothing of alarms, or of this token. Throws offline. */
+  async alarm(tokenId: Uint8Array, nonce: Uint8Array): Promise<Uint8Array | null> {
+    const path = `${paths.tokens}/${hex(tokenId)}/alarm?nonce=${hex(nonce)}`;
+    const answer = await this.#call('GET', path, null, probeTimeoutMs);
+    if (answer.status === 200) return answer.body;
+    if (answer.status === 404) return null;
+    throw new UkeyError('offline', `the question for alarms was answered with status ${answer.status}`);
   }
 
   /** Throws offline when no answer came. */
@@ -117,6 +126,8 @@ export function unreachableBecause(thrown: unknown): UkeyError {
   const why = isStranger ? `another server answers there (${code})` : thrown instanceof Error ? thrown.message : String(thrown);
   return new UkeyError('offline', `the ticket server cannot be reached: ${why}`, { cause: isStranger ? undefined : thrown });
 }
+
+const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');
 
 function pemOf(derBase64: string): string {
   return `-----BEGIN CERTIFICATE-----\n${derBase64.replace(/(.{64})(?=.)/g, '$1\n')}\n-----END CERTIFICATE-----\n`;

@@ -49,6 +49,7 @@ export const statusAnswer: ServiceStatus = {
   mode: 'hybrid',
   budget,
   backlog: backlogAnswer,
+  alarm: null,
   clock: { now: '2030-01-02T03:05:10Z', trusted: true, floor: null },
   version: '0.1.0',
 };

@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
-import { graceMs } from '#ledger/custody.ts';
+import { graceMs } from '#ledger/waiting-room.ts';
 import { fakeFacts } from '#test/support/fake-holder.ts';
 import { documentDraft, LedgerRig } from '#test/support/ledger-rig.ts';
 

@@ -3,6 +3,7 @@ import { blankFlashAction, errorTable } from '#ipc-schema/errors.ts';
 import type { Verdict } from '#ledger/limits.ts';
 import { type HoldingFact, standingOf } from '#ledger/standing.ts';
 
+const alarm = { batchIndex: 7, raisedAtMs: 1 };
 const allow: Verdict = { kind: 'allow' };
 const open = (change: Partial<Extract<HoldingFact, { kind: 'open' }>>): HoldingFact => ({
   kind: 'open',
@@ -10,6 +11,7 @@ const open = (change: Partial<Extract<HoldingFact, { kind: 'open' }>>): HoldingF
   roomLeft: true,
   link: 'up',
   refusedFor: null,
+  alarm: null,
   ...change,
 });
 
@@ -22,7 +24,12 @@ test.each<[HoldingFact, string, boolean]>([
   [{ kind: 'locked', pinLocked: false, why: null }, 'locked', true],
   [{ kind: 'locked', pinLocked: true, why: null }, 'locked', true],
   [{ kind: 'mounting' }, 'locked', true],
-  [{ kind: 'halted', reason: 'a clone' }, 'halted', true],
+  [{ kind: 'halted', reason: 'a clone', by: null }, 'halted', true],
+  [{ kind: 'halted', reason: 'a clone', by: 'clone' }, 'halted', true],
+  [{ kind: 'halted', reason: 'a rollback', by: 'rollback' }, 'halted', true],
+  [open({ alarm }), 'issuing-online', true],
+  [open({ alarm, link: 'down' }), 'issuing-offline', true],
+  [open({ alarm, roomLeft: false }), 'store-full', true],
   [open({}), 'issuing-online', false],
   [open({ link: 'down' }), 'issuing-offline', false],
   [open({ link: 'unknown' }), 'issuing-offline', false],
@@ -59,12 +66,12 @@ test('a provisioned KEY with a blank FLASH is not called a blank token', () => {
 });
 
 test('what stops says what to do, not where it is said; an absence that knows better than plugging in says it', () => {
-  expect(standingOf({ kind: 'halted', reason: 'a clone' }).action).not.toContain('service.status');
+  expect(standingOf({ kind: 'halted', reason: 'a clone', by: null }).action).not.toContain('service.status');
   expect(standingOf({ kind: 'absent', reason: 'out' }).action).toBe(errorTable['no-token'].action);
   expect(standingOf({ kind: 'absent', reason: 'no module', action: 'Install it.' }).action).toBe('Install it.');
 });
 
 test('the reason of what stops is passed on', () => {
-  expect(standingOf({ kind: 'halted', reason: 'batch 4 has two seals' }).reason).toBe('batch 4 has two seals');
+  expect(standingOf({ kind: 'halted', reason: 'batch 4 has two seals', by: null }).reason).toBe('batch 4 has two seals');
   expect(standingOf(open({ verdict: { kind: 'refuse', code: 'limit-hours', why: 'too old' } })).reason).toBe('too old');
 });

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { openSqliteDatabase } from '#server/database-sqlite.ts';
+import { schemaSql, schemaVersion } from '#server/sqlite-schema.ts';
 import { databaseSuite } from '#test/suites/database-suite.ts';
 
 databaseSuite('SQLite', async () => {
@@ -33,9 +34,26 @@ describe('the SQLite file', () => {
   test('of a newer version is refused', () => {
     const path = join(directory, 'tickets.db');
     const raw = new DatabaseSync(path);
-    raw.exec('PRAGMA user_version = 2');
+    raw.exec(`PRAGMA user_version = ${schemaVersion + 1}`);
     raw.close();
     expect(() => openSqliteDatabase(path)).toThrow(expect.objectContaining({ code: 'internal' }));
+  });
+
+  test('of the version before is brought up, with its alarms', async () => {
+    const path = join(directory, 'tickets.db');
+    const raw = new DatabaseSync(path);
+    raw.exec(
+      schemaSql.replace('  settled_at INTEGER,\n  settled_note TEXT,\n', '').replace(`user_version = ${schemaVersion}`, 'user_version = 1'),
+    );
+    const tokenId = 'ab'.repeat(16);
+    raw.exec(`INSERT INTO tokens VALUES (1, '${tokenId}', 's', 't', 'n', 1, 0, 1, x'00', 0, NULL, x'00', x'00')`);
+    raw.exec("INSERT INTO alarms VALUES (1, 1, 'fork', 7, 'two batches 7', 5, x'01')");
+    raw.close();
+    const database = openSqliteDatabase(path);
+    expect(await database.findToken(tokenId)).toMatchObject({ alarm: { batchIndex: 7, detail: 'two batches 7', raisedAtMs: 5 } });
+    expect(await database.settleAlarms(tokenId, 'found', 9)).toBe(1);
+    expect(await database.alarms(tokenId)).toEqual([]);
+    await database.close();
   });
 
   test('serves two connections: what one commits the other sees', async () => {

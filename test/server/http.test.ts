@@ -230,8 +230,9 @@ describe('the page', () => {
   test('escapes what tokens say of themselves', () => {
     expect(escapeHtml(`<b a="1" c='2'>&`)).toBe('&lt;b a=&quot;1&quot; c=&#39;2&#39;&gt;&amp;');
     const hostile = '<script>alert(1)</script>';
+    const alarm = { kind: 'fork', batchIndex: 1, raisedAt: '2026-01-01T00:00:00.000Z', detail: hostile } as const;
     const page = tokensPage(
-      [{ tokenId: 'a', serial: hostile, issuer: hostile, upToBatch: 0, lastSequence: 0, invoices: 0, lastContact: null, alarm: hostile }],
+      [{ tokenId: 'a', serial: hostile, issuer: hostile, upToBatch: 0, lastSequence: 0, invoices: 0, lastContact: null, alarm }],
       false,
     );
     expect(page).not.toContain('<script');

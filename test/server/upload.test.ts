@@ -1,6 +1,6 @@
 // Uploads: exactly once by token and batch index; acknowledged only what is durable; refused with a reason and stored nowhere otherwise.
 
-import { generateKeyPairSync } from 'node:crypto';
+import { generateKeyPairSync, randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { constants, zstdCompressSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -8,7 +8,17 @@ import { decodeBatch, encodeBatch, joinEntries } from '#ipc-schema/batch.ts';
 import { decodeLeaf, encodeEntry, encodeLeaf } from '#ipc-schema/entry.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { decodeEvidence } from '#ipc-schema/evidence.ts';
-import { decodeUpload, encodeUpload, mediaTypes, paths, recoveryInfo, tokenViewSchema, uploadMaxBytes } from '#ipc-schema/upstream.ts';
+import {
+  decodeUpload,
+  encodeUpload,
+  mediaTypes,
+  nonceBytes,
+  openAlarm,
+  paths,
+  recoveryInfoOf,
+  tokenViewSchema,
+  uploadMaxBytes,
+} from '#ipc-schema/upstream.ts';
 import { verifyBatch, verifyEvidence } from '#ipc-schema/verify.ts';
 import { openSqliteDatabase } from '#server/database-sqlite.ts';
 import { rawPublicKey } from '#server/seal.ts';
@@ -162,11 +172,40 @@ describe('an upload out of place', () => {
     await rig.acknowledged(enrolled, batches);
     expect(refusalIn(await rig.send(enrolled, [rival]))).toMatchObject({ status: 409, code: 'fork', wantBatch: 3 });
     const { alarm, upToBatch } = await view(enrolled);
-    expect(alarm).not.toBeNull();
+    expect(alarm).toMatchObject({ kind: 'fork', batchIndex: 1 });
+    expect((await rig.client.ask('/')).body.toString('utf8')).toContain(alarm?.raisedAt ?? '?');
     expect(upToBatch).toBe(2);
     const kept = await rig.client.ask(`${paths.tokens}/${token.tokenId}/batches?from=1&limit=1`);
     expect(Buffer.from(decodeUpload(kept.body).batches[0] ?? [])).toEqual(Buffer.from(batches[0]?.bytes ?? []));
     expect((await rig.acknowledged(enrolled, [token.batch(1)])).upToBatch).toBe(3);
+  });
+
+  test('of a clone is told to the token, signed over its nonce, with the seal that proves it', async () => {
+    const enrolled = await rig.enrol();
+    const { token, ackKey } = enrolled;
+    const nonce = randomBytes(nonceBytes);
+    const ask = async (asked = nonce): Promise<Buffer> =>
+      (await rig.client.ask(`${paths.tokens}/${token.tokenId}/alarm?nonce=${asked.toString('hex')}`)).body;
+    const open = (bytes: Uint8Array, asked: Uint8Array = nonce, tokenId = token.tokenIdBytes) => openAlarm(bytes, ackKey, tokenId, asked);
+    const rival = token.batch(1, {}, true);
+    await rig.acknowledged(enrolled, [token.batch(2)]);
+    expect(open(await ask()).alarm).toBeNull();
+    await rig.send(enrolled, [rival]);
+    const answer = await ask();
+    expect(Buffer.from(open(answer).alarm?.sealBytes ?? [])).toEqual(Buffer.from(rival.sealBytes));
+    const refused = expect.objectContaining({ code: 'invalid-request' });
+    expect(() => open(answer, randomBytes(nonceBytes))).toThrow(refused);
+    expect(() => open(answer, nonce, new Uint8Array(16))).toThrow(refused);
+    for (let at = 0; at < answer.length; at += 1) {
+      const bad = Buffer.from(answer);
+      bad.writeUInt8(bad.readUInt8(at) ^ 0x01, at);
+      expect(() => open(bad)).toThrow(refused);
+    }
+    const probe = await rig.client.ask(`${paths.probe}?nonce=${nonce.toString('hex')}`);
+    expect(() => open(probe.body)).toThrow(refused);
+    for (const query of ['', '?nonce=xyz', '?nonce=00&more=1']) {
+      expect((await rig.client.ask(`${paths.tokens}/${token.tokenId}/alarm${query}`)).status).toBe(400);
+    }
   });
 
   test('that goes on from a clone’s batch is a fork too', async () => {
@@ -283,7 +322,7 @@ describe('garbage', () => {
     const packed = pack(enrolled.token.upload([enrolled.token.batch(1)]));
     const foreign = rawPublicKey(generateKeyPairSync('ec', { namedCurve: 'P-256' }).publicKey);
     const own = Buffer.from(enrolled.charter.server.sealKey, 'base64');
-    for (const body of [await sealTo(foreign, packed), await sealTo(own, packed, recoveryInfo)])
+    for (const body of [await sealTo(foreign, packed), await sealTo(own, packed, recoveryInfoOf(new Uint8Array(16)))])
       expect(refusalIn(await rig.client.ask(paths.batches, { body, type: mediaTypes.upload }))).toMatchObject({
         status: 400,
         code: 'bad-request',

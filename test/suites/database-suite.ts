@@ -207,7 +207,24 @@ export function databaseSuite(name: string, makePlace: () => Promise<DatabasePla
       const kept = await database.alarms(tokenId);
       expect(kept).toHaveLength(tokenMaxAlarms);
       expect(kept[0]).toMatchObject({ kind: 'fork', detail: 'first', raisedAtMs: 3 });
-      expect((await database.findToken(tokenId))?.alarm).toBe(`d${tokenMaxAlarms - 2}`);
+      expect((await database.findToken(tokenId))?.alarm?.detail).toBe(`d${tokenMaxAlarms - 2}`);
+      expect((await database.listTokens('', 10)).map((token) => token.alarm?.batchIndex)).toEqual([1]);
+    });
+
+    test('an alarm that is settled is shown no more, and its proof raises none again', async () => {
+      await enrolled();
+      const alarm: Alarm = { kind: 'fork', batchIndex: 2, detail: 'first', proof: Buffer.from('p'), raisedAtMs: 3 };
+      await database.raiseAlarm(tokenId, alarm);
+      expect(await database.settleAlarms('00'.repeat(16), 'not this one', 4)).toBe(0);
+      expect((await database.findToken(tokenId))?.alarm).toMatchObject({ batchIndex: 2, raisedAtMs: 3 });
+      expect(await database.settleAlarms(tokenId, 'a restored disk image', 4)).toBe(1);
+      await database.raiseAlarm(tokenId, alarm);
+      await reopen();
+      expect((await database.findToken(tokenId))?.alarm).toBeNull();
+      expect(await database.alarms(tokenId)).toEqual([]);
+      await database.raiseAlarm(tokenId, { ...alarm, proof: Buffer.from('q'), detail: 'second' });
+      expect((await database.findToken(tokenId))?.alarm?.detail).toBe('second');
+      expect(await database.settleAlarms(tokenId, 'again', 5)).toBe(1);
     });
   });
 }

@@ -94,7 +94,7 @@ async function compare({ holder, mount }: OpenStore, server: ServerReader, view:
   const last = mount.nextBatch - 1;
   const common = Math.min(last, view.upToBatch);
   if (view.upToBatch > last) differences.push(`the server has ${view.upToBatch - last} batches that the store lacks`);
-  if (view.alarm !== null) differences.push(`the server raised an alarm: ${view.alarm}`);
+  if (view.alarm !== null) differences.push(`the server raised an alarm: ${view.alarm.detail}`);
   let storedAtCommon: LedgerReport | null = null;
   let equalBatches = 0;
   using progress = openProgress('Verifying', last);

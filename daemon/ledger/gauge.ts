@@ -1,0 +1,57 @@
+// Owns: the facts by which the limits and the clock are judged, gathered from the clock, the link and the tip.
+// Invariants: ages are monotonic (ages.ts); nothing is judged here (limits.ts does).
+import type { Clock } from '#ground/clock.ts';
+import type { Charter } from '#ipc-schema/charter.ts';
+import type { Link } from '#ipc-schema/methods.ts';
+import { Ages } from './ages.ts';
+import type { ClockFacts, LimitFacts } from './limits.ts';
+import type { Tip } from './tip.ts';
+
+export interface GaugeParts {
+  readonly clock: Clock;
+  /** What time it is by the ticket server's signature; null: not proven. */
+  provenNowMs(): number | null;
+  link(): Link;
+}
+
+export class Gauge {
+  readonly #parts: GaugeParts;
+  readonly #ages = new Ages();
+
+  constructor(parts: GaugeParts) {
+    this.#parts = parts;
+  }
+
+  limitFacts(tip: Tip, charter: Charter): LimitFacts {
+    const { clock } = this.#parts;
+    const wallMs = clock.wallMs();
+    return {
+      mode: charter.mode,
+      limits: charter.limits,
+      validFromMs: Date.parse(charter.validFrom),
+      validUntilMs: Date.parse(charter.validUntil),
+      pendingCount: tip.pending.count,
+      pendingAmount: tip.pending.amount,
+      oldestAgeMs: this.#oldestAgeMs(tip, wallMs, clock.monotonicMs()),
+      link: this.#parts.link(),
+      ...this.clockFacts(tip),
+      wallMs,
+    };
+  }
+
+  /** Without a ledger nothing speaks against the clock but the server. */
+  clockFacts(tip: Tip | null): ClockFacts {
+    const wallMs = this.#parts.clock.wallMs();
+    const provenNowMs = this.#parts.provenNowMs();
+    return { wallMs, provenNowMs, newestEntryMs: tip?.lastIssuedAtMs ?? 0, ackedServerMs: tip?.serverTimeMs ?? 0 };
+  }
+
+  #oldestAgeMs({ pending, lastIssuedAtMs }: Tip, wallMs: number, monotonicMs: number): number | null {
+    if (pending.oldestMs === null) {
+      this.#ages.clear();
+      return null;
+    }
+    this.#ages.note(Math.max(wallMs, lastIssuedAtMs), monotonicMs);
+    return this.#ages.ageMs(pending.oldestMs, monotonicMs);
+  }
+}
