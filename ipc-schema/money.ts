@@ -7,12 +7,6 @@ import { Decimal } from 'decimal.js';
 export type RoundingMode = 'half-up' | 'half-even' | 'down';
 
 const exact = Decimal.clone({ precision: 60, toExpNeg: -60, toExpPos: 60, rounding: Decimal.ROUND_HALF_UP });
-const roundings: Readonly<Record<RoundingMode, Decimal.Rounding>> = {
-  'half-up': Decimal.ROUND_HALF_UP,
-  'half-even': Decimal.ROUND_HALF_EVEN,
-  down: Decimal.ROUND_DOWN,
-};
-
 /** Spelling of a decimal on the wire: at most 15 digits before and 6 after the point; no minus before nothing. */
 export const decimalPattern = /^(?!-0(?:\.0+)?$)-?(?:0|[1-9]\d{0,14})(?:\.\d{1,6})?$/;
 export const nonNegativePattern = /^(?:0|[1-9]\d{0,14})(?:\.\d{1,6})?$/;
@@ -29,11 +23,6 @@ export function money(text: string): Money {
 }
 
 export const zero: Money = new exact(0);
-const decimalBound = new exact('1e15');
-
-export function round(value: Money, decimals: number, mode: RoundingMode): Money {
-  return value.toDecimalPlaces(decimals, roundings[mode]);
-}
 
 /** Fixed number of decimals, as printed and signed. The value must already be rounded. */
 export function moneyText(value: Money, decimals: number): string {
@@ -46,11 +35,6 @@ export const usualDecimals = 2;
 /** A sum as printed: at least so many decimals, and more where it has more: nothing is rounded away. */
 export function sumTextOf(value: Money, decimalsMin: number = usualDecimals): string {
   return moneyText(value, Math.max(decimalsMin, value.decimalPlaces()));
-}
-
-/** True when the value has at most the 15 digits before the point that `decimalPattern` admits. */
-export function fitsDecimal(value: Money): boolean {
-  return value.abs().lessThan(decimalBound);
 }
 
 /** Digits after the point that the text carries. */

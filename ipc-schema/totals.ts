@@ -3,7 +3,8 @@
 // Errors: invalid-invoice with the field's path.
 import { UkeyError } from './errors.ts';
 import { type DocumentLine, type DocumentTax, type InvoiceRequest, lineField } from './invoice.ts';
-import { decimalsOf, fitsDecimal, type Money, money, moneyText, round, zero } from './money.ts';
+import { decimalsOf } from './money.ts';
+import { powerOfTen, quotient, scaled, scaledText } from './scaled.ts';
 import type { Template } from './template.ts';
 
 export interface Totals {
@@ -15,40 +16,53 @@ export interface Totals {
 
 const refuse = (field: string, why: string): UkeyError => new UkeyError('invalid-invoice', `${field}: ${why}`, { field });
 
+/** In units of the template's decimals. */
 interface Sum {
-  net: Money;
-  tax: Money;
+  net: bigint;
+  tax: bigint;
 }
+
+/** Decimals that any text on the wire may have (money.ts): quantities, prices, discounts and rates are read at this scale. */
+const wireDecimals = 6;
+const wireUnit = powerOfTen(wireDecimals);
+const hundredPercent = 100n * wireUnit;
+/** 15 digits before the point are all that a total may have. */
+const totalDigits = 15;
 
 /** Amount and tax of each line, tax by code, totals. `pricesIncludeTax` decides whether tax is inside the amount or on top of it. */
 export function computeTotals(request: Pick<InvoiceRequest, 'lines' | 'total' | 'payments'>, template: Template): Totals {
-  const rates = new Map(template.taxes.map((tax) => [tax.code, money(tax.rate)]));
+  const { decimals } = template;
   const sums = new Map<string, Sum>();
   const lines: DocumentLine[] = [];
-  let total = zero;
-  let taxTotal = zero;
+  let total = 0n;
+  let taxTotal = 0n;
   for (const [at, line] of request.lines.entries()) {
     const taxCode = line.taxCode ?? template.defaultTax;
-    const rate = rates.get(taxCode);
+    const rate = template.taxes.find(({ code }) => code === taxCode)?.rate;
     if (rate === undefined) throw refuse(lineField(at, 'taxCode'), 'is not a tax code of the template');
     const amount = lineAmount(line, at, template);
-    const tax = round(amount.times(rate).div(template.pricesIncludeTax ? rate.plus(100) : 100), template.decimals, template.rounding);
-    const gross = template.pricesIncludeTax ? amount : amount.plus(tax);
-    const sum = sums.get(taxCode) ?? { net: zero, tax: zero };
-    sums.set(taxCode, { net: sum.net.plus(gross).minus(tax), tax: sum.tax.plus(tax) });
-    total = total.plus(gross);
-    taxTotal = taxTotal.plus(tax);
-    lines.push(documentLine(line, taxCode, moneyText(amount, template.decimals), moneyText(tax, template.decimals)));
+    const rateUnits = scaled(rate, wireDecimals);
+    const tax = quotient(amount * rateUnits, template.pricesIncludeTax ? hundredPercent + rateUnits : hundredPercent, template.rounding);
+    const gross = template.pricesIncludeTax ? amount : amount + tax;
+    const sum = sums.get(taxCode);
+    if (sum === undefined) sums.set(taxCode, { net: gross - tax, tax });
+    else {
+      sum.net += gross - tax;
+      sum.tax += tax;
+    }
+    total += gross;
+    taxTotal += tax;
+    lines.push(documentLine(line, taxCode, scaledText(amount, decimals), scaledText(tax, decimals)));
   }
   // Beyond that, no reader could take the document back. Lines are not negative: each is at most the total.
-  if (!fitsDecimal(total)) throw refuse('lines', 'add up to a total of more than 15 digits');
-  checkGiven(request, total, template);
+  if (total >= powerOfTen(totalDigits + decimals)) throw refuse('lines', 'add up to a total of more than 15 digits');
+  checkGiven(request, total, decimals);
   const taxes = template.taxes.flatMap((tax): DocumentTax[] => {
     const sum = sums.get(tax.code);
     if (sum === undefined) return [];
-    return [{ code: tax.code, rate: tax.rate, net: moneyText(sum.net, template.decimals), tax: moneyText(sum.tax, template.decimals) }];
+    return [{ code: tax.code, rate: tax.rate, net: scaledText(sum.net, decimals), tax: scaledText(sum.tax, decimals) }];
   });
-  return { lines, taxes, total: moneyText(total, template.decimals), taxTotal: moneyText(taxTotal, template.decimals) };
+  return { lines, taxes, total: scaledText(total, decimals), taxTotal: scaledText(taxTotal, decimals) };
 }
 
 function documentLine(line: InvoiceRequest['lines'][number], taxCode: string, amount: string, tax: string): DocumentLine {
@@ -65,25 +79,28 @@ function documentLine(line: InvoiceRequest['lines'][number], taxCode: string, am
   };
 }
 
-function lineAmount(line: InvoiceRequest['lines'][number], at: number, template: Template): Money {
+/** In units of the template's decimals. */
+function lineAmount(line: InvoiceRequest['lines'][number], at: number, template: Template): bigint {
   if (decimalsOf(line.quantity) > template.quantityDecimals)
     throw refuse(lineField(at, 'quantity'), `has more than ${template.quantityDecimals} decimals`);
   if (decimalsOf(line.unitPrice) > template.unitPriceDecimals)
     throw refuse(lineField(at, 'unitPrice'), `has more than ${template.unitPriceDecimals} decimals`);
-  const unitPrice = money(line.unitPrice);
-  if (unitPrice.isZero() && !template.allowZeroPrice) throw refuse(lineField(at, 'unitPrice'), 'must be above zero');
-  const full = money(line.quantity).times(unitPrice);
-  const exact = line.discount === undefined ? full : full.minus(money(line.discount));
-  if (exact.lessThan(zero)) throw refuse(lineField(at, 'discount'), 'is more than the line amounts to');
-  return round(exact, template.decimals, template.rounding);
+  const unitPrice = scaled(line.unitPrice, wireDecimals);
+  if (unitPrice === 0n && !template.allowZeroPrice) throw refuse(lineField(at, 'unitPrice'), 'must be above zero');
+  const full = scaled(line.quantity, wireDecimals) * unitPrice;
+  const exact = line.discount === undefined ? full : full - scaled(line.discount, wireDecimals) * wireUnit;
+  if (exact < 0n) throw refuse(lineField(at, 'discount'), 'is more than the line amounts to');
+  return quotient(exact, powerOfTen(2 * wireDecimals - template.decimals), template.rounding);
 }
 
-function checkGiven(request: Pick<InvoiceRequest, 'total' | 'payments'>, total: Money, template: Template): void {
-  if (request.total !== undefined && !money(request.total).equals(total)) {
-    throw refuse('total', `does not match the computed total ${moneyText(total, template.decimals)}`);
+/** `total` in units of `decimals`. What was given may have more decimals, and then differs. */
+function checkGiven(request: Pick<InvoiceRequest, 'total' | 'payments'>, total: bigint, decimals: number): void {
+  const exact = total * powerOfTen(wireDecimals - decimals);
+  if (request.total !== undefined && scaled(request.total, wireDecimals) !== exact) {
+    throw refuse('total', `does not match the computed total ${scaledText(total, decimals)}`);
   }
   if (request.payments !== undefined) {
-    const paid = request.payments.reduce((sum, payment) => sum.plus(money(payment.amount)), zero);
-    if (!paid.equals(total)) throw refuse('payments', `do not add up to the computed total ${moneyText(total, template.decimals)}`);
+    const paid = request.payments.reduce((sum, payment) => sum + scaled(payment.amount, wireDecimals), 0n);
+    if (paid !== exact) throw refuse('payments', `do not add up to the computed total ${scaledText(total, decimals)}`);
   }
 }

@@ -1,16 +1,40 @@
 // Owns: the digest that says whether two requests with one key have the same content. Pure.
 // SHA-256 over the request as JSON with members in code-unit order, without `wait` and `brief` (they ask how to be answered, not what to issue); base64url.
-import { sha256 } from '#ipc-schema/merkle.ts';
+import { hash } from 'node:crypto';
 
 export function requestDigest(request: Readonly<Record<string, unknown>>): string {
   const { wait: _wait, brief: _brief, ...content } = request;
-  return Buffer.from(sha256(Buffer.from(orderedJson(content)))).toString('base64url');
+  return hash('sha256', orderedJson(content), 'base64url');
 }
 
+/** As spelledOut, in less than half the time: where the names allow it, members are put in order by copying, and written at once. */
 function orderedJson(value: unknown): string {
-  if (Array.isArray(value)) return `[${value.map(orderedJson).join(',')}]`;
+  let isOrdered = true;
+  const inOrder = (part: unknown): unknown => {
+    if (typeof part !== 'object' || part === null) return part;
+    if (Array.isArray(part)) return part.map(inOrder);
+    const members = part as Readonly<Record<string, unknown>>;
+    const copy: Record<string, unknown> = {};
+    for (const name of Object.keys(members).sort()) {
+      isOrdered &&= !mayStandElsewhere(name);
+      copy[name] = inOrder(members[name]);
+    }
+    return copy;
+  };
+  const text = JSON.stringify(inOrder(value));
+  return isOrdered ? text : spelledOut(value);
+}
+
+/** Objects keep numbers before all other names, and `__proto__` apart. */
+function mayStandElsewhere(name: string): boolean {
+  const first = name.charCodeAt(0);
+  return first === 0x5f || (first >= 0x30 && first <= 0x39);
+}
+
+function spelledOut(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(spelledOut).join(',')}]`;
   if (typeof value !== 'object' || value === null) return JSON.stringify(value);
   const members = Object.entries(value).filter(([, member]) => member !== undefined);
   members.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
-  return `{${members.map(([name, member]) => `${JSON.stringify(name)}:${orderedJson(member)}`).join(',')}}`;
+  return `{${members.map(([name, member]) => `${JSON.stringify(name)}:${spelledOut(member)}`).join(',')}}`;
 }

@@ -11,8 +11,20 @@ export interface Clock {
   elapsedMs(): number;
 }
 
+/** Asking the system for its uptime takes a while, and every invoice asks; it is as coarse as this anyway. */
+const uptimeStepMs = 20;
+let uptimeMs = 0;
+let uptimeAskedMs = Number.NEGATIVE_INFINITY;
+
 export const systemClock: Clock = {
   wallMs: () => Date.now(),
   monotonicMs: () => performance.now(),
-  elapsedMs: () => os.uptime() * 1_000,
+  elapsedMs: () => {
+    const nowMs = performance.now();
+    if (nowMs - uptimeAskedMs >= uptimeStepMs) {
+      uptimeMs = os.uptime() * 1_000;
+      uptimeAskedMs = nowMs;
+    }
+    return uptimeMs;
+  },
 };

@@ -1,9 +1,11 @@
 // Owns: finding what is committed, written to the index or not yet. Rows wait in memory and are written behind the replies.
 // Invariants: a row is found from the moment it is added: in memory first, then in the lookup, so that nothing falls between; rows are written in
 // batch order, each with the head that it leads to; a failed write loses nothing: the rows stay and are tried again; no more than unwrittenMaxRows
-// wait: past that the ledger takes nothing new (`full`). A lookup that cannot be read is told once (`onBroken`): it is a cache and is made anew.
+// wait: past that the ledger takes nothing new (`full`). A new key asks the lookup only until the filter has learned all that were used before.
+// A lookup that cannot be read is told once (`onBroken`): it is a cache and is made anew.
 import { type Log, whyOf } from '#ground/log.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
+import { KeyFilter } from './key-filter.ts';
 import type { IndexHead, IndexRow, Lookup } from './lookup.ts';
 
 const unwrittenMaxRows = 50_000;
@@ -11,9 +13,12 @@ const rowsPerWrite = 1_024;
 const lingerMs = 25;
 const retryMs = 1_000;
 const brokenRetryMs = 500;
+const keysPerPage = 2_000;
 
 export interface LedgerIndexParts {
   readonly lookup: Lookup;
+  /** Entries that the lookup has. */
+  readonly entries: number;
   readonly log: Log;
   onBroken(): void;
 }
@@ -25,11 +30,16 @@ export class LedgerIndex {
   #rowCount = 0;
   #timer: NodeJS.Timeout | null = null;
   #writing: Promise<void> | null = null;
+  readonly #keys: KeyFilter;
+  /** All keys that were used before this was opened are in the filter. */
+  #knowsAllKeys = false;
   #broken = false;
   #closed = false;
 
   constructor(parts: LedgerIndexParts) {
     this.#parts = parts;
+    this.#keys = new KeyFilter(2 * parts.entries);
+    void this.#learnKeys();
   }
 
   get full(): boolean {
@@ -39,12 +49,17 @@ export class LedgerIndex {
   add(rows: readonly IndexRow[], head: IndexHead): void {
     this.#waiting.push({ rows, head });
     this.#rowCount += rows.length;
-    for (const row of rows) if (row.keyHash !== null) this.#byKey.set(row.keyHash, row);
+    for (const row of rows) {
+      if (row.keyHash === null) continue;
+      this.#byKey.set(row.keyHash, row);
+      this.#keys.add(row.keyHash);
+    }
     if (this.#rowCount >= rowsPerWrite) this.#begin();
     else this.#arm(lingerMs);
   }
 
   async byKey(keyHash: string): Promise<IndexRow | null> {
+    if (this.#knowsAllKeys && !this.#keys.mayHave(keyHash)) return null;
     return this.#byKey.get(keyHash) ?? (await this.#ask((lookup) => lookup.byKey(keyHash)));
   }
 
@@ -79,6 +94,21 @@ export class LedgerIndex {
     if (!this.#broken) await this.#write();
     if (this.#waiting.length > 0) this.#parts.log.warn('the index was left behind the log; it will catch up', { rows: this.#rowCount });
     await this.#parts.lookup.close();
+  }
+
+  /** Behind the opening, so that it waits for nothing. Never rejects: until it is done, or if it fails, the lookup is asked. */
+  async #learnKeys(): Promise<void> {
+    try {
+      for (let last = 0; !this.#closed && !this.#broken; ) {
+        const page = await this.#parts.lookup.keysBehind(last, keysPerPage);
+        for (const { keyHash } of page) this.#keys.add(keyHash);
+        last = page.at(-1)?.sequence ?? last;
+        this.#knowsAllKeys = page.length < keysPerPage;
+        if (this.#knowsAllKeys) return;
+      }
+    } catch (cause) {
+      this.#break(cause);
+    }
   }
 
   async #ask<T>(question: (lookup: Lookup) => Promise<T>): Promise<T> {

@@ -155,6 +155,12 @@ export class Lookup {
     return this.#serial(() => this.#all<IndexRow>(`SELECT ${columns} FROM entry WHERE corrects = ? ORDER BY sequence`, [sequence]));
   }
 
+  /** Keys of the next so many entries behind `sequence`, in order. */
+  keysBehind(sequence: number, limit: number): Promise<{ readonly sequence: number; readonly keyHash: string }[]> {
+    const sql = 'SELECT sequence, key_hash AS keyHash FROM entry WHERE sequence > ? AND key_hash IS NOT NULL ORDER BY sequence LIMIT ?';
+    return this.#serial(() => this.#all(sql, [sequence, limit]));
+  }
+
   async close(): Promise<void> {
     await this.#queue.catch(() => undefined); // each caller has had its own error
     await new Promise<void>((resolve) => this.#database.close(() => resolve()));

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { requestDigest } from '#desk/request-digest.ts';
@@ -34,6 +35,14 @@ test('two JSON values have one digest exactly when they are the same value', () 
     expect(requestDigest({ a }) === requestDigest({ a: b })).toBe(JSON.stringify(sorted(a)) === JSON.stringify(sorted(b)));
   });
   fc.assert(property, { seed: 99, numRuns: 500 });
+});
+
+test('names that an object keeps in an order of its own stand in code-unit order all the same', () => {
+  const digest = (ext: unknown): string => requestDigest({ ext });
+  const of = (text: string): string => createHash('sha256').update(`{"ext":${text}}`).digest('base64url');
+  expect(digest({ b: '1', '10': '2', '9': '3', A: '4' })).toBe(of('{"10":"2","9":"3","A":"4","b":"1"}'));
+  expect(digest(JSON.parse('{"__proto__":{"x":"1"},"a":"2"}'))).toBe(of('{"__proto__":{"x":"1"},"a":"2"}'));
+  expect(digest([{ _: '1', Z: '2', é: '3', z: ['4', null, true] }])).toBe(of('[{"Z":"2","_":"1","z":["4",null,true],"é":"3"}]'));
 });
 
 function sorted(value: unknown): unknown {
