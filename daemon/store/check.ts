@@ -1,9 +1,10 @@
-// Owns: reading everything that is kept, on FLASH and mirror, and putting right what one of them has whole.
-// Invariants: a segment is read and healed in the writer's turn, so no append of ours is half written meanwhile; segments that were released
+// Owns: reading everything that is kept, on FLASH and mirror, a segment at a time, and putting right what one of them has whole.
+// Invariants: a segment that is still written is read in the writer's turn, so no append of ours is half written meanwhile; the others are read
+// beside it and only what seems damaged is read again, and healed, in that turn: appends do not wait for a check. Segments that were released
 // before their turn are passed over. Damage is reported by frame index and never thrown. Must not: decide what is valid (walk.ts, recover.ts).
 import type { Device } from '#store/device.ts';
-import type { CheckOptions, CheckReport } from '#store/store.ts';
-import { healSegment, type SegmentHealed } from './heal.ts';
+import type { CheckOptions, CheckReport, SliceReport } from '#store/store.ts';
+import { healSegment, type Pair, type SegmentHealed } from './heal.ts';
 import type { SuperblockKeeper } from './keeper.ts';
 import type { MirroredDevice } from './mirror.ts';
 import { readSuperblock } from './mount.ts';
@@ -21,22 +22,28 @@ export interface CheckParts {
   readonly writer: Writer;
 }
 
-interface SegmentFound extends SegmentHealed {
+export interface SegmentFound extends SegmentHealed {
   /** First frame that belongs behind this segment. */
   readonly endIndex: number;
 }
 
-async function inTurn(parts: CheckParts, head: Head, heal: boolean): Promise<SegmentFound | null> {
+/** Null: it was released meanwhile. */
+async function look(parts: CheckParts, head: Head, heal: boolean): Promise<SegmentFound | null> {
   const { device, mirrored, keeper, dataKey, reader, writer } = parts;
+  // What an `async` mirror has not got yet is no damage.
+  await mirrored?.settle();
+  const place = (): number => reader.heads.findIndex((one) => one.runIndex === head.runIndex);
+  if (place() < 0) return null;
+  const pair: Pair = { flash: mirrored?.flash ?? device, mirror: mirrored === null || mirrored.failure !== null ? null : mirrored.mirror };
+  const found = await healSegment(pair, keeper.current, dataKey, head.segment, head.runIndex - 1, heal);
+  if (place() < 0) return null;
+  return { ...found, endIndex: reader.heads[place() + 1]?.firstIndex ?? writer.durable.nextIndex };
+}
+
+export async function inTurn(parts: CheckParts, head: Head, heal: boolean): Promise<SegmentFound | null> {
   let found: SegmentFound | null = null;
-  await writer.exclusive('a repair', async () => {
-    // What an `async` mirror has not got yet is no damage.
-    await mirrored?.settle();
-    const place = reader.heads.findIndex((one) => one.runIndex === head.runIndex);
-    if (place < 0) return;
-    const pair = { flash: mirrored?.flash ?? device, mirror: mirrored === null || mirrored.failure !== null ? null : mirrored.mirror };
-    const endIndex = reader.heads[place + 1]?.firstIndex ?? writer.durable.nextIndex;
-    found = { ...(await healSegment(pair, keeper.current, dataKey, head.segment, head.runIndex - 1, heal)), endIndex };
+  await parts.writer.exclusive('a repair', async () => {
+    found = await look(parts, head, heal);
   });
   return found;
 }
@@ -46,7 +53,7 @@ export async function healOne(parts: CheckParts, head: Head): Promise<void> {
   await inTurn(parts, head, true);
 }
 
-function missingIn(head: Head, found: SegmentFound): Gap[] {
+export function missingIn(head: Pick<Head, 'firstIndex'>, found: Pick<SegmentFound, 'walk' | 'endIndex'>): Gap[] {
   const gaps: Gap[] = [];
   let next = head.firstIndex;
   for (const frame of found.walk.frames) {
@@ -57,24 +64,44 @@ function missingIn(head: Head, found: SegmentFound): Gap[] {
   return gaps;
 }
 
-export async function checkSegments(parts: CheckParts, options: CheckOptions): Promise<CheckReport> {
-  const heads = [...parts.reader.heads];
-  const missing: Gap[] = [];
-  const flashDamaged: number[] = [];
-  const mirrorDamaged: number[] = [];
-  let frames = 0;
-  for (const [done, head] of heads.entries()) {
-    const found = await inTurn(parts, head, options.heal);
-    if (found !== null) {
-      frames += found.walk.frames.length;
-      missing.push(...missingIn(head, found));
-      flashDamaged.push(...found.flashDamaged);
-      mirrorDamaged.push(...found.mirrorDamaged);
-    }
-    options.onProgress?.(done + 1, heads.length);
-  }
+const isWhole = (head: Head, found: SegmentFound): boolean =>
+  found.flashDamaged.length === 0 && found.mirrorDamaged.length === 0 && missingIn(head, found).length === 0;
+
+/** The segment that begins with run `fromRun`, or the oldest one that begins later. */
+export async function checkSlice(parts: CheckParts, fromRun: number, heal: boolean): Promise<SliceReport> {
+  const { heads } = parts.reader;
+  const at = heads.findIndex((head) => head.runIndex >= fromRun);
+  const head = heads[at];
+  const nothing = { frames: 0, missing: [], flashDamaged: [], mirrorDamaged: [], healed: heal && parts.mirrored !== null };
+  if (head === undefined) return { ...nothing, nextRun: null, done: heads.length, segments: heads.length };
+  const nextRun = heads[at + 1]?.runIndex ?? null;
+  const place = { nextRun, done: at + 1, segments: heads.length };
+  // Only the newest segment is written; a run that was added since begins behind it.
+  const seen = nextRun === null ? null : await look(parts, head, false);
+  const found = seen !== null && isWhole(head, seen) ? seen : await inTurn(parts, head, heal);
   // Beside a writer, segments may have been freed and written again while they were read here.
   if (parts.device.readOnly) parts.reader.forget((await readSuperblock(parts.device, parts.dataKey)).superblock.oldestIndex, []);
-  const kept = missing.filter((gap) => gap.to >= parts.reader.oldestIndex);
-  return { frames, missing: kept, flashDamaged, mirrorDamaged, healed: options.heal && parts.mirrored !== null };
+  if (found === null) return { ...nothing, ...place };
+  const { flashDamaged, mirrorDamaged, walk } = found;
+  const missing = missingIn(head, found).filter((gap) => gap.to >= parts.reader.oldestIndex);
+  return { ...nothing, ...place, frames: walk.frames.length, missing, flashDamaged, mirrorDamaged };
+}
+
+/** The whole ring, as it stands now: what is begun meanwhile is for the next time. */
+export async function checkSegments(parts: CheckParts, options: CheckOptions): Promise<CheckReport> {
+  const newestRun = parts.reader.heads.at(-1)?.runIndex ?? 0;
+  const slices: SliceReport[] = [];
+  for (let fromRun: number | null = 1; fromRun !== null && fromRun <= newestRun; ) {
+    const slice: SliceReport = await checkSlice(parts, fromRun, options.heal);
+    slices.push(slice);
+    options.onProgress?.(slice.done, slice.segments);
+    fromRun = slice.nextRun;
+  }
+  return {
+    frames: slices.reduce((sum, { frames }) => sum + frames, 0),
+    missing: slices.flatMap(({ missing }) => missing).filter((gap) => gap.to >= parts.reader.oldestIndex),
+    flashDamaged: slices.flatMap(({ flashDamaged }) => flashDamaged),
+    mirrorDamaged: slices.flatMap(({ mirrorDamaged }) => mirrorDamaged),
+    healed: options.heal && parts.mirrored !== null,
+  };
 }

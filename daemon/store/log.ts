@@ -13,11 +13,12 @@ import type {
   Frame,
   MirrorMode,
   Mounted,
+  SliceReport,
   StoreHeader,
   StoreLog,
   StoreUsage,
 } from '#store/store.ts';
-import { checkSegments, healOne } from './check.ts';
+import { checkSegments, checkSlice, healOne } from './check.ts';
 import { openCheckpoint, sealIdentity } from './cipher.ts';
 import { type Checkpoint, tailOf, type WriteCursor } from './cursor.ts';
 import { blankHead, isAreaBlank } from './erase.ts';
@@ -34,6 +35,7 @@ import {
 } from './format.ts';
 import { joinMirror } from './join.ts';
 import { SuperblockKeeper, superblockWriteBytes, writeSuperblock } from './keeper.ts';
+import { mendFrames } from './mend.ts';
 import { MirroredDevice } from './mirror.ts';
 import { chooseSuperblock, headerOf, identityOf, judgeCopies, type LogFound, readCopies, readLog, readSuperblock } from './mount.ts';
 import { Reader } from './reader.ts';
@@ -184,6 +186,17 @@ class BlockLog implements StoreLog {
     return await checkSegments(this.#parts, options);
   }
 
+  async checkSlice(fromRun: number, heal: boolean): Promise<SliceReport> {
+    this.#refuseIfClosed();
+    if (heal) this.#refuseToWrite();
+    return await checkSlice(this.#parts, fromRun, heal);
+  }
+
+  async mend(frames: readonly Frame[]): Promise<readonly number[]> {
+    this.#refuseToWrite();
+    return await mendFrames(this.#parts, frames);
+  }
+
   hasRoomFor(payloadBytes: number, options: AppendOptions = {}): boolean {
     if (this.#closing !== null || this.#parts.device.readOnly) return false;
     return this.#parts.writer.hasRoomFor(payloadBytes, options.reserved ?? false);
@@ -258,6 +271,8 @@ export interface OpenOptions {
   };
   /** A parameter for test vectors. */
   readonly randomBytes?: RandomBytes;
+  /** The mount epoch is at least this afterwards: for a store that was brought up to what another opening had written. */
+  readonly epochMin?: number;
 }
 
 /**
@@ -277,7 +292,8 @@ export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenO
     const end = cursorOf(before, found);
     const checkpoint = checkpointOf(before, found, key);
     // Durable afterwards, before any append: the new epoch and the tail that this mount starts from. Also repairs stale copies.
-    if (!device.readOnly) await keeper.write({ ...stateOf(end), mountEpoch: before.mountEpoch + 1 });
+    const mountEpoch = Math.max(before.mountEpoch + 1, options.epochMin ?? 0);
+    if (!device.readOnly) await keeper.write({ ...stateOf(end), mountEpoch });
     const mounted: Mounted = {
       identity: identityOf(before, key),
       checkpoint: checkpoint.index === 0 ? null : checkpoint.bytes,

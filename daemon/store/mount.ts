@@ -66,18 +66,33 @@ export interface Salvaged {
   readonly unreadable: readonly number[];
 }
 
+/** One reading of the device: a write waits no longer than for this. */
+const salvageBytes = 1024 * 1024;
+
 /** All that can be read, page by page where the whole cannot. Positions and lengths are whole pages. */
 export async function salvage(device: Device, positionBytes: number, lengthBytes: number): Promise<Salvaged> {
-  const whole = await readOrNull(device, positionBytes, lengthBytes);
-  if (whole !== null) return { bytes: whole, unreadable: [] };
+  const first = lengthBytes <= salvageBytes ? await readOrNull(device, positionBytes, lengthBytes) : null;
+  if (first !== null) return { bytes: first, unreadable: [] };
   const bytes = new Uint8Array(lengthBytes);
   const unreadable: number[] = [];
-  for (let at = 0; at < lengthBytes; at += pageBytes) {
+  for (let at = 0; at < lengthBytes; at += salvageBytes) {
+    const pieceBytes = Math.min(salvageBytes, lengthBytes - at);
+    const piece = lengthBytes <= salvageBytes ? null : await readOrNull(device, positionBytes + at, pieceBytes);
+    if (piece !== null) bytes.set(piece, at);
+    else unreadable.push(...(await salvagePages(device, positionBytes, bytes, at, at + pieceBytes)));
+  }
+  return { bytes, unreadable };
+}
+
+/** Fills `bytes` from `from` to `to`; answers the offsets of pages that cannot be read. */
+async function salvagePages(device: Device, positionBytes: number, bytes: Uint8Array, from: number, to: number): Promise<number[]> {
+  const unreadable: number[] = [];
+  for (let at = from; at < to; at += pageBytes) {
     const page = await readOrNull(device, positionBytes + at, pageBytes);
     if (page === null) unreadable.push(at);
     else bytes.set(page, at);
   }
-  return { bytes, unreadable };
+  return unreadable;
 }
 
 export async function readCopies(device: Device): Promise<CopyState[]> {

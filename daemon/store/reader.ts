@@ -72,6 +72,11 @@ export class Reader {
     while (segments.includes(this.#heads[0]?.segment ?? -1)) this.#heads.shift();
   }
 
+  /** What is remembered of the segment is void: frames came back. */
+  renew(segment: number): void {
+    this.#cache.delete(segment);
+  }
+
   async read(fromIndex: number, maxBytes: number): Promise<Frame[]> {
     if (fromIndex >= this.#nextIndex) return [];
     const head = this.#headOf(fromIndex);

@@ -67,6 +67,15 @@ export interface CheckReport {
   readonly healed: boolean;
 }
 
+/** Of one segment. Runs (FORMAT.md §4) number what was written; a segment begins with one. */
+export interface SliceReport extends CheckReport {
+  /** Where to go on; null: this was the newest segment. */
+  readonly nextRun: number | null;
+  /** Place of this segment among those that are kept now, from 1. */
+  readonly done: number;
+  readonly segments: number;
+}
+
 export interface CheckOptions {
   /** Put right what one side has whole and the other has not. Needs a mirror and a store that is open for writing. */
   readonly heal: boolean;
@@ -149,8 +158,15 @@ export interface StoreLog {
   /** Replaces the bytes that survive every release (at most 256 KiB, and less than a segment). Resolves when they are durable. */
   carry(bytes: Uint8Array): Promise<void>;
   usage(): StoreUsage;
-  /** Reads all that is kept, on FLASH and mirror. Appends wait while a segment is read. Never throws for damage: it reports it. */
+  /** Reads all that is kept, on FLASH and mirror. Appends wait only while the newest segment, or a damaged one, is read. Never throws for damage: it reports it. */
   check(options: CheckOptions): Promise<CheckReport>;
+  /** The same for one segment: the first that begins with run `fromRun` or a later one. From 1 on, with each answer's nextRun, it is the whole. */
+  checkSlice(fromRun: number, heal: boolean): Promise<SliceReport>;
+  /**
+   * Puts frames back that nobody has whole, from payloads that were kept elsewhere. Written is only what is byte for byte the frame that stood there; the
+   * indexes of those that were. All that is missing around a frame must be given with it.
+   */
+  mend(frames: readonly Frame[]): Promise<readonly number[]>;
   /** Waits for what is under way, wipes the data key, closes the device. */
   close(): Promise<void>;
 }
