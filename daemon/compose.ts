@@ -7,7 +7,9 @@ import * as backlog from '#desk/backlog.ts';
 import { Deliveries } from '#desk/deliveries.ts';
 import * as find from '#desk/find.ts';
 import * as issuing from '#desk/issue.ts';
+import { LedgerReading } from '#desk/ledger-read.ts';
 import * as provisioning from '#desk/provision.ts';
+import * as restoring from '#desk/restore.ts';
 import * as session from '#desk/session.ts';
 import * as status from '#desk/status.ts';
 import { Terminals } from '#desk/terminals.ts';
@@ -124,7 +126,10 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
       herald.standing(custody);
       probeNewLedger();
     },
-    onOpened: (ledger) => provisioning.finish(provision, ledger),
+    onOpened: async (ledger) => {
+      await restoring.finish({ log }, ledger); // first: nothing else may stand before it in its batch
+      await provisioning.finish(provision, ledger);
+    },
   });
   // What waited while the token was away goes up at once, and in the mode `online` tills need not wait for the timetable.
   let probed: Ledger | null = null;
@@ -267,6 +272,7 @@ function handlersOf(parts: Parts, clock: Clock, version: string): Handlers<Metho
     'service.status': () => status.serviceStatus(standing),
     'service.identity': () => status.identity(custody),
     'token.provision': (_caller, params) => provisioning.provision(provision, params),
+    'store.restore': (_caller, params) => restoring.restore(provision, params),
     'terminal.enrol': async (_caller, params) => terminals.enrol(params.terminal, params.role),
     'terminal.list': async () => ({ terminals: terminals.list() }),
     'terminal.remove': async (_caller, params) => terminals.remove(params.terminal),

@@ -1,7 +1,9 @@
 // Owns: the table of the local API's methods (3-formats §3.3): parameters, result, roles and errors of each. JSON Schema and openrpc.json are generated from it.
 // Invariants: what is not in the table does not exist; fixed shapes keep their field names for ever; unknown fields are refused.
+import { batchMaxBytes } from './batch.ts';
 import type { ErrorCode } from './errors.ts';
 import { invoiceRequestSchema, keyText } from './invoice.ts';
+import { recoveryTicketSchema } from './recovery.ts';
 import { base64Text, decimalText, instantText, nameText, sumText, text, z } from './schema.ts';
 import { enrolmentTicketSchema } from './upstream.ts';
 
@@ -306,7 +308,14 @@ export const methods = {
     summary: "The token's certificates: what a verifier needs.",
     roles: readers,
     params: none,
-    result: z.strictObject({ tokenId: z.string(), certificate: base64Text, authorityCertificate: base64Text }),
+    result: z.strictObject({
+      tokenId: z.string(),
+      /** Of the key in force. */
+      certificate: base64Text,
+      authorityCertificate: base64Text,
+      /** The keys that sealed the ledger before it, oldest first; a seal names its own. */
+      predecessors: z.array(z.strictObject({ fromBatch: z.int().min(1), certificate: base64Text })),
+    }),
     errors: [...holding],
   },
   'events.subscribe': {
@@ -328,6 +337,32 @@ export const methods = {
     }),
     result: z.strictObject({ standing, tokenId: z.string(), keyWrapping: z.string() }),
     errors: ['no-token', 'token-failed', 'halted', 'offline'],
+  },
+  'store.restore': {
+    summary:
+      'Makes a lost FLASH anew from a copy (the mirror, or the FLASH of a dead KEY): for the same KEY, or by a recovery ticket for another one that goes on with the ledger. Takes minutes; may be repeated.',
+    roles: ['admin'],
+    params: z.strictObject({
+      /** Absolute path of the copy on the service's machine. */
+      from: text(1, 4_096),
+      pin: z.string().min(4).max(64),
+      /** Both for a blank token only. */
+      soPin: z.string().min(4).max(64).optional(),
+      label: text(1, 32).optional(),
+      /** For another KEY than the copy's. */
+      ticket: recoveryTicketSchema.optional(),
+      erase: z.boolean().optional(),
+    }),
+    result: z.strictObject({
+      standing,
+      tokenId: z.string(),
+      /** Another KEY goes on with the ledger. */
+      successor: z.boolean(),
+      batches: count,
+      entries: count,
+      keyWrapping: z.string(),
+    }),
+    errors: ['pin-incorrect', 'pin-last-try', 'pin-locked', 'no-token', 'token-failed', 'halted', 'offline'],
   },
   'terminal.enrol': {
     summary: 'Enrols a terminal and answers its secret, once.',

@@ -140,9 +140,23 @@ export function decodeUpload(bytes: Uint8Array): Upload {
   return { tokenId, batches };
 }
 
-/** Refusal body of POST /v1/batches and /v1/enrol. `wantBatch`: the index that the server expects next (409). */
+/** Refusal body of POST /v1/batches, /v1/enrol and those of recovery.ts. `wantBatch`: the index that the server expects next (409). */
 export const refusalSchema = z.strictObject({
-  code: z.enum(['bad-request', 'unknown-token', 'bad-signature', 'fork', 'gap', 'too-large', 'poison', 'code-unknown', 'busy', 'internal']),
+  code: z.enum([
+    ...([
+      'bad-request',
+      'unknown-token',
+      'bad-signature',
+      'fork',
+      'gap',
+      'too-large',
+      'poison',
+      'code-unknown',
+      'busy',
+      'internal',
+    ] as const),
+    'no-recovery-key',
+  ]),
   message: z.string(),
   wantBatch: z.int().min(1).optional(),
 });

@@ -8,7 +8,7 @@ import { keyIdOf, toBeSigned, verifySignature } from './cose.ts';
 import { decodeLeaf, type Entry, type Leaf } from './entry.ts';
 import type { Evidence } from './evidence.ts';
 import { leafHash, rootFromPath, sha256 } from './merkle.ts';
-import { newestSigner, type Signers, signersAt } from './succession.ts';
+import { newestSigner, type Signers, type Succeed, signersAt } from './signers.ts';
 
 export interface ChainHead {
   readonly batchIndex: number;
@@ -36,7 +36,7 @@ export function chainStart(enrolmentCertificate: Uint8Array): ChainHead {
 
 /**
  * Verifies the seal's signature under a key of the ledger `tokenId`. That id is the one of the ledger's first key: left out, the key must be the first
- * (succession.ts tells which key seals which batch).
+ * (signers.ts tells which key seals which batch).
  */
 export function verifySeal(sealBytes: Uint8Array, tokenKey: KeyObject, tokenId: Uint8Array = keyIdOf(tokenKey)): Seal {
   const { sign1, seal } = decodeSeal(sealBytes);
@@ -52,15 +52,15 @@ export function verifyBatch(bytes: Uint8Array, tokenKey: KeyObject, head: ChainH
   return verifyDecoded(decodeBatch(bytes), tokenKey, head, tokenId);
 }
 
-/** Verifies the next batch of a ledger, whose key may change there; answers the keys as they stand afterwards. `authorityKey` null: no key may change. */
+/** Verifies the next batch of a ledger, whose key may change there; answers the keys as they stand afterwards. */
 export function verifyNext(
   bytes: Uint8Array,
   signers: Signers,
   head: ChainHead,
-  authorityKey: KeyObject | null,
+  succeed: Succeed,
 ): { readonly batch: VerifiedBatch; readonly signers: Signers } {
   const batch = decodeBatch(bytes);
-  const next = signersAt(signers, batch, head, authorityKey);
+  const next = signersAt(signers, batch, head, succeed);
   return { batch: verifyDecoded(batch, newestSigner(next).key, head, next.tokenId), signers: next };
 }
 

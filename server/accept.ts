@@ -4,13 +4,13 @@
 // Uploads of one token are judged one after the other; between two processes the database's compare-and-store decides.
 import { constants, zstdDecompress } from 'node:zlib';
 import { malformed } from '#ipc-schema/cbor.ts';
-import { publicKeyFromSpki } from '#ipc-schema/cose.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { acknowledgementPayload, decodeUpload, type Refusal, type Upload, uploadInfo, uploadMaxBytes } from '#ipc-schema/upstream.ts';
 import type { Authority } from './authority.ts';
 import type { Database, TokenState } from './database.ts';
 import type { Log } from './log.ts';
 import { refusalOf, refuse } from './refusal.ts';
+import { signersFor } from './signing.ts';
 import { claimedIndex, judgeUpload, numbersOf, parkTaken, type UploadFacts, type Verdict } from './verdict.ts';
 
 /** Parked sequences in one acknowledgement: the latest; earlier ones stood in earlier acknowledgements. */
@@ -67,7 +67,7 @@ async function acceptUpload(parts: AcceptParts, upload: Upload, tokenId: string)
   for (let judgement = 1; judgement <= maxJudgements; judgement++) {
     const token = await database.findToken(tokenId);
     if (token === null) return { kind: 'refused', refusal: refuse('unknown-token', 'the token is not enrolled here') };
-    const facts = await gatherFacts(database, upload, token);
+    const facts = await gatherFacts(parts, upload, token);
     if ('code' in facts) return { kind: 'refused', refusal: facts };
     const verdict = await judgeInTurns(facts);
     if (verdict.kind === 'refuse') {
@@ -86,7 +86,7 @@ async function acceptUpload(parts: AcceptParts, upload: Upload, tokenId: string)
   return { kind: 'refused', refusal: refuse('busy', 'the same token is being served elsewhere') };
 }
 
-async function gatherFacts(database: Database, upload: Upload, token: TokenState): Promise<UploadFacts | Refusal> {
+async function gatherFacts(parts: AcceptParts, upload: Upload, token: TokenState): Promise<UploadFacts | Refusal> {
   const [first] = upload.batches;
   let firstBatch: number;
   try {
@@ -94,10 +94,12 @@ async function gatherFacts(database: Database, upload: Upload, token: TokenState
   } catch (thrown) {
     return refuse('poison', asUkeyError(thrown).message);
   }
+  const { database } = parts;
   const { tokenId, issuerTaxId, head } = token;
   const overlap = Math.min(upload.batches.length, head.batchIndex - firstBatch + 1);
   const marks = overlap > 0 ? await database.marks(tokenId, firstBatch, overlap) : [];
-  return { tokenId, issuerTaxId, head, key: publicKeyFromSpki(token.spki), batches: upload.batches, firstBatch, marks };
+  const keys = await signersFor(parts, token);
+  return { tokenId, issuerTaxId, head, keys, batches: upload.batches, firstBatch, marks };
 }
 
 async function judgeInTurns(facts: UploadFacts): Promise<Verdict> {

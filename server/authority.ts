@@ -2,8 +2,8 @@
 // answers, certificates, opened uploads.
 // Kept in `authority.json` (0600) of the data directory: one file, made once, whole or not at all, so that no part of it can be lost and
 // silently made anew: every token in the field knows these keys from its charter. Losing it is losing the tokens; back it up.
-// Invariants: private keys never leave this file's closures; the recovery key's private half is read by nobody here (it is for a person with
-// a dead token, and may be moved away from the server once it is backed up: only its public half is needed).
+// Invariants: private keys never leave this file's closures; the recovery key's private half opens the stores of dead tokens (recovery.ts) and may be
+// moved away from the server once it is backed up: all else needs only its public half.
 import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, sign, X509Certificate } from 'node:crypto';
 import { join } from 'node:path';
 import { keyIdOf, makeSign1, publicKeyFromSpki } from '#ipc-schema/cose.ts';
@@ -47,9 +47,12 @@ export interface Authority {
   signDocument(document: object): Uint8Array;
   /** COSE_Sign1 by the server's acknowledgement key over a payload of upstream.ts. */
   signAnswer(payload: Uint8Array): Uint8Array;
-  certifyToken(spki: Uint8Array, nowMs: number): Promise<Uint8Array>;
+  /** `tokenId`: the ledger (hex) that the key goes on with; left out: its own, which begins with it. */
+  certifyToken(spki: Uint8Array, nowMs: number, tokenId?: string): Promise<Uint8Array>;
   certifyTls(spki: Uint8Array, hosts: readonly string[], validity: Validity): Promise<Uint8Array>;
   readonly openUpload: Opener;
+  /** Opens recovery slots; null: the key was moved away. */
+  readonly openRecovery: Opener | null;
 }
 
 /** Reads the keys, or makes them when the directory has none. */
@@ -79,13 +82,33 @@ export async function openAuthority(directory: string, nowMs: number): Promise<A
     recoveryPublicKey: Buffer.from(file.recoveryPublicKey, 'base64'),
     signDocument: (document) => signWith(authorityKey, authorityKeyId, Buffer.from(JSON.stringify(document), 'utf8')),
     signAnswer: (payload) => signWith(ackKey, ackKeyId, payload),
-    certifyToken: async (spki, atMs) => {
+    certifyToken: async (spki, atMs, tokenId) => {
       const validity = { fromMs: atMs - backdateMs, untilMs: Math.min(untilMs, atMs + tokenValidDays * dayMs) };
-      return await makeTokenCertificate(issuer, spki, Buffer.from(keyIdOf(acceptableKey(spki))).toString('hex'), validity);
+      const own = Buffer.from(keyIdOf(acceptableKey(spki))).toString('hex');
+      return await makeTokenCertificate(issuer, spki, tokenId ?? own, validity);
     },
     certifyTls: async (spki, hosts, validity) => await makeTlsCertificate(issuer, spki, hosts, validity),
     openUpload: makeOpener(uploadKey),
+    openRecovery: file.recoveryKey === null ? null : makeOpener(privateKeyOf(file.recoveryKey)),
   };
+}
+
+/**
+ * The recovery key from a file of its own: PEM, or the base64 text that stood in authority.json. Throws invalid-request unless it is the one that
+ * this authority's stores are sealed to.
+ */
+export function openRecoveryKey(authority: Authority, content: Uint8Array): Opener {
+  const text = Buffer.from(content).toString('utf8').trim();
+  const wrong = new UkeyError('invalid-request', "the file does not hold this authority's recovery key");
+  let key: KeyObject;
+  try {
+    key = text.startsWith('-----') ? createPrivateKey(text) : privateKeyOf(text.replace(/^"|"$/g, ''));
+  } catch {
+    throw wrong; // without a cause: it may carry something of the key
+  }
+  const isP256 = key.asymmetricKeyDetails?.namedCurve === 'prime256v1';
+  if (!isP256 || Buffer.compare(rawPublicKey(createPublicKey(key)), authority.recoveryPublicKey) !== 0) throw wrong;
+  return makeOpener(key);
 }
 
 /** The public key of a token, if it is of a kind that seals can be signed with. Throws invalid-request. */

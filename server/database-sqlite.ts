@@ -15,7 +15,10 @@ import {
   type EntryPlace,
   type EntryQuery,
   type NewBatch,
+  type RecoveryCode,
+  type RecoveryState,
   type StoredBatch,
+  type SuccessionRecord,
   type TokenRecord,
   type TokenState,
   tokenMaxAlarms,
@@ -143,7 +146,7 @@ class SqliteDatabase implements Database {
 
   async enrol(codeHash: string, token: TokenRecord, answer: string): Promise<'enrolled' | 'code-used' | 'token-known'> {
     return this.#transact('BEGIN IMMEDIATE', (sql) => {
-      if (sql.tokenRow.get(token.tokenId) !== undefined) return 'token-known';
+      if (sql.tokenRow.get(token.tokenId) !== undefined || sql.successor.get(token.tokenId) !== undefined) return 'token-known';
       if (sql.useCode.run(token.tokenId, answer, codeHash).changes !== 1) return 'code-used';
       const start = chainStart(token.certificate);
       sql.addToken.run(
@@ -251,6 +254,63 @@ class SqliteDatabase implements Database {
       .reverse();
   }
 
+  async addRecovery(code: RecoveryCode): Promise<void> {
+    this.#transact('BEGIN IMMEDIATE', (sql) => {
+      const token = sql.tokenRow.get(code.tokenId);
+      if (token === undefined) throw new UkeyError('internal', 'a recovery of a token that is not there');
+      sql.addRecovery.run(code.codeHash, countOf(token, 'id'), code.madeAtMs, code.expiresAtMs, code.supersedes ? 1 : 0);
+    });
+  }
+
+  async findRecovery(codeHash: string): Promise<RecoveryState | null> {
+    const row = this.#transact('BEGIN', (sql) => sql.findRecovery.get(codeHash));
+    return row === undefined ? null : recoveryOf(row);
+  }
+
+  async waitingRecoveries(tokenId: string): Promise<readonly RecoveryState[]> {
+    return this.#rowsOf(tokenId, 'openRecoveries').map(recoveryOf);
+  }
+
+  async bindRecovery(codeHash: string, keyId: string, slot: Uint8Array, replyKey: Uint8Array): Promise<boolean> {
+    return this.#transact('BEGIN IMMEDIATE', (sql) => sql.bindRecovery.run(keyId, slot, replyKey, codeHash, keyId).changes === 1);
+  }
+
+  async replyRecovery(codeHash: string, replyKey: Uint8Array, reply: Uint8Array): Promise<void> {
+    this.#transact('BEGIN IMMEDIATE', (sql) => sql.replyRecovery.run(reply, codeHash, replyKey));
+  }
+
+  async successions(tokenId: string): Promise<readonly SuccessionRecord[]> {
+    return this.#rowsOf(tokenId, 'successions').map((row) => ({
+      serial: countOf(row, 'serial'),
+      keyId: textOf(row, 'key_id'),
+      fromBatch: countOf(row, 'from_batch'),
+      previousSealHash: bytesOf(row, 'previous_seal_hash'),
+      signed: bytesOf(row, 'signed'),
+      madeAtMs: countOf(row, 'made_at'),
+    }));
+  }
+
+  async succeed(
+    codeHash: string,
+    tokenId: string,
+    expected: ChainHead,
+    succession: SuccessionRecord,
+  ): Promise<'succeeded' | 'moved' | 'key-known'> {
+    const { serial, keyId, fromBatch, madeAtMs, previousSealHash, signed } = succession;
+    return this.#transact('BEGIN IMMEDIATE', (sql) => {
+      if (sql.tokenRow.get(keyId) !== undefined || sql.successor.get(keyId) !== undefined) return 'key-known';
+      const row = sql.tokenRow.get(tokenId);
+      if (row === undefined) return 'moved';
+      const id = countOf(row, 'id');
+      const newest = sql.successions.all(id).at(-1);
+      if ((newest === undefined ? 0 : countOf(newest, 'serial')) !== serial - 1) return 'moved';
+      if (sql.headIs.get(id, expected.batchIndex, expected.sealHash) === undefined) return 'moved';
+      if (sql.settleRecovery.run(serial, codeHash, keyId).changes !== 1) return 'moved';
+      sql.addSuccession.run(id, serial, keyId, fromBatch, madeAtMs, previousSealHash, signed);
+      return 'succeeded';
+    });
+  }
+
   async findBatch(tokenId: string, batchIndex: number): Promise<StoredBatch | null> {
     const [row] = this.#rowsOf(tokenId, 'findBatch', batchIndex);
     return row === undefined ? null : { batchIndex, bytes: bytesOf(row, 'bytes') };
@@ -287,6 +347,25 @@ function alarmOf(row: Row): Alarm {
     detail: textOf(row, 'detail'),
     proof: bytesOf(row, 'proof'),
     raisedAtMs: countOf(row, 'raised_at'),
+  };
+}
+
+function recoveryOf(row: Row): RecoveryState {
+  return {
+    codeHash: textOf(row, 'code_hash'),
+    tokenId: textOf(row, 'token_id'),
+    expiresAtMs: countOf(row, 'expires_at'),
+    supersedes: countOf(row, 'supersedes') === 1,
+    usedBy: textOrNull(row, 'used_by'),
+    serial: row['serial'] === null ? null : countOf(row, 'serial'),
+    asked:
+      row['slot'] === null
+        ? null
+        : {
+            slot: bytesOf(row, 'slot'),
+            replyKey: bytesOf(row, 'reply_key'),
+            reply: row['reply'] === null ? null : bytesOf(row, 'reply'),
+          },
   };
 }
 

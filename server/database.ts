@@ -93,6 +93,38 @@ export interface EntryPlace {
   readonly batchIndex: number;
 }
 
+/** Another key of a token's ledger. */
+export interface SuccessionRecord {
+  readonly serial: number;
+  /** Hex. */
+  readonly keyId: string;
+  readonly fromBatch: number;
+  readonly previousSealHash: Uint8Array;
+  /** ipc-schema/succession.ts. */
+  readonly signed: Uint8Array;
+  readonly madeAtMs: number;
+}
+
+/** Permission to put one ledger on another key. */
+export interface RecoveryCode {
+  /** SHA-256 of the code, hex. */
+  readonly codeHash: string;
+  readonly tokenId: string;
+  readonly madeAtMs: number;
+  readonly expiresAtMs: number;
+  /** A person has said that the key of the newest succession never sealed anything: another one may take its place. */
+  readonly supersedes: boolean;
+}
+
+export interface RecoveryState extends Omit<RecoveryCode, 'madeAtMs'> {
+  /** Key (hex id) that used the code. */
+  readonly usedBy: string | null;
+  /** Of the succession that it was given. */
+  readonly serial: number | null;
+  /** What it asked for last, and the answer; null: nobody has answered yet. */
+  readonly asked: { readonly slot: Uint8Array; readonly replyKey: Uint8Array; readonly reply: Uint8Array | null } | null;
+}
+
 export interface Database {
   /** Ties the database to one authority: the first fingerprint is kept, another one throws halted. */
   bindAuthority(fingerprint: string): Promise<void>;
@@ -126,6 +158,27 @@ export interface Database {
   settleAlarms(tokenId: string, note: string, atMs: number): Promise<number>;
   /** The latest `limit` parked sequences, ascending. */
   parked(tokenId: string, limit: number): Promise<readonly number[]>;
+
+  addRecovery(code: RecoveryCode): Promise<void>;
+  findRecovery(codeHash: string): Promise<RecoveryState | null>;
+  /** Recoveries of a token that wait for an answer. */
+  waitingRecoveries(tokenId: string): Promise<readonly RecoveryState[]>;
+  /** The code is this key's from now on, and it asks this. False: it is another's. */
+  bindRecovery(codeHash: string, keyId: string, slot: Uint8Array, replyKey: Uint8Array): Promise<boolean>;
+  /** Keeps the answer, if that is still what was asked. */
+  replyRecovery(codeHash: string, replyKey: Uint8Array, reply: Uint8Array): Promise<void>;
+  /** Of a token, in the order of their serials. */
+  successions(tokenId: string): Promise<readonly SuccessionRecord[]>;
+  /**
+   * Adds the succession and uses the code up, both or neither. `moved`: the head is no longer `expected`, the code was used, or another succession
+   * came first. `key-known`: the key is enrolled, or had a ledger before.
+   */
+  succeed(
+    codeHash: string,
+    tokenId: string,
+    expected: ChainHead,
+    succession: SuccessionRecord,
+  ): Promise<'succeeded' | 'moved' | 'key-known'>;
 
   findBatch(tokenId: string, batchIndex: number): Promise<StoredBatch | null>;
   /** In the order of their sequences. */

@@ -1,6 +1,7 @@
 // Owns: the ticket server as a program: arguments, signals, exit codes.
 //   node server/main.ts --dir DIR [--listen HOST:PORT] [--public-url URL]     serves until SIGTERM or SIGINT; one JSON line when ready
 //   node server/main.ts ticket --dir DIR --charter FILE.json [--file OUT]     makes an enrolment ticket, also while the server runs
+//   node server/main.ts recover --dir DIR --token ID [--file OUT]             makes a recovery ticket for a token that died
 //   node server/main.ts settle-alarm --dir DIR --token ID --note TEXT         a person has dealt with the token's alarms
 // Exit codes: 0 done, 1 a fault, 2 wrong use or a charter file that is not right. Listens on 127.0.0.1 unless told otherwise (http.ts says why).
 // Invariants: what the person who typed the command can mend is one sentence; a fault of the server is a JSON line for its log.
@@ -12,12 +13,15 @@ import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { createNew } from './key-file.ts';
 import { faultText, outliveStreams, stderrLog } from './log.ts';
+import { recover } from './recover-command.ts';
 import { openDirectory, startServer } from './serve.ts';
 import { makeTicket } from './ticket.ts';
 
 const usage = `usage: ticket-server --dir DIR [--listen HOST:PORT] [--public-url URL]
        ticket-server ticket --dir DIR --charter FILE.json [--file OUT]
-       ticket-server settle-alarm --dir DIR --token ID --note TEXT`;
+       ticket-server settle-alarm --dir DIR --token ID --note TEXT
+       ticket-server recover --dir DIR --token ID [--supersede] [--file OUT]
+       ticket-server recover --dir DIR --token ID --recovery-key FILE`;
 
 const help = `${usage}
 
@@ -35,6 +39,13 @@ server runs. They are kept with the note; what was refused stays refused.
   --token ID           the token's id, as GET / shows it
   --note TEXT          what was found and done
 
+The fourth makes a recovery ticket, by which another token goes on with the ledger of one that died (ukeyctl store restore), for 72 hours, also
+while the server runs. Whoever has it and a copy of that token's store can read that store.
+  --token ID           the ledger: the id of its first token, as GET / shows it
+  --supersede          the token that took over last never issued anything: another one may take its place
+  --recovery-key FILE  instead of making a ticket: answer a restore that waits, where the recovery key was moved out of authority.json. The file
+                       holds it as PEM, or as the text that stood there
+
 Exit status: 0 done, 1 a fault, 2 wrong use or a charter file that is not right.
 `;
 
@@ -49,6 +60,9 @@ async function run(words: readonly string[]): Promise<void> {
   }
   const [command, ...rest] = positionals;
   if (values.dir === undefined || rest.length > 0) throw wrongUse('--dir is needed');
+  if (command === 'recover') return await recoverLedger(values.dir, values);
+  if (values.supersede !== undefined || values['recovery-key'] !== undefined)
+    throw wrongUse('--supersede and --recovery-key belong to recover');
   if (command !== 'settle-alarm' && (values.token !== undefined || values.note !== undefined))
     throw wrongUse('--token and --note belong to settle-alarm');
   if (command === 'ticket') return await ticket(values.dir, values.charter, values.file);
@@ -71,6 +85,8 @@ function parse(words: readonly string[]) {
         file: { type: 'string' },
         token: { type: 'string' },
         note: { type: 'string' },
+        supersede: { type: 'boolean' },
+        'recovery-key': { type: 'string' },
         help: { type: 'boolean', short: 'h' },
       },
     });
@@ -132,6 +148,29 @@ async function settleAlarm(directory: string, token: string | undefined, note: s
     process.stdout.write(`${JSON.stringify({ token, settled })}\n`);
   } finally {
     await database.close();
+  }
+}
+
+interface RecoverValues {
+  readonly token?: string | undefined;
+  readonly file?: string | undefined;
+  readonly supersede?: boolean | undefined;
+  readonly 'recovery-key'?: string | undefined;
+}
+
+async function recoverLedger(
+  directory: string,
+  { token, file, supersede = false, 'recovery-key': recoveryKey }: RecoverValues,
+): Promise<void> {
+  if (token === undefined) throw wrongUse('recover needs --token');
+  if (file !== undefined && existsSync(file)) throw wrongFile(`${file} exists already: name a new file with --file`);
+  const parts = await openDirectory({ directory, log: stderrLog });
+  try {
+    await recover(parts, { tokenId: token, file: file ?? null, supersede, recoveryKey: recoveryKey ?? null }).catch((thrown: unknown) => {
+      throw thrown instanceof UkeyError && thrown.code === 'invalid-request' ? wrongFile(thrown.message, thrown) : thrown;
+    });
+  } finally {
+    await parts.database.close();
   }
 }
 

@@ -14,6 +14,7 @@ export const refusalStatus = {
   'too-large': 413,
   'bad-signature': 422,
   poison: 422,
+  'no-recovery-key': 409,
   busy: 503,
   internal: 500,
 } as const satisfies Record<RefusalCode, number>;

@@ -3,12 +3,16 @@
 // Reads are open to whoever reaches the server, which listens on loopback unless told otherwise: there is no account in this version.
 // Invariants: unknown paths, parameters and methods are refused by name; a refusal is refusalSchema JSON.
 import { UkeyError } from '#ipc-schema/errors.ts';
+import { recoveryPaths } from '#ipc-schema/recovery.ts';
 import { text } from '#ipc-schema/schema.ts';
+import { signerAt } from '#ipc-schema/signers.ts';
 import { alarmPayload, mediaTypes, nonceBytes, paths, probePayload, type Refusal, uploadMaxBatches } from '#ipc-schema/upstream.ts';
 import type { Accept } from './accept.ts';
 import type { TokenState } from './database.ts';
 import { tokensPage } from './page.ts';
+import { type RecoveryAnswer, recoverKey, succeed } from './recovery.ts';
 import { refusalStatus, refuse, retryAfterSeconds } from './refusal.ts';
+import { signersFor } from './signing.ts';
 import { redeem, type TicketParts } from './ticket.ts';
 import { batchRun, entriesMaxCount, entryViews, tokensMaxCount, tokenView } from './view.ts';
 
@@ -68,7 +72,15 @@ async function answerWrite(parts: RouteParts, path: string, question: Question):
     const answer = await redeem(parts, question.body);
     return answer.kind === 'refused' ? refusalAnswer(answer.refusal) : { status: 200, mediaType: mediaTypes.json, body: answer.json };
   }
+  if (path === recoveryPaths.key) return await answerRecovery(question, (body) => recoverKey(parts, body));
+  if (path === recoveryPaths.succession) return await answerRecovery(question, (body) => succeed(parts, body));
   return nothingHere;
+}
+
+async function answerRecovery(question: Question, act: (body: Uint8Array) => Promise<RecoveryAnswer<object>>): Promise<Answer> {
+  if (question.mediaType !== mediaTypes.cose) return refusalAnswer(refuse('bad-request', `the content type must be ${mediaTypes.cose}`));
+  const answer = await act(question.body);
+  return answer.kind === 'refused' ? refusalAnswer(answer.refusal) : jsonAnswer(answer.value);
 }
 
 async function answerRead(parts: RouteParts, path: string, query: Query): Promise<Answer> {
@@ -100,9 +112,12 @@ async function answerRead(parts: RouteParts, path: string, query: Query): Promis
 
 async function answerToken(parts: RouteParts, token: TokenState, part: string | undefined, query: Query): Promise<Answer> {
   switch (part) {
-    case '/certificate':
+    case '/certificate': {
+      const batch = query.count('batch') ?? 1;
       query.end();
-      return { status: 200, mediaType: mediaTypes.certificate, body: token.certificate };
+      const { signers } = await signersFor(parts, token);
+      return { status: 200, mediaType: mediaTypes.certificate, body: signerAt(signers, batch).certificate };
+    }
     case '/entries':
       return await answerEntries(parts, token, query);
     case '/batches': {

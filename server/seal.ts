@@ -1,4 +1,4 @@
-// Owns: the server's only door to the HPKE package (RFC 9180): opening what was sealed to one of the server's keys.
+// Owns: the server's only door to the HPKE package (RFC 9180): opening what was sealed to one of the server's keys, and sealing a recovered data key.
 // Suite: DHKEM(P-256, HKDF-SHA256) 0x0010, HKDF-SHA256 0x0001, AES-256-GCM 0x0002; base mode; aad empty; `info` names the use (upstream.ts).
 // Sealed form: encapsulated key (65 bytes, uncompressed point), then ciphertext with its 16-byte tag.
 // Must not: know what is inside. HPKE hides a body from the line; who sent it is proved by the seals inside, not here.
@@ -34,6 +34,18 @@ export function makeOpener(privateKey: KeyObject): Opener {
       throw malformed('sealed body', 'was not sealed to this server', cause);
     }
   };
+}
+
+/** Seals for `info` to a raw public key (an uncompressed P-256 point). Throws invalid-request when the bytes are no such key. */
+export async function sealTo(publicKeyRaw: Uint8Array, info: string, plaintext: Uint8Array): Promise<Uint8Array> {
+  let recipient: Awaited<ReturnType<typeof suite.DeserializePublicKey>>;
+  try {
+    recipient = await suite.DeserializePublicKey(publicKeyRaw);
+  } catch (cause) {
+    throw malformed('reply key', 'is not an uncompressed P-256 point', cause);
+  }
+  const sealed = await suite.Seal(recipient, plaintext, { info: Buffer.from(info, 'utf8') });
+  return Buffer.concat([sealed.encapsulatedSecret, sealed.ciphertext]);
 }
 
 /** Raw form (SEC 1 uncompressed point) of a P-256 public key: how HPKE public keys stand in charters. */

@@ -2,6 +2,7 @@
 // their own process; main.ts is the program around it.
 // Invariants: nothing is listening before the database is open and bound to the authority.
 import { join } from 'node:path';
+import type { RecoveryTicket } from '#ipc-schema/recovery.ts';
 import type { EnrolmentTicket } from '#ipc-schema/upstream.ts';
 import { makeAccept } from './accept.ts';
 import { openAuthority } from './authority.ts';
@@ -10,6 +11,7 @@ import { openSqliteDatabase } from './database-sqlite.ts';
 import type { GrantOptions } from './grant.ts';
 import { defaultWaits, type HttpWaits, listenHttps } from './http.ts';
 import { faultText, type Log, noLog } from './log.ts';
+import { makeRecoveryTicket, type RecoveryOptions } from './recovery.ts';
 import { makeTicket, type TicketParts } from './ticket.ts';
 import { openTlsIdentity } from './tls-identity.ts';
 
@@ -41,6 +43,7 @@ export interface RunningServer {
   /** DER. */
   readonly authorityCertificate: Uint8Array;
   createTicket(options: GrantOptions): Promise<EnrolmentTicket>;
+  createRecoveryTicket(options: RecoveryOptions): Promise<RecoveryTicket>;
   close(): Promise<void>;
 }
 
@@ -94,6 +97,7 @@ async function listen(parts: TicketParts, options: ServerOptions): Promise<Runni
     port: http.port,
     authorityFingerprint: authority.fingerprint,
     authorityCertificate: authority.certificate,
+    createRecoveryTicket: async (recovery) => await makeRecoveryTicket(parts, recovery),
     createTicket: async (grant) => await makeTicket(parts, grant, publicUrl),
     close: async () => {
       clearInterval(renewal);

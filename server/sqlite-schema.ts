@@ -2,7 +2,31 @@
 // Invariants: STRICT tables; blobs that are large stand last in their row, so that reading the rest does not walk their pages; an id of a token
 // inside is a small integer. An older version is brought up in one transaction; a newer one than this is refused.
 
-export const schemaVersion = 2;
+export const schemaVersion = 3;
+
+const recoverySql = `
+CREATE TABLE successions (
+  token INTEGER NOT NULL REFERENCES tokens (id),
+  serial INTEGER NOT NULL,
+  key_id TEXT NOT NULL UNIQUE,
+  from_batch INTEGER NOT NULL,
+  made_at INTEGER NOT NULL,
+  previous_seal_hash BLOB NOT NULL,
+  signed BLOB NOT NULL,
+  PRIMARY KEY (token, serial)
+) STRICT;
+CREATE TABLE recoveries (
+  code_hash TEXT PRIMARY KEY,
+  token INTEGER NOT NULL REFERENCES tokens (id),
+  made_at INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL,
+  supersedes INTEGER NOT NULL,
+  used_by TEXT,
+  serial INTEGER,
+  slot BLOB,
+  reply_key BLOB,
+  reply BLOB
+) STRICT;`;
 
 export const schemaSql = `
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -67,12 +91,14 @@ CREATE TABLE alarms (
   settled_note TEXT,
   UNIQUE (token, kind, batch_index, proof)
 ) STRICT;
+${recoverySql}
 PRAGMA user_version = ${schemaVersion};
 `;
 
 /** From the version that is the key to the next one. */
 export const migrations: Readonly<Record<number, string>> = {
   1: 'ALTER TABLE alarms ADD COLUMN settled_at INTEGER; ALTER TABLE alarms ADD COLUMN settled_note TEXT; PRAGMA user_version = 2;',
+  2: `${recoverySql} PRAGMA user_version = 3;`,
 };
 
 const tokenColumns = `token_id, serial, issuer_tax_id, issuer_name, enrolled_at, head_batch, next_sequence, head_seal_hash, documents,
@@ -103,6 +129,19 @@ export const statementSql = {
   addAlarm: `INSERT INTO alarms (token, kind, batch_index, detail, raised_at, proof) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
   alarms: 'SELECT kind, batch_index, detail, raised_at, proof FROM alarms WHERE token = ? AND settled_at IS NULL ORDER BY id',
   settleAlarms: 'UPDATE alarms SET settled_at = ?, settled_note = ? WHERE token = ? AND settled_at IS NULL',
+  successions: 'SELECT serial, key_id, from_batch, made_at, previous_seal_hash, signed FROM successions WHERE token = ? ORDER BY serial',
+  successor: 'SELECT 1 AS one FROM successions WHERE key_id = ?',
+  addSuccession: `INSERT INTO successions (token, serial, key_id, from_batch, made_at, previous_seal_hash, signed) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+  headIs: 'SELECT 1 AS one FROM tokens WHERE id = ? AND head_batch = ? AND head_seal_hash = ?',
+  addRecovery: 'INSERT INTO recoveries (code_hash, token, made_at, expires_at, supersedes) VALUES (?, ?, ?, ?, ?)',
+  findRecovery: `SELECT code_hash, token_id, expires_at, supersedes, used_by, recoveries.serial, slot, reply_key, reply
+    FROM recoveries JOIN tokens ON tokens.id = token WHERE code_hash = ?`,
+  openRecoveries: `SELECT code_hash, token_id, expires_at, supersedes, used_by, recoveries.serial, slot, reply_key, reply
+    FROM recoveries JOIN tokens ON tokens.id = token WHERE token = ? AND slot IS NOT NULL AND reply IS NULL`,
+  bindRecovery: `UPDATE recoveries SET used_by = ?, slot = ?, reply_key = ?, reply = NULL
+    WHERE code_hash = ? AND (used_by IS NULL OR used_by = ?)`,
+  replyRecovery: 'UPDATE recoveries SET reply = ? WHERE code_hash = ? AND reply_key = ?',
+  settleRecovery: 'UPDATE recoveries SET serial = ? WHERE code_hash = ? AND used_by = ? AND serial IS NULL',
   parked: 'SELECT sequence FROM entries WHERE token = ? AND flaw IS NOT NULL ORDER BY sequence DESC LIMIT ?',
   findBatch: 'SELECT bytes FROM batches WHERE token = ? AND batch_index = ?',
   entriesByNumber: 'SELECT sequence, batch_index FROM entries WHERE token = ? AND number = ? ORDER BY sequence LIMIT ?',

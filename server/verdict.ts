@@ -1,20 +1,22 @@
 // Owns: the decision on one upload: what of it is new and may be stored, or why none of it may. Pure: facts in, verdict out.
 // Invariants: all or nothing: a verdict stores every new batch of the upload or none. Batches that are stored already must be the same bytes.
-// An alarm is raised only on a contradiction that the token's own key signed: anybody can seal an upload to the server's public key.
+// An alarm is raised only on a contradiction that a key of the ledger signed: anybody can seal an upload to the server's public key.
 // Written as a generator that stops after each batch, so that the doer can let other callers run in between.
-import type { KeyObject } from 'node:crypto';
 import { decodeBatch, decodeSeal, sealHashOf } from '#ipc-schema/batch.ts';
 import { isFiscal } from '#ipc-schema/entry.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { sha256 } from '#ipc-schema/merkle.ts';
+import { type Signer, signerAt } from '#ipc-schema/signers.ts';
+import { successionIn } from '#ipc-schema/succession.ts';
 import type { Refusal } from '#ipc-schema/upstream.ts';
 import { type ChainHead, type VerifiedBatch, verifyBatch, verifySeal } from '#ipc-schema/verify.ts';
 import type { BatchMark, NewBatch, NewEntry } from './database.ts';
 import { documentFlaw, type Owner } from './document-check.ts';
 import { refuse } from './refusal.ts';
+import type { LedgerKeys } from './signing.ts';
 
 export interface TokenFacts extends Owner {
-  readonly key: KeyObject;
+  readonly keys: LedgerKeys;
   readonly head: ChainHead;
 }
 
@@ -56,10 +58,13 @@ export function* judgeUpload(facts: UploadFacts): Generator<void, Verdict> {
     } else {
       let verified: VerifiedBatch;
       try {
-        verified = verifyBatch(bytes, facts.key, tip);
+        const { signers } = facts.keys;
+        verified = verifyBatch(bytes, signerAt(signers, batchIndex).key, tip, signers.tokenId);
       } catch (thrown) {
         return judgeFailed(facts, bytes, tip, thrown);
       }
+      const refusal = judgeTurn(facts, bytes, verified);
+      if (refusal !== null) return refusal;
       fresh.push(newBatch(bytes, verified, facts, numbers));
       tip = verified.head;
     }
@@ -75,7 +80,7 @@ function refused(refusal: Refusal, contradiction: Contradiction | null = null): 
 /** The server lacks batches before this upload: it says which one it wants, but only to the token. */
 function judgeGap(facts: UploadFacts): Verdict {
   const [first] = facts.batches;
-  if (first === undefined || sealFault(first, facts.key) !== null)
+  if (first === undefined || whoSealed(first, facts.keys).kind === 'nobody')
     return refused(refuse('bad-signature', 'the first batch is not sealed by the token'));
   const want = facts.head.batchIndex + 1;
   return refused(refuse('gap', `the upload begins at batch ${facts.firstBatch}, the server wants ${want}`, want));
@@ -83,8 +88,8 @@ function judgeGap(facts: UploadFacts): Verdict {
 
 /** A batch at an index that is stored with other bytes. */
 function judgeDifferent(facts: UploadFacts, bytes: Uint8Array, batchIndex: number, mark: BatchMark): Verdict {
-  const fault = sealFault(bytes, facts.key);
-  if (fault !== null) return refused(refuse('bad-signature', `batch ${batchIndex}: ${fault}`));
+  const sealed = whoSealed(bytes, facts.keys);
+  if (sealed.kind === 'nobody') return refused(refuse('bad-signature', `batch ${batchIndex}: ${sealed.why}`));
   const { sealBytes } = decodeBatch(bytes);
   if (decodeSeal(sealBytes).seal.batchIndex !== batchIndex) return refused(refuse('bad-request', 'the batches are not consecutive'));
   // The stored seal around other entries proves nothing against the token: its seal does not cover them.
@@ -97,11 +102,15 @@ function judgeDifferent(facts: UploadFacts, bytes: Uint8Array, batchIndex: numbe
 /** A new batch that did not verify: who is to blame? */
 function judgeFailed(facts: UploadFacts, bytes: Uint8Array, tip: ChainHead, thrown: unknown): Verdict {
   const batchIndex = tip.batchIndex + 1;
-  const fault = sealFault(bytes, facts.key);
-  if (fault !== null) return refused(refuse('bad-signature', `batch ${batchIndex}: ${fault}`));
+  const sealed = whoSealed(bytes, facts.keys);
+  if (sealed.kind === 'nobody') return refused(refuse('bad-signature', `batch ${batchIndex}: ${sealed.why}`));
   const { sealBytes } = decodeBatch(bytes);
   const { seal } = decodeSeal(sealBytes);
   if (seal.batchIndex !== batchIndex) return refused(refuse('bad-request', 'the batches are not consecutive'));
+  if (sealed.signer.serial !== signerAt(facts.keys.signers, batchIndex).serial) {
+    const detail = `batch ${batchIndex} is sealed by a key of this ledger whose turn it is not: another key goes on with it`;
+    return refused(refuse('fork', detail, facts.head.batchIndex + 1), { batchIndex, detail, sealBytes });
+  }
   if (Buffer.compare(seal.previousSealHash, tip.sealHash) !== 0) {
     const detail = `batch ${batchIndex} follows another batch ${tip.batchIndex} than the one that is known`;
     return refused(refuse('fork', detail, facts.head.batchIndex + 1), { batchIndex, detail, sealBytes });
@@ -109,13 +118,40 @@ function judgeFailed(facts: UploadFacts, bytes: Uint8Array, tip: ChainHead, thro
   return refused(refuse('poison', asUkeyError(thrown).message));
 }
 
-/** Why the batch's seal is not the token's, or null when it is. */
-function sealFault(bytes: Uint8Array, key: KeyObject): string | null {
+/** A batch that verifies: where one key takes over from another, it must be the one that the succession says. Null: it is. */
+function judgeTurn({ keys, head }: UploadFacts, bytes: Uint8Array, { seal, sealBytes, head: tip }: VerifiedBatch): Verdict | null {
+  const { batchIndex } = seal;
+  const own = signerAt(keys.signers, batchIndex);
+  if (own.succession !== null && own.fromBatch === batchIndex && !isCarried(bytes, own.succession.signed))
+    return refused(refuse('poison', `batch ${batchIndex} does not begin with the succession that lets its key seal it`));
+  const next = signerAt(keys.signers, batchIndex + 1);
+  if (next.serial === own.serial || next.succession === null) return null;
+  if (Buffer.compare(next.succession.previousSealHash, tip.sealHash) === 0) return null;
+  const detail = `batch ${batchIndex} is another one than the one that the next key goes on from`;
+  return refused(refuse('fork', detail, head.batchIndex + 1), { batchIndex, detail, sealBytes });
+}
+
+function isCarried(bytes: Uint8Array, succession: Uint8Array): boolean {
   try {
-    verifySeal(decodeBatch(bytes).sealBytes, key);
-    return null;
+    const found = successionIn(decodeBatch(bytes));
+    return found !== null && Buffer.compare(found, succession) === 0;
+  } catch {
+    return false; // an admin entry of another form is no succession
+  }
+}
+
+type Sealed = { readonly kind: 'key'; readonly signer: Signer } | { readonly kind: 'nobody'; readonly why: string };
+
+/** Which key of the ledger, of now or before, has really sealed this batch. */
+function whoSealed(bytes: Uint8Array, { signers, all }: LedgerKeys): Sealed {
+  try {
+    const { sealBytes } = decodeBatch(bytes);
+    const { keyId } = decodeSeal(sealBytes).sign1;
+    const signer = all.find((one) => Buffer.compare(one.keyId, keyId) === 0) ?? all[0] ?? signers.list[0];
+    verifySeal(sealBytes, signer.key, signers.tokenId);
+    return { kind: 'key', signer };
   } catch (thrown) {
-    return asUkeyError(thrown).message;
+    return { kind: 'nobody', why: asUkeyError(thrown).message };
   }
 }
 

@@ -6,6 +6,7 @@ import { endAs, endingOf, usage } from '#ctl/exit-codes.ts';
 import { readInput } from '#ctl/input.ts';
 import { keyIdOf } from '#ipc-schema/cose.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
+import { ledgerIdIn } from '#ipc-schema/signers.ts';
 
 /** What the reader trusts beforehand. */
 export type Trust =
@@ -15,7 +16,7 @@ export type Trust =
 
 export interface CheckedToken {
   readonly tokenKey: KeyObject;
-  /** Hex. */
+  /** Of the ledger that the certificate names, hex: the id of its first key. */
   readonly tokenId: string;
   readonly certificate: X509Certificate;
   /** null: there was no authority certificate to check against. */
@@ -56,7 +57,8 @@ export function checkToken(certificateDer: Uint8Array, authorityDer: Uint8Array 
   if (authority !== null && !(certificate.checkIssued(authority) && certificate.verify(authority.publicKey)))
     throw new UkeyError('invalid-request', 'the token certificate is not signed by the authority', { action: distrust });
   const tokenKey = certificate.publicKey;
-  return { tokenKey, tokenId: Buffer.from(keyIdOf(tokenKey)).toString('hex'), certificate, authority, trusted: trust.kind !== 'none' };
+  const tokenId = Buffer.from(ledgerIdIn(certificate) ?? keyIdOf(tokenKey)).toString('hex');
+  return { tokenKey, tokenId, certificate, authority, trusted: trust.kind !== 'none' };
 }
 
 /** Sealed outside of the certificate's validity, or null. */

@@ -10,10 +10,12 @@ import { incomplete, openOutputFile } from '#ctl/output-file.ts';
 import { receiptText } from '#ctl/receipt.ts';
 import { facts, type Screen } from '#ctl/screen.ts';
 import { budgetText } from '#ctl/status.ts';
+import { decodeEvidence } from '#ipc-schema/evidence.ts';
 import { encodeEvidenceFile } from '#ipc-schema/evidence-file.ts';
 import { type InvoiceRequest, invoiceRequestSchema } from '#ipc-schema/invoice.ts';
 import type { Issued, Params } from '#ipc-schema/methods.ts';
 import { check } from '#ipc-schema/schema.ts';
+import { certificateFor } from '#ipc-schema/signers.ts';
 
 const printOption = { flags: '--print', description: 'print it as a receipt with its QR code' };
 const evidenceOption = { flags: '--evidence <file>', description: 'write document, evidence and certificates to this file (see verify)' };
@@ -164,14 +166,24 @@ async function openEvidence(given: Given, service: Service): Promise<{ write(iss
   const path = given.text('evidence');
   if (path === undefined) return null;
   const file = openOutputFile(path, '--evidence');
-  const { certificate, authorityCertificate } = await service.call('service.identity', {});
+  const { certificate: own, authorityCertificate, predecessors } = await service.call('service.identity', {});
   return {
     write: (issued) => {
       const document = needPart(issued.document, 'the document');
       const evidence = needPart(issued.evidence, 'the evidence');
+      const certificate = predecessors.length === 0 ? own : certificateOf(evidence, [own, ...predecessors.map((one) => one.certificate)]);
       file.write(encodeEvidenceFile({ document, evidence, certificate, authorityCertificate }));
     },
   };
+}
+
+/** A document that was sealed before another KEY went on is proven with the certificate of its time. */
+function certificateOf(evidence: string, certificates: readonly string[]): string {
+  const { sealBytes } = decodeEvidence(Buffer.from(evidence, 'base64'));
+  const ders = certificates.map((text) => Buffer.from(text, 'base64'));
+  const found = certificateFor(sealBytes, ders);
+  if (found === null) throw incomplete('the certificate of the key that sealed it');
+  return Buffer.from(found).toString('base64');
 }
 
 function needPart(part: string | undefined, what: string): string {

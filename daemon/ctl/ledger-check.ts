@@ -16,12 +16,14 @@ import type { InvoiceDocument } from '#ipc-schema/invoice.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { type Money, money, zero } from '#ipc-schema/money.ts';
 import { check } from '#ipc-schema/schema.ts';
+import { firstSigner, newestSigner, nobodySucceeds, type Signers, type Succeed } from '#ipc-schema/signers.ts';
+import { signersOf, succeedBy, successionOf } from '#ipc-schema/succession.ts';
 import { openTemplate, type Template, templateSchema } from '#ipc-schema/template.ts';
 import { decodeAcknowledgementBody, openAcknowledgement } from '#ipc-schema/upstream.ts';
-import { type ChainHead, chainStart, type VerifiedBatch, type VerifiedEntry, verifyBatch } from '#ipc-schema/verify.ts';
+import { type ChainHead, chainStart, type VerifiedBatch, type VerifiedEntry, verifyNext } from '#ipc-schema/verify.ts';
 
 export interface LedgerOrigin {
-  /** Enrolment certificate (DER): its hash stands before the first seal, its key is the seals'. */
+  /** Enrolment certificate (DER): its hash stands before the first seal, its key is the first seals'. */
   readonly certificate: Uint8Array;
   /** Trust root of charters and templates (DER); null: they are read, and their signatures not checked. */
   readonly authorityCertificate: Uint8Array | null;
@@ -36,6 +38,8 @@ export interface Remainder {
   /** Charters and templates (signed) that came before it, oldest first. */
   readonly charters: readonly Uint8Array[];
   readonly templates: readonly Uint8Array[];
+  /** Successions (signed) that came before it, oldest first; left out: none. */
+  readonly successions?: readonly Uint8Array[];
 }
 
 export type FindingKind =
@@ -48,7 +52,8 @@ export type FindingKind =
   | 'credit'
   | 'charter'
   | 'template'
-  | 'acknowledgement';
+  | 'acknowledgement'
+  | 'admin';
 
 export interface Finding {
   readonly kind: FindingKind;
@@ -114,7 +119,8 @@ interface Counter {
 }
 
 export class LedgerCheck {
-  readonly #tokenKey: KeyObject;
+  #signers: Signers;
+  readonly #succeed: Succeed;
   readonly #tokenId: string;
   readonly #authorityKey: KeyObject | null;
   #head: ChainHead;
@@ -141,10 +147,14 @@ export class LedgerCheck {
 
   /** Throws invalid-request when the certificates cannot be read. That the one signed the other is certificates.ts's to check. */
   constructor(origin: LedgerOrigin) {
-    this.#tokenKey = new X509Certificate(origin.certificate).publicKey;
-    this.#tokenId = Buffer.from(keyIdOf(this.#tokenKey)).toString('hex');
     this.#authorityKey = origin.authorityCertificate === null ? null : new X509Certificate(origin.authorityCertificate).publicKey;
     const { remainder } = origin;
+    const before = remainder?.successions ?? [];
+    if (before.length > 0 && this.#authorityKey === null) throw malformed('ledger', 'was gone on with before its first batch here');
+    this.#signers =
+      this.#authorityKey === null ? firstSigner(origin.certificate) : signersOf(origin.certificate, before, this.#authorityKey);
+    this.#succeed = this.#authorityKey === null ? nobodySucceeds : succeedBy(this.#authorityKey);
+    this.#tokenId = Buffer.from(this.#signers.tokenId).toString('hex');
     this.#before = remainder === undefined ? chainStart(origin.certificate) : headBefore(remainder.firstBatch);
     this.#head = this.#before;
     for (const body of remainder?.charters ?? []) this.#addCharter(body);
@@ -163,11 +173,16 @@ export class LedgerCheck {
 
   /** The next batch. Throws invalid-request when it does not hold or does not follow; the state is then as before. */
   add(batchBytes: Uint8Array): VerifiedBatch {
-    const batch = verifyBatch(batchBytes, this.#tokenKey, this.#head);
+    const { batch, signers } = verifyNext(batchBytes, this.#signers, this.#head, this.#succeed);
+    const isSucceeding = newestSigner(signers).serial !== newestSigner(this.#signers).serial;
+    this.#signers = signers;
     this.#head = batch.head;
     this.#sealHashes.push(batch.head.sealHash);
     this.#documentsByBatch.push(0);
-    for (const entry of batch.entries) this.#addEntry(entry);
+    for (const [place, entry] of batch.entries.entries()) {
+      this.#addEntry(entry);
+      if (entry.parsed.kind === 'admin' && !(isSucceeding && place === 0)) this.#addAdmin(entry);
+    }
     return batch;
   }
 
@@ -233,6 +248,13 @@ export class LedgerCheck {
       case 'admin':
         return;
     }
+  }
+
+  /** A succession where no other key begins lets nobody go on: then somebody meant it to. */
+  #addAdmin({ body, parsed: { sequence } }: VerifiedEntry): void {
+    this.#readPart('admin', sequence, () => {
+      if (successionOf(body) !== null) throw malformed('succession', 'stands where no other key begins');
+    });
   }
 
   #readPart(kind: FindingKind, sequence: number, read: () => void): void {

@@ -30,7 +30,12 @@ export async function runVerifyEvidence(source: string, given: Given, screen: Sc
   const exhibit = await readExhibit(source, own === undefined ? null : await readCertificate(own, '--certificate'));
   await holding(() => {
     const token = checkToken(exhibit.certificate, exhibit.authorityCertificate, trust);
-    const { leaf, seal } = verifyEvidence(decodeEvidence(exhibit.evidence), token.tokenKey, exhibit.body ?? undefined);
+    const { leaf, seal } = verifyEvidence(
+      decodeEvidence(exhibit.evidence),
+      token.tokenKey,
+      exhibit.body ?? undefined,
+      Buffer.from(token.tokenId, 'hex'),
+    );
     if (exhibit.body !== null) checkDocument(leaf, exhibit.body, token.tokenId);
     answer(screen, token, leaf, seal, exhibit.body !== null);
   });

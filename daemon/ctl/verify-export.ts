@@ -15,6 +15,7 @@ import { openProgress } from '#ctl/progress.ts';
 import type { Screen } from '#ctl/screen.ts';
 import { batchMaxBytes } from '#ipc-schema/batch.ts';
 import { malformed } from '#ipc-schema/cbor.ts';
+import { keyIdOf } from '#ipc-schema/cose.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { base64Text, check, z } from '#ipc-schema/schema.ts';
@@ -124,6 +125,12 @@ function begin(certificate: Uint8Array, brought: Uint8Array | null, trust: Trust
   const token = checkToken(certificate, brought, trust);
   if (token.tokenId !== tokenId)
     throw new UkeyError('invalid-request', 'the certificate is of another token than the export says', { field: 'tokenId' });
+  if (Buffer.from(keyIdOf(token.tokenKey)).toString('hex') !== tokenId) {
+    throw usage("the certificate is of a key that went on with the ledger: the first one's is needed", {
+      field: '--certificate',
+      action: 'Take the certificate from GET /v1/tokens/<id>/certificate, and name the authority: it proves the others.',
+    });
+  }
   return new LedgerCheck({ certificate, authorityCertificate: token.authority?.raw ?? null });
 }
 

@@ -39,7 +39,8 @@ export async function runVerifyStore(given: Given, screen: Screen): Promise<void
   const pin = await readPin({ file: given.text('pinFile'), what: 'PIN', option: '--pin-file' }, screen);
   const store = await openStore(config, pin, (what) => screen.note(`note: ${what}`));
   try {
-    const { certificate, authorityCertificate } = store.mount;
+    const { authorityCertificate, signers } = store.mount;
+    const { certificate } = signers[0];
     await holding(() => checkToken(certificate, authorityCertificate, trust));
     const ledger = new LedgerCheck({ certificate, authorityCertificate, ...(await remainderOf(store)) });
     await walk(store, ledger);
@@ -101,13 +102,19 @@ async function* batchesOf(holder: Holder, first: number, last: number): AsyncGen
 
 /** Where the beginning was released, the check begins with what is left; charter and templates that came before are carried. */
 export async function remainderOf({ mount, batches }: OpenStore): Promise<{ readonly remainder?: Remainder }> {
-  const { oldestBatch, carried } = mount;
+  const { oldestBatch, carried, signers } = mount;
   if (oldestBatch === 1) return {};
   const before = (documents: readonly CarriedDocument[]): Uint8Array[] =>
     documents.filter((document) => document.batch < oldestBatch).map((document) => document.signed);
   const { charter = null, templates = [] } = carried ?? {};
-  for await (const { bytes } of batches())
-    return { remainder: { firstBatch: bytes, charters: before(charter === null ? [] : [charter]), templates: before(templates) } };
+  for await (const { bytes } of batches()) {
+    const successions = signers.flatMap(({ fromBatch, succession }) =>
+      succession !== null && fromBatch < oldestBatch ? [succession] : [],
+    );
+    return {
+      remainder: { firstBatch: bytes, charters: before(charter === null ? [] : [charter]), templates: before(templates), successions },
+    };
+  }
   throw new UkeyError('halted', 'a store that released batches holds none');
 }
 

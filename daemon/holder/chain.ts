@@ -1,12 +1,11 @@
 // Owns: where the chain of seals stands, and the holder's checkpoint: CBOR [1, headSealHash, nextBatch, nextSequence, front's checkpoint].
 // Invariants: pure; `follow` believes a stored batch only with a signature that holds and in its place in the chain; anything
 // else is `halted`, because the store has already vouched for the bytes and only a fault or a forger with the data key is left.
-import type { KeyObject } from 'node:crypto';
 import { type Batch, decodeBatch, sealHashOf } from '#ipc-schema/batch.ts';
 import { decodeCbor, encodeCbor, FieldReader } from '#ipc-schema/cbor.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { hashBytes, sha256 } from '#ipc-schema/merkle.ts';
-import { newestSigner, type Signers, signersAt } from '#ipc-schema/succession.ts';
+import { newestSigner, type Signers, type Succeed, signersAt } from '#ipc-schema/signers.ts';
 import { verifySeal } from '#ipc-schema/verify.ts';
 
 export interface Chain {
@@ -52,8 +51,8 @@ export interface Walk {
 }
 
 /** The walk behind one stored batch. Verifies its seal's signature and place, and the succession where the key changes; the entries are the full verifier's. Throws `halted`. */
-export function follow({ chain, signers }: Walk, batchBytes: Uint8Array, authorityKey: KeyObject): Walk {
-  const { seal, sealHash, signers: next } = openSeal(chain, signers, batchBytes, authorityKey);
+export function follow({ chain, signers }: Walk, batchBytes: Uint8Array, succeed: Succeed): Walk {
+  const { seal, sealHash, signers: next } = openSeal(chain, signers, batchBytes, succeed);
   if (
     seal.batchIndex !== chain.nextBatch ||
     seal.firstSequence !== chain.nextSequence ||
@@ -69,13 +68,13 @@ function openSeal(
   chain: Chain,
   signers: Signers,
   batchBytes: Uint8Array,
-  authorityKey: KeyObject,
+  succeed: Succeed,
 ): { seal: ReturnType<typeof verifySeal>; sealHash: Uint8Array; signers: Signers } {
   try {
     const batch: Batch = decodeBatch(batchBytes);
     const { sealBytes } = batch;
     const head = { batchIndex: chain.nextBatch - 1, sealHash: chain.headSealHash };
-    const next = signersAt(signers, batch, head, authorityKey);
+    const next = signersAt(signers, batch, head, succeed);
     return { seal: verifySeal(sealBytes, newestSigner(next).key, next.tokenId), sealHash: sealHashOf(sealBytes), signers: next };
   } catch (cause) {
     throw new UkeyError('halted', `the seal of batch ${chain.nextBatch} in the store does not hold`, { cause });

@@ -92,6 +92,12 @@ async function perform(holder: Holder, call: Exclude<Call, { kind: 'commit' }>):
       return { kind: 'enrolment', request: await holder.provision(call.options) };
     case 'format':
       return { kind: 'mount', mount: await holder.format(call.request) };
+    case 'beginRestore':
+      return { kind: 'restoreBegun', begun: await holder.beginRestore(call.options) };
+    case 'unlockRestore':
+      return { kind: 'enrolment', request: await holder.unlockRestore(call.sealedDataKey) };
+    case 'finishRestore':
+      return { kind: 'mount', mount: await holder.finishRestore(call.grant) };
     case 'read':
       return { kind: 'batches', batches: await holder.read(call.fromBatch, call.maxBytes) };
     case 'carry':

@@ -19,9 +19,9 @@ export interface Access {
   open(): Opened | null;
   /** Throws no-token. */
   present(): Promise<Token>;
-  /** Where no token is, the blank one that may become ours. Throws no-token. */
-  presentOrBlank(): Promise<Token>;
-  readFlash(token: Token): Promise<FlashState>;
+  /** Where no token is, the blank one that may become ours; with `erase` whatever stands on the FLASH. Throws no-token. */
+  presentOrBlank(erase?: boolean): Promise<Token>;
+  readFlash(token: Token | null): Promise<FlashState>;
   /** The token is logged in. The holder is open afterwards. */
   mount(token: Token, device: Device): Promise<Mount>;
   /** After an opening that failed: the device is closed, the state is true again; answers the error for the caller. */
@@ -89,7 +89,7 @@ export async function format(access: Access, request: FormatRequest): Promise<Mo
   }
 }
 
-function refuseReadOnly(parts: HolderParts): void {
+export function refuseReadOnly(parts: HolderParts): void {
   if (parts.readOnly) throw new UkeyError('internal', 'this holder was opened for reading only');
 }
 

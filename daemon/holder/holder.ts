@@ -151,6 +151,32 @@ export interface FormatRequest {
   readonly erase: boolean;
 }
 
+export interface RestoreOptions {
+  /** A copy of the store: the mirror, or the FLASH of a dead KEY. Path of a block device or image. */
+  readonly from: string;
+  readonly pin: Uint8Array;
+  /** For a blank token; null: it has keys already. */
+  readonly soPin: Uint8Array | null;
+  readonly label: string | null;
+  /** For another KEY than the copy's: what the recovery ticket says. */
+  readonly ticket: { readonly code: string /** The ledger. */; readonly tokenId: Uint8Array } | null;
+  /** Write over a FLASH that is not blank. */
+  readonly erase: boolean;
+}
+
+export type RestoreBegun =
+  /** The copy is of this KEY: `finishRestore(null)` is next. */
+  | { readonly kind: 'own' }
+  /** Signed by the new KEY, for the ticket server (recovery.ts); its answer is for `unlockRestore`. */
+  | { readonly kind: 'successor'; readonly request: Uint8Array };
+
+/** The ticket server's answer: another KEY goes on with the ledger. */
+export interface SuccessionGrant {
+  readonly authorityCertificate: Uint8Array;
+  /** As the authority signed it. */
+  readonly succession: Uint8Array;
+}
+
 /** Plain callbacks that an upper room hands down. */
 export interface HolderEvents {
   /** Called at every change of state, in order. */
@@ -170,6 +196,15 @@ export interface Holder {
   provision(options: ProvisionOptions): Promise<Uint8Array>;
   /** Step 2: the FLASH is formatted with the certificates; the token is open afterwards. */
   format(request: FormatRequest): Promise<Mount>;
+  /**
+   * Step 1 of making a lost FLASH anew: the token gets keys where it has none, and is logged in. Both PINs' bytes are overwritten. Throws
+   * invalid-request naming what is missing. All steps may be repeated from the first on until the last has succeeded.
+   */
+  beginRestore(options: RestoreOptions): Promise<RestoreBegun>;
+  /** Step 2, for another KEY: opens the copy with the data key that the server has sealed to it; answers the signed request for the succession. */
+  unlockRestore(sealedDataKey: Uint8Array): Promise<Uint8Array>;
+  /** Last step: the FLASH is written, which takes minutes, and opened. Throws `halted` for a copy that is damaged or too old; nothing is written then. */
+  finishRestore(grant: SuccessionGrant | null): Promise<Mount>;
   commit(batch: BatchDraft): Commit;
   /** Replaces what survives every release. Resolves when it is durable. */
   carry(carried: Carried): Promise<void>;

@@ -6,7 +6,7 @@
 import { X509Certificate } from 'node:crypto';
 import { decodeCbor, encodeCbor, FieldReader, malformed } from '#ipc-schema/cbor.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
-import { newestSigner, type Signers, signersOf } from '#ipc-schema/succession.ts';
+import { firstSigner, newestSigner, nobodySucceeds, type Signers, type Succeed } from '#ipc-schema/signers.ts';
 
 /** The certificates of a ledger's first key and of the authority. */
 export interface Certificates {
@@ -54,11 +54,20 @@ function secondVersion(value: unknown): Identity {
   return { authorityCertificate, certificate, successions };
 }
 
+export interface LedgerKeys {
+  readonly signers: Signers;
+  /** For a walk along the ledger. */
+  readonly succeed: Succeed;
+}
+
 /** The keys of the ledger. Throws `halted` when the parts do not fit together. */
-export function signersIn(identity: Identity): Signers {
+export async function keysIn(identity: Identity): Promise<LedgerKeys> {
   try {
-    const authority = readCertificate(identity.authorityCertificate, 'authorityCertificate');
-    return signersOf(identity.certificate, identity.successions, authority.publicKey);
+    // The schemas of a succession are loaded only where there is one.
+    if (identity.successions.length === 0) return { signers: firstSigner(identity.certificate), succeed: nobodySucceeds };
+    const { signersOf, succeedBy } = await import('#ipc-schema/succession.ts');
+    const { publicKey } = readCertificate(identity.authorityCertificate, 'authorityCertificate');
+    return { signers: signersOf(identity.certificate, identity.successions, publicKey), succeed: succeedBy(publicKey) };
   } catch (cause) {
     throw new UkeyError('halted', 'the identity in the store does not hold', { cause });
   }

@@ -22,7 +22,10 @@ import type {
   PinChange,
   PinUnblock,
   ProvisionOptions,
+  RestoreBegun,
+  RestoreOptions,
   StoredBatch,
+  SuccessionGrant,
 } from './holder.ts';
 import type { MirrorParts } from './mirroring.ts';
 import { mountLedger } from './mounting.ts';
@@ -30,6 +33,7 @@ import { Opened } from './opened.ts';
 import type { HolderParts } from './parts.ts';
 import { changePin, unblockPin } from './pins.ts';
 import { Presence } from './presence.ts';
+import type { Restoration } from './restoring.ts';
 import { refusedCommit } from './sealer.ts';
 import { isSameState, whyNotOpen } from './state.ts';
 import { Survey } from './survey.ts';
@@ -58,6 +62,8 @@ class JoinedHolder implements Holder {
   #status: HolderStatus;
   /** For errands.ts, each errand in its turn. */
   readonly #access: Access;
+  /** Null until somebody restores. */
+  #restoration: Restoration | null = null;
 
   constructor(parts: HolderParts) {
     this.#parts = parts;
@@ -65,7 +71,7 @@ class JoinedHolder implements Holder {
       parts,
       open: () => this.#open,
       present: () => this.#present(),
-      presentOrBlank: () => this.#presentOrBlank(),
+      presentOrBlank: (erase) => this.#presentOrBlank(erase),
       readFlash: (token) => this.#survey.readFlash(token),
       mount: (token, device) => this.#mount(token, device),
       backOut: (token, device, thrown) => this.#backOut(token, device, thrown),
@@ -134,6 +140,28 @@ class JoinedHolder implements Holder {
     return await this.#turns.take(() => format(this.#access, request));
   }
 
+  async beginRestore(options: RestoreOptions): Promise<RestoreBegun> {
+    try {
+      return await this.#turns.take(async () => (await this.#restoring()).begin(options));
+    } finally {
+      wipe(options.pin, ...(options.soPin === null ? [] : [options.soPin]));
+    }
+  }
+
+  async unlockRestore(sealedDataKey: Uint8Array): Promise<Uint8Array> {
+    return await this.#turns.take(async () => (await this.#restoring()).unlock(sealedDataKey));
+  }
+
+  async finishRestore(grant: SuccessionGrant | null): Promise<Mount> {
+    return await this.#turns.take(async () => (await this.#restoring()).finish(grant));
+  }
+
+  /** Loaded when it is needed, for the same reason as provisioning. */
+  async #restoring(): Promise<Restoration> {
+    this.#restoration ??= new (await import('./restoring.ts')).Restoration(this.#access);
+    return this.#restoration;
+  }
+
   commit(batch: BatchDraft): Commit {
     return this.#open === null ? refusedCommit(this.#whyNotOpen()) : this.#open.sealer.commit(batch);
   }
@@ -171,6 +199,7 @@ class JoinedHolder implements Holder {
     this.#closed = true;
     if (this.#timer !== null) clearTimeout(this.#timer);
     await this.#turns.end();
+    this.#restoration?.drop();
     await this.#settle();
     await this.#shut();
     this.#letGo();
@@ -218,9 +247,9 @@ class JoinedHolder implements Holder {
   }
 
   /** For provisioning: where no token is, the blank one that may become ours. */
-  async #presentOrBlank(): Promise<Token> {
+  async #presentOrBlank(erase = false): Promise<Token> {
     if (this.#token !== null || this.#parts.openBlank === undefined) return await this.#present();
-    if ((await this.#survey.readFlash(null)) === 'formatted')
+    if (!erase && (await this.#survey.readFlash(null)) === 'formatted')
       throw new UkeyError('no-token', 'the FLASH belongs to a token that is not there');
     this.#token = this.#parts.openBlank();
     return this.#token;

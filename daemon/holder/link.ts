@@ -21,6 +21,8 @@ export const deadlinesMs = {
   pin: 30_000,
   provision: 120_000,
   format: 120_000,
+  /** Copying a whole store, and its mirror's making. */
+  restore: 3_600_000,
   seal: 10_000,
   sync: 20_000,
   read: 30_000,

@@ -17,7 +17,10 @@ import type {
   PinChange,
   PinUnblock,
   ProvisionOptions,
+  RestoreBegun,
+  RestoreOptions,
   StoredBatch,
+  SuccessionGrant,
 } from './holder.ts';
 
 export type Call =
@@ -27,6 +30,9 @@ export type Call =
   | { readonly kind: 'unblockPin'; readonly id: number; readonly unblock: PinUnblock }
   | { readonly kind: 'provision'; readonly id: number; readonly options: ProvisionOptions }
   | { readonly kind: 'format'; readonly id: number; readonly request: FormatRequest }
+  | { readonly kind: 'beginRestore'; readonly id: number; readonly options: RestoreOptions }
+  | { readonly kind: 'unlockRestore'; readonly id: number; readonly sealedDataKey: Uint8Array }
+  | { readonly kind: 'finishRestore'; readonly id: number; readonly grant: SuccessionGrant | null }
   | { readonly kind: 'commit'; readonly id: number; readonly draft: BatchDraft }
   | { readonly kind: 'read'; readonly id: number; readonly fromBatch: number; readonly maxBytes: number }
   | { readonly kind: 'carry'; readonly id: number; readonly carried: Carried }
@@ -41,6 +47,7 @@ export type Answer =
   | { readonly kind: 'mount'; readonly mount: Mount }
   | { readonly kind: 'facts'; readonly facts: TokenFacts }
   | { readonly kind: 'enrolment'; readonly request: Uint8Array }
+  | { readonly kind: 'restoreBegun'; readonly begun: RestoreBegun }
   | { readonly kind: 'batches'; readonly batches: StoredBatch[] }
   | { readonly kind: 'released'; readonly segments: number; readonly oldestBatch: number }
   | { readonly kind: 'status'; readonly status: HolderStatus };
@@ -63,6 +70,9 @@ const kindsToChild: ReadonlySet<unknown> = new Set<ToChild['kind']>([
   'unblockPin',
   'provision',
   'format',
+  'beginRestore',
+  'unlockRestore',
+  'finishRestore',
   'commit',
   'read',
   'carry',

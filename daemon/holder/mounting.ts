@@ -3,11 +3,11 @@
 // every seal after the checkpoint is verified before the ledger counts as open.
 // Errors: halted (another token's store, damage, a chain that does not hold), token-failed (no slot could be unwrapped).
 // On an error the device is still the caller's to close.
-import { type KeyObject, X509Certificate } from 'node:crypto';
+import type { KeyObject } from 'node:crypto';
 import { decodeBatch, sealHashOf } from '#ipc-schema/batch.ts';
 import { keyIdOf } from '#ipc-schema/cose.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
-import { newestSigner, type Signer, type Signers, signersBefore } from '#ipc-schema/succession.ts';
+import { newestSigner, type Signer, type Signers, signersBefore } from '#ipc-schema/signers.ts';
 import type { Device } from '#store/device.ts';
 import { readStoreHeader } from '#store/log.ts';
 import type { KeySlot, StoreHeader, StoreLog } from '#store/store.ts';
@@ -17,7 +17,7 @@ import { type Anchor, judgeAge, judgeSeal, readAnchor } from './anchor.ts';
 import { decodeCarried } from './carried.ts';
 import { type Chain, decodeCheckpoint, follow, startOf, type Walk } from './chain.ts';
 import type { Mount, MountedSigner } from './holder.ts';
-import { checkTurn, decodeIdentity, type Identity, signersIn } from './identity.ts';
+import { checkTurn, decodeIdentity, type Identity, keysIn } from './identity.ts';
 import { refuseRollback } from './inspection.ts';
 import { type MirrorParts, openMirrored } from './mirroring.ts';
 
@@ -118,7 +118,7 @@ export async function mountLedger(token: Token, device: Device, mirror: MirrorPa
 }
 
 /** What was opened, whatever it was healed from, against what the KEY has seen. */
-async function compareWith(anchor: Anchor | null, log: StoreLog, chain: Chain): Promise<void> {
+export async function compareWith(anchor: Anchor | null, log: StoreLog, chain: Chain): Promise<void> {
   if (anchor === null) return;
   const { mountEpoch, oldestIndex } = log.mounted;
   judgeAge(anchor, { storeId: log.header.storeId, mountEpoch, lastBatch: chain.nextBatch - 1 });
@@ -128,7 +128,7 @@ async function compareWith(anchor: Anchor | null, log: StoreLog, chain: Chain): 
   if (frame !== undefined) judgeSeal(anchor, sealHashOf(decodeBatch(frame.payload).sealBytes));
 }
 
-function unwrapFirst(token: Token, slots: readonly KeySlot[]): { dataKey: Uint8Array; method: string } {
+export function unwrapFirst(token: Token, slots: readonly KeySlot[]): { dataKey: Uint8Array; method: string } {
   const refusals: unknown[] = [];
   for (const { method, blob } of slots) {
     if (!isWrapMethod(method)) continue;
@@ -167,13 +167,12 @@ export async function readChain(log: StoreLog, identity: Identity): Promise<Chai
   if (start.chain.nextBatch !== checkpointIndex) {
     throw new UkeyError('halted', `the checkpoint before frame ${checkpointIndex} says batch ${start.chain.nextBatch}`);
   }
-  const authorityKey = new X509Certificate(identity.authorityCertificate).publicKey;
-  const signers = signersIn(identity);
+  const { signers, succeed } = await keysIn(identity);
   let walk: Walk = { chain: start.chain, signers: signersBefore(signers, start.chain.nextBatch) };
   while (walk.chain.nextBatch < nextIndex) {
     const frames = await log.read(walk.chain.nextBatch, verifyChunkBytes);
     if (frames.length === 0) throw new UkeyError('halted', `frame ${walk.chain.nextBatch} is missing in the log`);
-    for (const frame of frames) walk = follow(walk, frame.payload, authorityKey);
+    for (const frame of frames) walk = follow(walk, frame.payload, succeed);
   }
   checkSuccessions(walk, signers);
   return { chain: walk.chain, signers, front: start.front };

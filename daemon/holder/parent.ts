@@ -20,7 +20,10 @@ import type {
   PinChange,
   PinUnblock,
   ProvisionOptions,
+  RestoreBegun,
+  RestoreOptions,
   StoredBatch,
+  SuccessionGrant,
 } from './holder.ts';
 import { type Deadlines, deadlinesMs, Link } from './link.ts';
 import { refusedCommit } from './sealer.ts';
@@ -134,6 +137,25 @@ class HolderParent implements ParentHolder {
   async format(request: FormatRequest): Promise<Mount> {
     const allowanceMs = this.#deadlines.format + this.#imagesMs();
     return (await this.#up().ask('mount', 'token', allowanceMs, { kind: 'format', request })).mount;
+  }
+
+  async beginRestore(options: RestoreOptions): Promise<RestoreBegun> {
+    try {
+      const asked = this.#up().ask('restoreBegun', 'token', this.#deadlines.provision, { kind: 'beginRestore', options });
+      return (await asked).begun;
+    } finally {
+      options.pin.fill(0);
+      options.soPin?.fill(0);
+    }
+  }
+
+  async unlockRestore(sealedDataKey: Uint8Array): Promise<Uint8Array> {
+    const asked = this.#up().ask('enrolment', 'token', this.#deadlines.provision, { kind: 'unlockRestore', sealedDataKey });
+    return (await asked).request;
+  }
+
+  async finishRestore(grant: SuccessionGrant | null): Promise<Mount> {
+    return (await this.#up().ask('mount', 'token', this.#deadlines.restore, { kind: 'finishRestore', grant })).mount;
   }
 
   commit(batch: BatchDraft): Commit {

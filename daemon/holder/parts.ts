@@ -18,6 +18,8 @@ export interface HolderParts {
   openToken(): Token;
   /** Throws no-token while the FLASH is missing. */
   openDevice(readOnly: boolean): Promise<Device>;
+  /** A copy of a store by its path, for reading. Throws no-token where there is none. */
+  openSource(path: string): Promise<Device>;
   /** Where `openToken` finds none: a blank one (the soft token is made). Called by `provision` only. */
   readonly openBlank?: () => Token;
   /** Makes a blank FLASH where there is none (an image); called by `format` only. */
@@ -46,6 +48,7 @@ export function partsOf(config: HolderConfig): OpenedFromConfig {
   return {
     ...tokenParts(config),
     openDevice: (readOnly) => openFileDevice(flashPath, { readOnly }),
+    openSource: (path) => openFileDevice(path, { readOnly: true }),
     ...(imageBytes === undefined ? {} : { createDevice: () => createImage(flashPath, imageBytes) }),
     ...(mirror === undefined ? {} : { mirror: mirrorAt(mirror.mode, mirror.place) }),
     flashPath,

@@ -5,6 +5,13 @@
 import https from 'node:https';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
+import {
+  type RecoveredKey,
+  recoveredKeySchema,
+  recoveryPaths,
+  type SuccessionAnswer,
+  successionAnswerSchema,
+} from '#ipc-schema/recovery.ts';
 import { check } from '#ipc-schema/schema.ts';
 import { type Enrolment, enrolmentSchema, mediaTypes, paths, type Refusal, refusalSchema } from '#ipc-schema/upstream.ts';
 
@@ -75,6 +82,25 @@ export class Upstream {
     return check(enrolmentSchema, decodeJson(answer.body));
   }
 
+  /** Step 1 of a recovery (recovery.ts). Throws offline when no answer came, forbidden when the server refuses. */
+  async recoverKey(request: Uint8Array): Promise<RecoveredKey> {
+    return check(recoveredKeySchema, await this.#recover(recoveryPaths.key, request));
+  }
+
+  /** Step 2: the succession. Throws as step 1. */
+  async succeed(request: Uint8Array): Promise<SuccessionAnswer> {
+    return check(successionAnswerSchema, await this.#recover(recoveryPaths.succession, request));
+  }
+
+  async #recover(path: string, request: Uint8Array): Promise<unknown> {
+    const answer = await this.#call('POST', path, { type: mediaTypes.cose, bytes: request }, uploadTimeoutMs);
+    if (answer.status === 200) return decodeJson(answer.body);
+    const refusal = refusalOf(answer.body);
+    const why = refusal?.message ?? `status ${answer.status}`;
+    if (answer.status >= 500) throw new UkeyError('offline', `the ticket server cannot answer: ${why}`);
+    throw new UkeyError('forbidden', `the ticket server refuses the recovery: ${why}`, { action: recoveryAction(refusal?.code) });
+  }
+
   close(): void {
     this.#agent.destroy();
   }
@@ -112,6 +138,19 @@ export class Upstream {
       request.setTimeout(idleTimeoutMs, () => request.destroy(new Error('nothing moves on the line')));
       request.end(body?.bytes);
     });
+  }
+}
+
+function recoveryAction(code: Refusal['code'] | undefined): string {
+  switch (code) {
+    case 'no-recovery-key':
+      return 'Have `ticket-server recover --dir DIR --token ID --recovery-key FILE` run at the ticket server; then repeat this, and do not restart the service in between.';
+    case 'code-unknown':
+      return 'Ask headquarters for a new recovery ticket.';
+    case 'fork':
+      return 'Look for a newer copy; where there is none, tell headquarters.';
+    default:
+      return 'Tell headquarters.';
   }
 }
 

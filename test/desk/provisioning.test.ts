@@ -215,6 +215,9 @@ function without(holder: Holder, step: 'format' | 'commit'): Holder {
       for (const each of [sealed, durable]) each.catch(() => undefined);
       return batch.count > 0 ? { sealed, durable } : refused();
     },
+    beginRestore: (options) => holder.beginRestore(options),
+    unlockRestore: (sealed) => holder.unlockRestore(sealed),
+    finishRestore: (grant) => holder.finishRestore(grant),
     read: (from, maxBytes) => holder.read(from, maxBytes),
     carry: (carried) => holder.carry(carried),
     release: (upToBatch) => holder.release(upToBatch),

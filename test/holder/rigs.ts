@@ -99,6 +99,15 @@ export class MemoryRig implements HolderRig {
     return this.#openDevice(false);
   }
 
+  /** Copies of stores by name, for restoring. */
+  readonly sources = new Map<string, Medium>();
+
+  openSource(path: string): Device {
+    const medium = this.sources.get(path);
+    if (medium === undefined) throw new UkeyError('no-token', `${path} is not there`);
+    return new MemoryDevice({ sizeBytes: imageBytes, medium, readOnly: true });
+  }
+
   async swapToken(): Promise<void> {
     this.token = new FakeToken();
     this.token.provision({ pin: pinBytes() });
@@ -132,6 +141,7 @@ export class MemoryRig implements HolderRig {
         return this.token;
       },
       openDevice: async (readOnly) => this.#openDevice(readOnly),
+      openSource: async (path) => this.openSource(path),
       flashPath: null,
       presencePaths: [],
       readOnly: false,

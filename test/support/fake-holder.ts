@@ -2,7 +2,7 @@
 // Invariants: real P-256 seals in a real chain; `automatic` does both steps by itself, a turn apart. What is stored outlives `reopen`.
 // A failed write is told as the real holder tells it, whether or not the batch was written: "not written" and "written but reported failed".
 
-import type { BatchDraft, Carried, Commit, Holder, HolderState, HolderStatus, Mount, StoredBatch } from '#holder/holder.ts';
+import type { BatchDraft, Carried, Commit, Holder, HolderState, HolderStatus, Mount, RestoreBegun, StoredBatch } from '#holder/holder.ts';
 import { decodeBatch, encodeBatch, sealHashOf, sealPayload } from '#ipc-schema/batch.ts';
 import { type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
 import { sha256 } from '#ipc-schema/merkle.ts';
@@ -230,6 +230,18 @@ export class FakeHolder implements Holder {
   }
 
   format(): Promise<Mount> {
+    return Promise.reject(new UkeyError('internal', 'not in this fake'));
+  }
+
+  beginRestore(): Promise<RestoreBegun> {
+    return Promise.reject(new UkeyError('internal', 'not in this fake'));
+  }
+
+  unlockRestore(): Promise<Uint8Array> {
+    return Promise.reject(new UkeyError('internal', 'not in this fake'));
+  }
+
+  finishRestore(): Promise<Mount> {
     return Promise.reject(new UkeyError('internal', 'not in this fake'));
   }
 

@@ -87,7 +87,8 @@ async function openStore(layout: Layout, memory: Memory): Promise<OpenStore> {
 }
 
 async function compare({ holder, mount }: OpenStore, server: ServerReader, view: TokenView): Promise<WorldVerdict> {
-  const { certificate, authorityCertificate } = mount;
+  const { authorityCertificate, signers } = mount;
+  const { certificate } = signers[0];
   const differences: string[] = [];
   const stored = new LedgerCheck({ certificate, authorityCertificate });
   const received = new LedgerCheck({ certificate, authorityCertificate });
