@@ -6,7 +6,8 @@ import type { IndexRow, Lookup } from './lookup.ts';
 import { readBatch, readBatches, rowFromLog } from './stored.ts';
 
 const chunkBytes = 1024 * 1024;
-const rowsPerWrite = 2_000;
+/** A transaction's price is the same for few rows and for many. */
+const rowsPerWrite = 10_000;
 
 /** Returns how many entries were read anew. */
 export async function catchUp(
@@ -16,27 +17,48 @@ export async function catchUp(
   onProgress: (batch: number, lastBatch: number) => void,
 ): Promise<number> {
   const lastBatch = mount.nextBatch - 1;
-  const tokenId = Buffer.from(mount.tokenId).toString('hex');
+  const tokenId = hex(mount.tokenId);
   const from = await believedUpTo(lookup, holder, tokenId, mount);
-  if (from === 0) await lookup.clear();
+  if (from > 0) return await readOn(lookup, holder, from, { tokenId, lastBatch, oldestBatch: mount.oldestBatch, onProgress });
+  await lookup.clear();
+  await lookup.beginFilling();
+  const entries = await readOn(lookup, holder, from, { tokenId, lastBatch, oldestBatch: mount.oldestBatch, onProgress });
+  await lookup.endFilling();
+  return entries;
+}
+
+interface Way {
+  readonly tokenId: string;
+  readonly lastBatch: number;
+  readonly oldestBatch: number;
+  readonly onProgress: (batch: number, lastBatch: number) => void;
+}
+
+/** While some rows are written, the next are read: one write at a time is under way. */
+async function readOn(lookup: Lookup, holder: Holder, from: number, { tokenId, lastBatch, oldestBatch, onProgress }: Way): Promise<number> {
   let rows: IndexRow[] = [];
   let entries = 0;
+  let written: Promise<void> = Promise.resolve();
+  /** Of the rows that no write has taken yet; a question to the lookup waits for the write before it. */
   const held = new Map<string, number>();
   const resolve = async (number: string): Promise<number | null> => held.get(number) ?? (await lookup.byNumber(number))?.sequence ?? null;
-  for await (const batch of readBatches(holder, Math.max(from + 1, mount.oldestBatch), lastBatch, chunkBytes)) {
+  for await (const batch of readBatches(holder, Math.max(from + 1, oldestBatch), lastBatch, chunkBytes)) {
     for (const place of batch.leaves.keys()) {
-      const row = await rowFromLog(batch, place, resolve);
-      rows.push(row);
+      const { row, correctedNumber } = rowFromLog(batch, place);
+      rows.push({ ...row, corrects: correctedNumber === null ? null : await resolve(correctedNumber) });
       if (row.number !== null) held.set(row.number, row.sequence);
       entries += 1;
     }
     if (rows.length >= rowsPerWrite || batch.batchIndex === lastBatch) {
-      await lookup.write(rows, { tokenId, batch: batch.batchIndex, sealHash: hex(sealHashOf(batch.sealBytes)) });
+      await written;
+      const head = { tokenId, batch: batch.batchIndex, sealHash: hex(sealHashOf(batch.sealBytes)) };
+      written = lookup.write(rows, head).then(() => onProgress(head.batch, lastBatch));
+      written.catch(() => undefined); // told when it is awaited
       rows = [];
       held.clear();
-      onProgress(batch.batchIndex, lastBatch);
     }
   }
+  await written;
   return entries;
 }
 

@@ -33,6 +33,19 @@ export interface IndexHead {
 const schemaVersion = 1;
 const busyWaitMs = 5_000;
 
+/** What a filling needs, and what grows at its end. */
+const orderedIndexes = `
+  CREATE UNIQUE INDEX IF NOT EXISTS entry_number ON entry (number) WHERE number IS NOT NULL;
+  CREATE INDEX IF NOT EXISTS entry_corrects ON entry (corrects) WHERE corrects IS NOT NULL;`;
+/** A row of these lands anywhere: made at once over all rows they cost a fraction of what row by row costs. */
+const scatteredIndexes = `
+  CREATE UNIQUE INDEX IF NOT EXISTS entry_key ON entry (key_hash) WHERE key_hash IS NOT NULL;
+  CREATE INDEX IF NOT EXISTS entry_terminal ON entry (terminal, sequence) WHERE terminal IS NOT NULL;`;
+/** As INSERT OR REPLACE has it where the index stands already: the newest row of a key is the one. */
+const dropOlderKeys = `
+  DELETE FROM entry WHERE key_hash IS NOT NULL
+    AND sequence NOT IN (SELECT max(sequence) FROM entry WHERE key_hash IS NOT NULL GROUP BY key_hash)`;
+
 const tables = `
   PRAGMA journal_mode = WAL;
   PRAGMA synchronous = NORMAL;
@@ -40,10 +53,8 @@ const tables = `
   CREATE TABLE IF NOT EXISTS entry (
     sequence INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, kind INTEGER NOT NULL,
     number TEXT, terminal TEXT, key_hash TEXT, digest TEXT, corrects INTEGER);
-  CREATE UNIQUE INDEX IF NOT EXISTS entry_key ON entry (key_hash) WHERE key_hash IS NOT NULL;
-  CREATE UNIQUE INDEX IF NOT EXISTS entry_number ON entry (number) WHERE number IS NOT NULL;
-  CREATE INDEX IF NOT EXISTS entry_terminal ON entry (terminal, sequence) WHERE terminal IS NOT NULL;
-  CREATE INDEX IF NOT EXISTS entry_corrects ON entry (corrects) WHERE corrects IS NOT NULL;
+  ${orderedIndexes}
+  ${scatteredIndexes}
   PRAGMA user_version = ${schemaVersion};
 `;
 
@@ -129,6 +140,27 @@ export class Lookup {
 
   clear(): Promise<void> {
     return this.#serial(() => this.#exec('DELETE FROM entry; DELETE FROM head;'));
+  }
+
+  /**
+   * Many rows will be written in one go, in order: what is found by key or terminal is found again after `endFilling`. A crash in between leaves
+   * an index that is behind, as any other; opening it makes the indexes.
+   */
+  beginFilling(): Promise<void> {
+    return this.#serial(() => this.#exec('DROP INDEX entry_key; DROP INDEX entry_terminal;'));
+  }
+
+  endFilling(): Promise<void> {
+    return this.#serial(async () => {
+      try {
+        await this.#exec(scatteredIndexes);
+      } catch {
+        // Two rows of one key. If it was something else, it fails again.
+        await this.#exec(`${dropOlderKeys}; ${scatteredIndexes}`);
+      }
+      // The log of so many writes is not kept at its full size.
+      await this.#exec('PRAGMA wal_checkpoint(TRUNCATE)');
+    });
   }
 
   byKey(keyHash: string): Promise<IndexRow | null> {

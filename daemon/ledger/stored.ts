@@ -40,12 +40,16 @@ export function openBatch(batchIndex: number, bytes: Uint8Array): OpenBatch {
   }
 }
 
-/** Reads batches one after the other, a bounded amount at a time. Ends after `lastBatch`. */
+/** Reads batches one after the other, a bounded amount at a time, the next amount while the caller works on this one. Ends after `lastBatch`. */
 export async function* readBatches(holder: Holder, fromBatch: number, lastBatch: number, chunkBytes: number): AsyncGenerator<OpenBatch> {
   let next = fromBatch;
-  while (next <= lastBatch) {
-    const stored = await holder.read(next, chunkBytes);
+  let coming = next <= lastBatch ? holder.read(next, chunkBytes) : null;
+  while (coming !== null) {
+    const stored = await coming;
     if (stored.length === 0) throw new UkeyError('halted', `batch ${next} cannot be read`);
+    const after = next + stored.length;
+    coming = after <= lastBatch ? holder.read(after, chunkBytes) : null;
+    coming?.catch(() => undefined); // told when it is awaited; a caller that stops early never asks
     for (const { batchIndex, bytes } of stored) {
       if (batchIndex !== next) throw new UkeyError('halted', `batch ${batchIndex} came where ${next} was asked for`);
       if (batchIndex > lastBatch) return;
@@ -87,26 +91,48 @@ export function summaryOf(leaves: readonly Leaf[], sealBytes: Uint8Array): Batch
 
 interface RequestMark {
   readonly request?: { readonly terminal?: unknown; readonly key?: unknown; readonly digest?: unknown };
+  readonly corrects?: { readonly number?: unknown };
 }
 
 const textOrNull = (value: unknown): string | null => (typeof value === 'string' ? value : null);
 
-/** The index row of an entry that is only known from the log. `resolve` finds the sequence of the document that a credit note names. */
-export async function rowFromLog(batch: OpenBatch, place: number, resolve: (number: string) => Promise<number | null>): Promise<IndexRow> {
+/** The index row of an entry that is only known from the log; `corrects` is left to be found by the number that the document names. */
+export interface RowFromLog {
+  readonly row: Omit<IndexRow, 'corrects'>;
+  readonly correctedNumber: string | null;
+}
+
+export function rowFromLog(batch: OpenBatch, place: number): RowFromLog {
   const { leaf, body } = committedAtBare(batch, place);
   const base = { sequence: leaf.sequence, batch: batch.batchIndex, place, kind: entryKinds[leaf.kind], number: leaf.number };
-  if (!isFiscal(leaf.kind)) return { ...base, terminal: null, keyHash: null, digest: null, corrects: null };
-  const document = JSON.parse(Buffer.from(body).toString('utf8')) as RequestMark & { readonly corrects?: { readonly number?: unknown } };
+  if (!isFiscal(leaf.kind)) return { row: { ...base, terminal: null, keyHash: null, digest: null }, correctedNumber: null };
+  const document = marksOf(leaf.kind, body);
   const terminal = textOrNull(document.request?.terminal);
   const key = textOrNull(document.request?.key);
-  const original = textOrNull(document.corrects?.number);
+  const keyHash = terminal === null || key === null ? null : keyHashOf(terminal, key);
   return {
-    ...base,
-    terminal,
-    keyHash: terminal === null || key === null ? null : keyHashOf(terminal, key),
-    digest: textOrNull(document.request?.digest),
-    corrects: original === null ? null : await resolve(original),
+    row: { ...base, terminal, keyHash, digest: textOrNull(document.request?.digest) },
+    correctedNumber: textOrNull(document.corrects?.number),
   };
+}
+
+const requestMember = Buffer.from('"request":{');
+
+/**
+ * Millions of documents are read when an index is made anew, and only their last member is wanted. It stands last because our writer puts it there; where
+ * what follows the mark is not the end of the document, the whole is parsed. Inside of a text the mark cannot stand: its quotes would be escaped.
+ */
+function marksOf(kind: Leaf['kind'], body: Uint8Array): RequestMark {
+  const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength);
+  const at = kind === 'invoice' ? bytes.lastIndexOf(requestMember) : -1;
+  if (at > 0) {
+    try {
+      return JSON.parse(`{${bytes.toString('utf8', at)}`) as RequestMark;
+    } catch {
+      // The member of something inside: the whole document says which is which.
+    }
+  }
+  return JSON.parse(bytes.toString('utf8')) as RequestMark;
 }
 
 function committedAtBare(batch: OpenBatch, place: number): { readonly leaf: Leaf; readonly body: Uint8Array } {

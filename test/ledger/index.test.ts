@@ -15,6 +15,8 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { silentLog } from '#ground/log.ts';
 import { LedgerIndex } from '#ledger/ledger-index.ts';
 import { type IndexRow, keyHashOf, Lookup } from '#ledger/lookup.ts';
+import { openBatch, rowFromLog } from '#ledger/stored.ts';
+import { BuiltToken } from '#test/support/batch-builder.ts';
 import { documentDraft, LedgerRig } from '#test/support/ledger-rig.ts';
 
 let rig: LedgerRig;
@@ -212,6 +214,54 @@ const rowOf = (sequence: number, more: Partial<IndexRow> = {}): IndexRow => ({
 });
 const hashOf = (sequence: number) => keyHashOf('t', `k${sequence}`);
 const headOf = (batch: number) => ({ tokenId: 'ab', batch, sealHash: 'cd' });
+
+describe('a filling', () => {
+  test('ends with what row by row gives: the newest row of a key is the one, and everything is found', async () => {
+    rig = await LedgerRig.open();
+    const lookup = await Lookup.open(':memory:');
+    await lookup.beginFilling();
+    await lookup.write([rowOf(1), rowOf(2, { keyHash: rowOf(1).keyHash }), rowOf(3, { corrects: 1, kind: 2 })], headOf(1));
+    expect((await lookup.byNumber('A-3'))?.sequence).toBe(3);
+    await lookup.endFilling();
+    expect((await lookup.byKey(rowOf(1).keyHash ?? ''))?.sequence).toBe(2);
+    expect(await lookup.bySequence(1)).toBeNull();
+    expect((await lookup.newest('t'))?.sequence).toBe(3);
+    expect((await lookup.correctionsOf(1)).map((row) => row.sequence)).toEqual([3]);
+    await lookup.write([rowOf(4, { keyHash: rowOf(3).keyHash })], headOf(2));
+    expect((await lookup.byKey(rowOf(3).keyHash ?? ''))?.sequence).toBe(4);
+    await lookup.close();
+  });
+
+  test('that was cut off is an index that is behind: it reads on, and every key is found', async () => {
+    await filled();
+    const before = await answers();
+    await rig.custody.close();
+    const { lookup } = await openedLookup();
+    await lookup.beginFilling();
+    await lookup.close(); // as a kill leaves it
+    expect(await answers()).toEqual(before);
+    expect((await rig.ledger.add(documentDraft('key-7', { total: '8.00', terminal: 'till-1' }))).repeated).toBe(true);
+  });
+
+  test('takes the request of the document, not one that stands inside of something else', () => {
+    const bodyWith = (more: object): Uint8Array => Buffer.from(JSON.stringify({ kind: 'invoice', ...more }));
+    const request = { terminal: 'till-1', key: 'right', digest: 'd' };
+    const foreign = { terminal: 'till-2', key: 'wrong', digest: 'e' };
+    const bodies = [
+      bodyWith({ note: '"request":{"key":"wrong"}', request }),
+      bodyWith({ ext: { request: foreign }, request }),
+      bodyWith({ request, ext: { request: foreign } }),
+      bodyWith({ request, ext: { list: [{ request: foreign }] } }),
+      bodyWith({ request, later: 1 }),
+    ];
+    const built = new BuiltToken();
+    const drafts = bodies.map((body) => ({ kind: 'body', entryKind: 'invoice', body, leaf: fiscalLeaf }) as const);
+    const batch = openBatch(1, built.batch(drafts).bytes);
+    for (const place of bodies.keys()) expect(rowFromLog(batch, place).row.keyHash, String(place)).toBe(keyHashOf('till-1', 'right'));
+  });
+});
+
+const fiscalLeaf = { number: 'A-1', currency: 'GBP', total: '1.00', taxTotal: '0.00' };
 
 describe('rows', () => {
   test('wait in memory while they cannot be written, are found there, and are tried again', async () => {
