@@ -9,6 +9,7 @@ import type { TortureOptions, TorturePart } from './part.ts';
 /** In the order in which they run. Loaded when they are asked for, so that one part alone needs only what it imports. */
 const parts: Readonly<Record<string, () => Promise<TorturePart>>> = {
   power: async () => (await import('./power.ts')).power,
+  rot: async () => (await import('./rot.ts')).rot,
   honesty: async () => (await import('./honesty.ts')).honesty,
   'power-cut': async () => (await import('./os-power.ts')).powerCut,
   'lying-device': async () => (await import('./os-power.ts')).lyingDevice,
