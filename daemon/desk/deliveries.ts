@@ -5,7 +5,13 @@ export const ackWaitMs = 20_000;
 
 export class Deliveries {
   readonly #waiting = new Set<{ readonly batchIndex: number; wake(acknowledged: boolean): void }>();
+  readonly #onWait: () => void;
   #closed = false;
+
+  /** `onWait`: somebody has begun to wait. */
+  constructor(onWait: () => void) {
+    this.#onWait = onWait;
+  }
 
   /** true when the batch was acknowledged within the time. */
   wait(batchIndex: number): Promise<boolean> {
@@ -21,6 +27,7 @@ export class Deliveries {
         },
       };
       this.#waiting.add(entry);
+      this.#onWait();
     });
   }
 

@@ -4,27 +4,25 @@
 // server signed proves a rollback or a clone.
 // Waits are monotonic and jittered. A failed upload waits ever longer, however well the probes go; only an acknowledgement sets that back.
 import { randomBytes } from 'node:crypto';
-import { promisify } from 'node:util';
-import { zstdCompress } from 'node:zlib';
 import type { Clock } from '#ground/clock.ts';
-import { sealTo } from '#ground/hpke.ts';
 import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder } from '#holder/holder.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import { publicKeyFromSpki } from '#ipc-schema/cose.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { Link } from '#ipc-schema/methods.ts';
-import { encodeUpload, nonceBytes, openProbe, uploadInfo, uploadMaxBatches } from '#ipc-schema/upstream.ts';
+import { nonceBytes, openProbe, uploadMaxBatches } from '#ipc-schema/upstream.ts';
 import { acknowledge } from '#ledger/acknowledging.ts';
 import { type CloneAlarm, type Contradiction, contradictionIn, type Evidence } from '#ledger/contradiction.ts';
 import type { Custody } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { AlarmWatch } from './alarm-watch.ts';
 import { gather } from './gathering.ts';
+import { Pace } from './pace.ts';
+import { packUpload } from './packing.ts';
 import { afterOutcome, backOffMs, isForGood, type LinkState, unknownLink } from './probe.ts';
 import { type UploadAnswer, Upstream } from './upstream.ts';
 
-const compress = promisify(zstdCompress);
 const probeSoonMs = 250;
 /** What a Retry-After may ask for at most: longer silences are the timetable's to end. */
 const retryAfterMaxMs = 3_600_000;
@@ -81,9 +79,11 @@ export class Uploader {
   readonly #watch: AlarmWatch;
   #report: UploadReport = { lastAttemptMs: null, lastError: null, refusedFor: null, parked: [] };
   #closed = false;
+  readonly #pace: Pace;
 
   constructor(parts: UploaderParts) {
     this.#parts = parts;
+    this.#pace = new Pace(parts.clock, () => this.committed());
     this.#watch = new AlarmWatch(parts);
   }
 
@@ -106,9 +106,14 @@ export class Uploader {
     return this.#report;
   }
 
-  /** Something was committed: sent at once while the link is up; else it waits for the next proof. */
+  /** Something was committed: sent at once or within a moment (pace.ts) while the link is up; else it waits for the next proof. */
   committed(): void {
-    if (this.#link.link === 'up' && this.#timer === null) this.#begin(false);
+    if (this.#link.link === 'up' && this.#timer === null && !this.#pace.isWaiting) this.#begin(false);
+  }
+
+  /** Somebody waits for the acknowledgement of what is committed. */
+  hurry(): void {
+    this.#pace.hurry();
   }
 
   /** The timetable's call, and everybody's who wants to know now: probes, and drains when our server answers. Never rejects. */
@@ -120,6 +125,7 @@ export class Uploader {
 
   async close(): Promise<void> {
     this.#closed = true;
+    this.#pace.close();
     this.#disarm();
     this.#upstream?.connection.close();
     await this.#run;
@@ -151,10 +157,12 @@ export class Uploader {
     const leftMs = this.#notBeforeMs - this.#parts.clock.monotonicMs();
     if (leftMs > 0) this.#arm(leftMs + 1);
     if (leftMs > 0 || charter.mode === 'offline') return;
-    while (this.#mayGoOn(ledger)) {
+    for (let isAsked = probeFirst; this.#mayGoOn(ledger); isAsked = false) {
       const from = this.#wanted ?? ledger.tip.ackedBatch + 1;
       if (from >= ledger.tip.nextBatch || (this.#wanted === null && ledger.tip.lastWeightyBatch <= ledger.tip.ackedBatch)) break;
+      if (!isAsked && this.#wanted === null && !this.#pace.mayGo(ledger.tip.nextBatch - from)) break;
       const setback = await this.#uploadFrom(ledger, charter, from);
+      this.#pace.sent();
       if (setback === null) continue;
       this.#waitAfter(setback);
       return;
@@ -193,7 +201,7 @@ export class Uploader {
     try {
       const nonce = new Uint8Array(randomBytes(nonceBytes));
       const answer = await this.#upstreamNow().probe(nonce);
-      const { serverTimeMs } = openProbe(answer, ackKeyOf(charter), nonce);
+      const { serverTimeMs } = openProbe(answer, publicKeyFromSpki(Buffer.from(charter.server.ackKey, 'base64')), nonce);
       this.#proof = { serverTimeMs, atElapsedMs: this.#parts.clock.elapsedMs() };
       this.#judge('proof');
       return true;
@@ -223,9 +231,7 @@ export class Uploader {
   }
 
   async #send(ledger: Ledger, charter: Charter, batches: readonly Uint8Array[]): Promise<UploadAnswer> {
-    const plain = encodeUpload({ tokenId: ledger.mount.tokenId, batches });
-    const sealed = await sealTo(Buffer.from(charter.server.sealKey, 'base64'), uploadInfo, await compress(plain));
-    return await this.#upstreamNow().upload(sealed);
+    return await this.#upstreamNow().upload(await packUpload(ledger.mount.tokenId, charter, batches));
   }
 
   async #acknowledged(ledger: Ledger, charter: Charter, signed: Uint8Array, lastBatch: number): Promise<Setback | null> {
@@ -390,8 +396,4 @@ export class Uploader {
   #note(facts: Partial<UploadReport>): void {
     this.#report = { ...this.#report, ...facts };
   }
-}
-
-function ackKeyOf(charter: Charter): ReturnType<typeof publicKeyFromSpki> {
-  return publicKeyFromSpki(Buffer.from(charter.server.ackKey, 'base64'));
 }
