@@ -14,6 +14,8 @@ const parts: Readonly<Record<string, () => Promise<TorturePart>>> = {
   'power-cut': async () => (await import('./os-power.ts')).powerCut,
   'lying-device': async () => (await import('./os-power.ts')).lyingDevice,
   'crash-at-sync': async () => (await import('./os-crash.ts')).crashAtSync,
+  'store-errors': async () => (await import('./os-errors.ts')).storeErrors,
+  'service-errors': async () => (await import('./os-errors.ts')).serviceErrors,
 };
 
 interface Order {
