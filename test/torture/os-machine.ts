@@ -42,6 +42,7 @@ export class Machine {
   readonly #config: string;
   #child: ChildProcess | null = null;
   #wrapped = false;
+  #ticket: Awaited<ReturnType<RunningServer['createTicket']>> | null = null;
   readonly #secrets = new Map<string, Uint8Array>();
 
   constructor(options: MachineOptions) {
@@ -127,7 +128,9 @@ export class Machine {
   }
 
   async provision(server: RunningServer, more: { readonly erase?: boolean } = {}): Promise<void> {
-    const ticket = await server.createTicket(grant);
+    // A repetition uses the ticket again: the server knows the key by then.
+    this.#ticket ??= await server.createTicket(grant);
+    const ticket = this.#ticket;
     await this.withAdmin((admin) => admin.call('token.provision', { label: 'os', pin: machinePin, soPin: '97531000', ticket, ...more }));
   }
 
