@@ -74,7 +74,7 @@ export const errorTable = {
 
 /** What a person does where a provisioned KEY has a blank FLASH: what looks like a new token may have lost its ledger. */
 export const blankFlashAction =
-  'Do not provision it anew: what was on it may be in the mirror or at the ticket server; ask headquarters. ' +
+  'Do not provision it anew: what was on it may be in the mirror (ukeyctl store restore) or at the ticket server; ask headquarters. ' +
   'Only a provisioning that was interrupted is repeated, with the same ticket.';
 
 export type ErrorCode = keyof typeof errorTable;

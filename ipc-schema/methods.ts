@@ -1,9 +1,9 @@
 // Owns: the table of the local API's methods (3-formats §3.3): parameters, result, roles and errors of each. JSON Schema and openrpc.json are generated from it.
 // Invariants: what is not in the table does not exist; fixed shapes keep their field names for ever; unknown fields are refused.
-import { batchMaxBytes } from './batch.ts';
 import type { ErrorCode } from './errors.ts';
 import { invoiceRequestSchema, keyText } from './invoice.ts';
-import { recoveryTicketSchema } from './recovery.ts';
+import { ledgerPageParams, ledgerPageSchema } from './ledger-page.ts';
+import { restoredSchema, restoreParamsSchema } from './recovery.ts';
 import { base64Text, decimalText, instantText, nameText, sumText, text, z } from './schema.ts';
 import { enrolmentTicketSchema } from './upstream.ts';
 
@@ -342,27 +342,60 @@ export const methods = {
     summary:
       'Makes a lost FLASH anew from a copy (the mirror, or the FLASH of a dead KEY): for the same KEY, or by a recovery ticket for another one that goes on with the ledger. Takes minutes; may be repeated.',
     roles: ['admin'],
-    params: z.strictObject({
-      /** Absolute path of the copy on the service's machine. */
-      from: text(1, 4_096),
-      pin: z.string().min(4).max(64),
-      /** Both for a blank token only. */
-      soPin: z.string().min(4).max(64).optional(),
-      label: text(1, 32).optional(),
-      /** For another KEY than the copy's. */
-      ticket: recoveryTicketSchema.optional(),
-      erase: z.boolean().optional(),
+    params: restoreParamsSchema,
+    result: restoredSchema.extend({ standing }),
+    errors: ['pin-incorrect', 'pin-last-try', 'pin-locked', 'no-token', 'token-failed', 'halted', 'offline'],
+  },
+  'store.check': {
+    summary:
+      'Reads one segment of the store on FLASH and mirror, while tills go on; with heal it is put right from one another and from the ticket server. From the first on, then from each nextRun, it is the whole.',
+    roles: staff,
+    params: z.strictObject({ fromRun: z.int().min(1).optional(), heal: z.boolean().optional() }),
+    result: z.strictObject({
+      /** Where to go on; null: that was the newest segment. */
+      nextRun: z.int().min(1).nullable(),
+      /** Place of this segment among those that are kept, from 1. */
+      done: count,
+      segments: count,
+      /** Found whole, on one side at least. */
+      batches: count,
+      /** Not whole there, and whole on the other side; 0 stands for a header or what is carried. */
+      flashDamaged: z.array(count),
+      mirrorDamaged: z.array(count),
+      /** Whether those were put right. */
+      healed: z.boolean(),
+      /** Whole on neither side, and put back from the ticket server's copies. */
+      mended: z.array(z.int().min(1)),
+      /** Whole on neither side. */
+      missing: z.array(z.int().min(1)),
     }),
+    errors: [...holding, 'unknown-outcome', 'store-full'],
+  },
+  'store.resume': {
+    summary:
+      "Brings a FLASH that is older than what KEY or ticket server have seen up to date from the server's copies, and the ledger goes on.",
+    roles: ['admin'],
+    params: z.strictObject({ pin: z.string().min(1).max(64), useLastTry: z.boolean().optional() }),
     result: z.strictObject({
       standing,
-      tokenId: z.string(),
-      /** Another KEY goes on with the ledger. */
-      successor: z.boolean(),
-      batches: count,
-      entries: count,
-      keyWrapping: z.string(),
+      /** Newest batch that the FLASH had, that the KEY had seen (0: it remembers none), and that is there now. */
+      foundBatch: count,
+      anchoredBatch: count,
+      healedToBatch: count,
+      serverBatch: count,
     }),
-    errors: ['pin-incorrect', 'pin-last-try', 'pin-locked', 'no-token', 'token-failed', 'halted', 'offline'],
+    errors: [
+      'pin-incorrect',
+      'pin-last-try',
+      'pin-locked',
+      'no-token',
+      'token-failed',
+      'locked',
+      'halted',
+      'offline',
+      'store-full',
+      'unknown-outcome',
+    ],
   },
   'terminal.enrol': {
     summary: 'Enrols a terminal and answers its secret, once.',

@@ -120,3 +120,26 @@ export type RecoveryTicket = z.infer<typeof recoveryTicketSchema>;
 export function parseRecoveryTicket(value: unknown): RecoveryTicket {
   return check(recoveryTicketSchema, value);
 }
+
+/** Parameters of the local method store.restore. */
+export const restoreParamsSchema = z.strictObject({
+  /** Absolute path of the copy on the service's machine. */
+  from: text(1, 4_096),
+  pin: z.string().min(4).max(64),
+  /** Both for a blank token only. */
+  soPin: z.string().min(4).max(64).optional(),
+  label: text(1, 32).optional(),
+  /** For another KEY than the copy's. */
+  ticket: recoveryTicketSchema.optional(),
+  erase: z.boolean().optional(),
+});
+
+/** Its result, but for the standing. */
+export const restoredSchema = z.strictObject({
+  tokenId: z.string(),
+  /** Another KEY goes on with the ledger. */
+  successor: z.boolean(),
+  batches: z.int().min(0),
+  entries: z.int().min(0),
+  keyWrapping: z.string(),
+});

@@ -11,7 +11,16 @@ import { keyIdOf, openSign1 } from './cose.ts';
 import { decodeLeaf } from './entry.ts';
 import { decodeJson } from './json.ts';
 import { base64Text, check, instantText, z } from './schema.ts';
-import { firstSigner, ledgerIdIn, newestSigner, readCertificate, type Signer, type Signers, type Succeed } from './signers.ts';
+import {
+  firstSigner,
+  ledgerIdIn,
+  newestSigner,
+  nobodySucceeds,
+  readCertificate,
+  type Signer,
+  type Signers,
+  type Succeed,
+} from './signers.ts';
 
 export const successionReasons = ['token-lost', 'token-replaced'] as const;
 
@@ -68,8 +77,9 @@ export function withSuccession(signers: Signers, signed: Uint8Array, authorityKe
   return { tokenId: signers.tokenId, list: [first, ...others.filter(({ fromBatch }) => fromBatch < signer.fromBatch), signer] };
 }
 
-/** From the enrolment certificate and the signed successions, oldest first. Throws invalid-request. */
-export function signersOf(certificate: Uint8Array, successions: readonly Uint8Array[], authorityKey: KeyObject): Signers {
+/** From the enrolment certificate and the signed successions, oldest first; `authorityKey` null: none is believed. Throws invalid-request. */
+export function signersOf(certificate: Uint8Array, successions: readonly Uint8Array[], authorityKey: KeyObject | null): Signers {
+  if (authorityKey === null) return firstSigner(certificate);
   return successions.reduce((signers, signed) => withSuccession(signers, signed, authorityKey), firstSigner(certificate));
 }
 
@@ -86,8 +96,9 @@ export function successionOf(body: Uint8Array): Uint8Array | null {
   return event.event === 'succession' ? new Uint8Array(Buffer.from(event.succession, 'base64')) : null;
 }
 
-/** For a walk: what a batch begins with is believed under the authority's key. */
-export function succeedBy(authorityKey: KeyObject): Succeed {
+/** For a walk: what a batch begins with is believed under the authority's key; null: not at all. */
+export function succeedBy(authorityKey: KeyObject | null): Succeed {
+  if (authorityKey === null) return nobodySucceeds;
   return (signers, batch) => {
     const signed = successionIn(batch);
     if (signed === null) throw malformed('batch', 'is sealed by another key than the one whose turn it is');

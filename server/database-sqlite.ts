@@ -24,6 +24,7 @@ import {
   tokenMaxAlarms,
   type UsedCode,
 } from './database.ts';
+import { alarmOf, bytesOf, countOf, type Row, recoveryOf, textOf, textOrNull, tokenStateOf } from './sqlite-rows.ts';
 import { migrations, schemaSql, schemaVersion, statementSql } from './sqlite-schema.ts';
 
 /** How long one process waits for another's transaction. */
@@ -32,7 +33,6 @@ const lockWaitMs = 5_000;
 const checkpointPages = 8_192;
 const ioErrorCode = 10; // SQLITE_IOERR
 
-type Row = Readonly<Record<string, unknown>>;
 type Statements = Record<keyof typeof statementSql, StatementSync>;
 
 interface Connection {
@@ -338,77 +338,4 @@ function addBatch(sql: Statements, token: number, batch: NewBatch, atMs: number)
     const { sequence, kind, number, issuedAtMs, currency, total, taxTotal, flaw } = entry;
     sql.addEntry.run(token, sequence, batchIndex, kind, number, issuedAtMs, currency, total, taxTotal, flaw);
   }
-}
-
-function alarmOf(row: Row): Alarm {
-  return {
-    kind: 'fork',
-    batchIndex: countOf(row, 'batch_index'),
-    detail: textOf(row, 'detail'),
-    proof: bytesOf(row, 'proof'),
-    raisedAtMs: countOf(row, 'raised_at'),
-  };
-}
-
-function recoveryOf(row: Row): RecoveryState {
-  return {
-    codeHash: textOf(row, 'code_hash'),
-    tokenId: textOf(row, 'token_id'),
-    expiresAtMs: countOf(row, 'expires_at'),
-    supersedes: countOf(row, 'supersedes') === 1,
-    usedBy: textOrNull(row, 'used_by'),
-    serial: row['serial'] === null ? null : countOf(row, 'serial'),
-    asked:
-      row['slot'] === null
-        ? null
-        : {
-            slot: bytesOf(row, 'slot'),
-            replyKey: bytesOf(row, 'reply_key'),
-            reply: row['reply'] === null ? null : bytesOf(row, 'reply'),
-          },
-  };
-}
-
-function tokenStateOf(row: Row): TokenState {
-  return {
-    tokenId: textOf(row, 'token_id'),
-    serial: textOf(row, 'serial'),
-    issuerTaxId: textOf(row, 'issuer_tax_id'),
-    issuerName: textOf(row, 'issuer_name'),
-    spki: bytesOf(row, 'spki'),
-    certificate: bytesOf(row, 'certificate'),
-    enrolledAtMs: countOf(row, 'enrolled_at'),
-    head: {
-      batchIndex: countOf(row, 'head_batch'),
-      nextSequence: countOf(row, 'next_sequence'),
-      sealHash: bytesOf(row, 'head_seal_hash'),
-    },
-    documents: countOf(row, 'documents'),
-    lastContactMs: row['last_contact'] === null ? null : countOf(row, 'last_contact'),
-    alarm: row['kind'] === null ? null : alarmOf(row),
-  };
-}
-
-const wrongType = (column: string): UkeyError => new UkeyError('internal', `the database holds something else than expected in ${column}`);
-
-function textOf(row: Row, column: string): string {
-  const value = row[column];
-  if (typeof value !== 'string') throw wrongType(column);
-  return value;
-}
-
-function textOrNull(row: Row, column: string): string | null {
-  return row[column] === null ? null : textOf(row, column);
-}
-
-function countOf(row: Row, column: string): number {
-  const value = row[column];
-  if (typeof value !== 'number') throw wrongType(column);
-  return value;
-}
-
-function bytesOf(row: Row, column: string): Uint8Array {
-  const value = row[column];
-  if (!(value instanceof Uint8Array)) throw wrongType(column);
-  return value;
 }

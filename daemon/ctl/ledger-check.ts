@@ -16,7 +16,7 @@ import type { InvoiceDocument } from '#ipc-schema/invoice.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { type Money, money, zero } from '#ipc-schema/money.ts';
 import { check } from '#ipc-schema/schema.ts';
-import { firstSigner, newestSigner, nobodySucceeds, type Signers, type Succeed } from '#ipc-schema/signers.ts';
+import { newestSigner, type Signers } from '#ipc-schema/signers.ts';
 import { signersOf, succeedBy, successionOf } from '#ipc-schema/succession.ts';
 import { openTemplate, type Template, templateSchema } from '#ipc-schema/template.ts';
 import { decodeAcknowledgementBody, openAcknowledgement } from '#ipc-schema/upstream.ts';
@@ -120,7 +120,6 @@ interface Counter {
 
 export class LedgerCheck {
   #signers: Signers;
-  readonly #succeed: Succeed;
   readonly #tokenId: string;
   readonly #authorityKey: KeyObject | null;
   #head: ChainHead;
@@ -149,11 +148,7 @@ export class LedgerCheck {
   constructor(origin: LedgerOrigin) {
     this.#authorityKey = origin.authorityCertificate === null ? null : new X509Certificate(origin.authorityCertificate).publicKey;
     const { remainder } = origin;
-    const before = remainder?.successions ?? [];
-    if (before.length > 0 && this.#authorityKey === null) throw malformed('ledger', 'was gone on with before its first batch here');
-    this.#signers =
-      this.#authorityKey === null ? firstSigner(origin.certificate) : signersOf(origin.certificate, before, this.#authorityKey);
-    this.#succeed = this.#authorityKey === null ? nobodySucceeds : succeedBy(this.#authorityKey);
+    this.#signers = signersOf(origin.certificate, remainder?.successions ?? [], this.#authorityKey);
     this.#tokenId = Buffer.from(this.#signers.tokenId).toString('hex');
     this.#before = remainder === undefined ? chainStart(origin.certificate) : headBefore(remainder.firstBatch);
     this.#head = this.#before;
@@ -173,7 +168,7 @@ export class LedgerCheck {
 
   /** The next batch. Throws invalid-request when it does not hold or does not follow; the state is then as before. */
   add(batchBytes: Uint8Array): VerifiedBatch {
-    const { batch, signers } = verifyNext(batchBytes, this.#signers, this.#head, this.#succeed);
+    const { batch, signers } = verifyNext(batchBytes, this.#signers, this.#head, succeedBy(this.#authorityKey));
     const isSucceeding = newestSigner(signers).serial !== newestSigner(this.#signers).serial;
     this.#signers = signers;
     this.#head = batch.head;
@@ -181,7 +176,8 @@ export class LedgerCheck {
     this.#documentsByBatch.push(0);
     for (const [place, entry] of batch.entries.entries()) {
       this.#addEntry(entry);
-      if (entry.parsed.kind === 'admin' && !(isSucceeding && place === 0)) this.#addAdmin(entry);
+      if (entry.parsed.kind === 'admin' && !(isSucceeding && place === 0))
+        this.#readPart('admin', entry.parsed.sequence, () => refuseSuccession(entry.body));
     }
     return batch;
   }
@@ -248,13 +244,6 @@ export class LedgerCheck {
       case 'admin':
         return;
     }
-  }
-
-  /** A succession where no other key begins lets nobody go on: then somebody meant it to. */
-  #addAdmin({ body, parsed: { sequence } }: VerifiedEntry): void {
-    this.#readPart('admin', sequence, () => {
-      if (successionOf(body) !== null) throw malformed('succession', 'stands where no other key begins');
-    });
   }
 
   #readPart(kind: FindingKind, sequence: number, read: () => void): void {
@@ -401,4 +390,9 @@ export const kindsInOrder = Object.keys(entryKinds) as readonly EntryKind[];
 
 function instant(ms: number | null): string | null {
   return ms === null ? null : new Date(ms).toISOString();
+}
+
+/** Where no other key begins it lets nobody go on: then somebody meant it to. Throws invalid-request. */
+function refuseSuccession(adminBody: Uint8Array): void {
+  if (successionOf(adminBody) !== null) throw malformed('succession', 'stands where no other key begins');
 }

@@ -69,10 +69,11 @@ export async function openMirrored(
   mirror: MirrorParts | null,
   tokenId: Uint8Array,
   inspect: (mirror: Device | null) => Promise<void>,
+  epochMin = 0,
 ): Promise<MirroredLog> {
   const openAlone = async (mirrorFailure: string | null): Promise<MirroredLog> => {
     await inspect(null);
-    return { log: await openLog(flash, dataKey), mirrorFailure };
+    return { log: await openLog(flash, dataKey, { epochMin }), mirrorFailure };
   };
   if (mirror === null || flash.readOnly) return await openAlone(null);
   let watched: WatchedDevice;
@@ -83,7 +84,7 @@ export async function openMirrored(
   }
   try {
     await inspect(watched);
-    return { log: await openLog(flash, dataKey, { mirror: { device: watched, mode: mirror.mode } }), mirrorFailure: null };
+    return { log: await openLog(flash, dataKey, { mirror: { device: watched, mode: mirror.mode }, epochMin }), mirrorFailure: null };
   } catch (thrown) {
     await watched.close().catch(() => undefined); // it is not used; what counts is why
     if (!watched.isDead) throw thrown;
@@ -107,7 +108,7 @@ export async function refuseLeftMirror(mirror: MirrorParts | null, token: Token)
     await device.close();
   }
   throw new UkeyError('halted', `${device.path} is the mirror of a ledger that this token has written`, {
-    action: 'Restore the FLASH from its mirror; or, if nothing in it is needed, provision with --erase.',
+    action: 'Restore the FLASH from its mirror (ukeyctl store restore); or, if nothing in it is needed, provision with --erase.',
   });
 }
 

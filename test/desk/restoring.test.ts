@@ -251,7 +251,7 @@ describe('a token that died', { timeout: 60_000 }, () => {
     await till.call('invoice.issue', sale('fork'));
     await rig.startServer();
     await rig.admin.call('backlog.flush', {}).catch(() => undefined); // it stops in the middle
-    await expect(till.call('invoice.issue', sale('no more'))).rejects.toMatchObject({ code: 'halted' });
+    await expect(till.call('invoice.issue', sale('no-more'))).rejects.toMatchObject({ code: 'halted' });
     till.close();
     expect(await tokenView(rig, tokenId)).toMatchObject({ invoices: 5, alarm: expect.anything() });
   });
