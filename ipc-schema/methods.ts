@@ -76,7 +76,7 @@ const previewSchema = z.strictObject({
 /** What is known of the PIN that the service was given for logging in by itself. `wrong`: refused once, or the token's PIN is another now; not tried until the file changes. */
 export const storedPins = ['none', 'unknown', 'works', 'wrong'] as const;
 export type StoredPin = (typeof storedPins)[number];
-const pinStates = ['ok', 'low', 'last', 'locked'] as const;
+const pinFacts = { triesLeft: count.nullable(), pinState: z.enum(['ok', 'low', 'last', 'locked']), storedPin: z.enum(storedPins) };
 
 export const tokenStatusSchema = z.strictObject({
   module: z.string(),
@@ -84,11 +84,16 @@ export const tokenStatusSchema = z.strictObject({
   serial: z.string(),
   model: z.string(),
   tokenId: z.string().nullable(),
-  triesLeft: count.nullable(),
-  pinState: z.enum(pinStates),
-  storedPin: z.enum(storedPins),
+  ...pinFacts,
   signatures: count,
   meanSignMs: z.number().min(0).nullable(),
+  /** Since the service started: signatures that failed, and how often the token's process was replaced because it hung or died. */
+  signFailures: count,
+  restarts: count,
+  lastFailure: z.string().nullable(),
+  lastFailureAt: instantText.nullable(),
+  /** The last good self test; one is made now and then while no till asks. */
+  selfTestAt: instantText.nullable(),
 });
 export type TokenStatus = z.infer<typeof tokenStatusSchema>;
 
@@ -198,12 +203,7 @@ const issuing = [
 
 const newPinText = z.string().min(4).max(64);
 /** How it stands with the user PIN afterwards. */
-const pinResultSchema = z.strictObject({
-  standing,
-  triesLeft: count.nullable(),
-  pinState: z.enum(pinStates),
-  storedPin: z.enum(storedPins),
-});
+const pinResultSchema = z.strictObject({ standing, ...pinFacts });
 
 const which = z
   .union([z.strictObject({ key: keyText }), z.strictObject({ number: text(1, 64) }), z.strictObject({ sequence: z.int().min(1) })])

@@ -76,6 +76,10 @@ function tokenText(token: TokenStatus): string {
   const parts = [`${token.label} (serial ${token.serial}, ${token.module})`, pinText(token.pinState, token.triesLeft)];
   if (token.storedPin === 'wrong') parts.push("the stored PIN is not the token's");
   if (token.meanSignMs !== null) parts.push(`${counted(token.signatures, 'signature')} of ${token.meanSignMs.toFixed(1)} ms`);
+  if (token.signFailures > 0) parts.push(counted(token.signFailures, 'failed signature'));
+  if (token.restarts > 0) parts.push(counted(token.restarts, 'restart'));
+  if (token.lastFailure !== null) parts.push(`last failure ${token.lastFailureAt ?? ''}: ${token.lastFailure}`);
+  if (token.selfTestAt !== null) parts.push(`self test ${token.selfTestAt}`);
   return parts.join(', ');
 }
 

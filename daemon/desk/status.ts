@@ -54,9 +54,22 @@ async function tokenStatus({ custody, holder, unattended }: StatusParts): Promis
   const { module, label, serial, model, triesLeft, pinState } = state.facts;
   const tokenId = state.kind === 'open' ? Buffer.from(state.mount.tokenId).toString('hex') : null;
   const figures = state.kind === 'open' ? await figuresOf(holder) : null;
-  const meanSignMs = figures?.meanSignMs ?? null;
   const storedPin = unattended?.storedPin ?? 'none';
-  return { module, label, serial, model, tokenId, triesLeft, pinState, storedPin, signatures: figures?.signatures ?? 0, meanSignMs };
+  return { module, label, serial, model, tokenId, triesLeft, pinState, storedPin, ...healthOf(figures) };
+}
+
+type Health = Pick<
+  NonNullable<ServiceStatus['token']>,
+  'signatures' | 'meanSignMs' | 'signFailures' | 'lastFailure' | 'lastFailureAt' | 'selfTestAt' | 'restarts'
+>;
+
+function healthOf(figures: HolderStatus | null): Health {
+  const { signatures = 0, meanSignMs = null, signFailures = 0, lastFailure = null, selfTestAtMs = null, restarts = 0 } = figures ?? {};
+  const at = (ms: number | undefined): string | null => (ms === undefined ? null : new Date(ms).toISOString());
+  return {
+    ...{ signatures, meanSignMs, signFailures, restarts, lastFailure: lastFailure?.reason ?? null },
+    ...{ lastFailureAt: at(lastFailure?.atMs), selfTestAt: at(selfTestAtMs ?? undefined) },
+  };
 }
 
 async function storeStatus({ holder }: StatusParts, ledger: Ledger | null): Promise<ServiceStatus['store']> {

@@ -9,6 +9,8 @@ import { joinHolder } from './joined.ts';
 import { type Answer, type Call, encodeError, type FromChild, isToChild, type ToChild } from './messages.ts';
 import type { OpenedFromConfig } from './parts.ts';
 
+const lastAnswersMs = 50;
+
 /** Runs until the parent goes. `open` is `partsOf`; tests compose it with faulty tokens. */
 export function serveParent(open: (config: HolderConfig) => OpenedFromConfig): void {
   let holder: Holder | null = null;
@@ -41,6 +43,10 @@ function start(parts: OpenedFromConfig): Holder {
     ...parts,
     events: { onState: (state) => tell({ kind: 'state', state }) },
     onLooked: () => tell({ kind: 'alive' }),
+    onHopeless: (reason) => {
+      note('this process gives up for a new one', new Error(reason));
+      setTimeout(die, lastAnswersMs); // refusals that are on their way are definite answers
+    },
     note,
   });
 }

@@ -2,26 +2,29 @@
 // Invariants: signatures count over all openings of one holder; of the store the last known figures stay when it is shut.
 import type { StoreUsage } from '#store/store.ts';
 import type { HolderStatus, MirrorStatus } from './holder.ts';
+import type { SealerFigures } from './sealer.ts';
 
-export interface Figures {
-  readonly signatures: number;
-  readonly meanSignMs: number | null;
+export interface Figures extends SealerFigures {
   readonly usage: StoreUsage;
   /** Why the mirror is not used, or null. */
   readonly mirrorFailure: string | null;
 }
 
 export function statusBefore(storePath: string, mirror: HolderStatus['mirror']): HolderStatus {
-  return { signatures: 0, meanSignMs: null, storePath, sizeBytes: 0, usedBytes: 0, usedPercent: 0, mirror };
+  const health = { signatures: 0, meanSignMs: null, signFailures: 0, lastFailure: null, selfTestAtMs: null, restarts: 0 };
+  return { ...health, storePath, sizeBytes: 0, usedBytes: 0, usedPercent: 0, mirror };
 }
 
 export function statusWith(before: HolderStatus, figures: Figures): HolderStatus {
-  const { signatures, meanSignMs, usage, mirrorFailure } = figures;
+  const { signatures, meanSignMs, signFailures, usage, mirrorFailure } = figures;
   const { sizeBytes, usedBytes, percentUsed } = usage;
   return {
     ...before,
     signatures: before.signatures + signatures,
     meanSignMs,
+    signFailures: before.signFailures + signFailures,
+    lastFailure: figures.lastFailure ?? before.lastFailure,
+    selfTestAtMs: figures.selfTestAtMs ?? before.selfTestAtMs,
     sizeBytes,
     usedBytes,
     usedPercent: percentUsed,

@@ -106,6 +106,14 @@ export interface HolderStatus {
   readonly signatures: number;
   /** Over the last signatures; null before the first. */
   readonly meanSignMs: number | null;
+  /** Signatures that failed, those of self tests too. */
+  readonly signFailures: number;
+  /** The last failure: of a signature, or of the whole process. */
+  readonly lastFailure: Failure | null;
+  /** Wall time of the last good self test; null before the first. */
+  readonly selfTestAtMs: number | null;
+  /** Processes that were replaced because they hung or died. */
+  readonly restarts: number;
   readonly storePath: string;
   readonly sizeBytes: number;
   readonly usedBytes: number;
@@ -113,6 +121,12 @@ export interface HolderStatus {
   readonly usedPercent: number;
   /** As configured; null: off. */
   readonly mirror: MirrorStatus | null;
+}
+
+export interface Failure {
+  /** Wall time. */
+  readonly atMs: number;
+  readonly reason: string;
 }
 
 export interface MirrorStatus {

@@ -27,6 +27,7 @@ import type {
   StoredBatch,
   SuccessionGrant,
 } from './holder.ts';
+import { LastRung } from './last-rung.ts';
 import type { MirrorParts } from './mirroring.ts';
 import { mountLedger } from './mounting.ts';
 import { Opened } from './opened.ts';
@@ -58,6 +59,7 @@ class JoinedHolder implements Holder {
   readonly #turns = new Turns();
   #timer: NodeJS.Timeout | null = null;
   #closed = false;
+  readonly #lastRung: LastRung;
   #closing: Promise<void> | null = null;
   #status: HolderStatus;
   /** For errands.ts, each errand in its turn. */
@@ -67,6 +69,7 @@ class JoinedHolder implements Holder {
 
   constructor(parts: HolderParts) {
     this.#parts = parts;
+    this.#lastRung = new LastRung((reason) => parts.onHopeless?.(reason));
     this.#access = {
       parts,
       open: () => this.#open,
@@ -94,12 +97,8 @@ class JoinedHolder implements Holder {
     return this.#state;
   }
 
-  async login(pin: Uint8Array, useLastTry: boolean): Promise<Mount> {
-    try {
-      return await this.#turns.take(() => logIn(this.#access, pin, useLastTry));
-    } finally {
-      wipe(pin);
-    }
+  login(pin: Uint8Array, useLastTry: boolean): Promise<Mount> {
+    return this.#withPins([pin], () => logIn(this.#access, pin, useLastTry));
   }
 
   async logout(): Promise<void> {
@@ -112,28 +111,16 @@ class JoinedHolder implements Holder {
     });
   }
 
-  async changePin(change: PinChange): Promise<TokenFacts> {
-    try {
-      return await this.#turns.take(() => changePin(this.#access, change));
-    } finally {
-      wipe(change.oldPin, change.newPin);
-    }
+  changePin(change: PinChange): Promise<TokenFacts> {
+    return this.#withPins([change.oldPin, change.newPin], () => changePin(this.#access, change));
   }
 
-  async unblockPin(unblock: PinUnblock): Promise<TokenFacts> {
-    try {
-      return await this.#turns.take(() => unblockPin(this.#access, unblock));
-    } finally {
-      wipe(unblock.soPin, unblock.newPin);
-    }
+  unblockPin(unblock: PinUnblock): Promise<TokenFacts> {
+    return this.#withPins([unblock.soPin, unblock.newPin], () => unblockPin(this.#access, unblock));
   }
 
-  async provision(options: ProvisionOptions): Promise<Uint8Array> {
-    try {
-      return await this.#turns.take(() => enrol(this.#access, options));
-    } finally {
-      wipe(options.pin, options.soPin);
-    }
+  provision(options: ProvisionOptions): Promise<Uint8Array> {
+    return this.#withPins([options.pin, options.soPin], () => enrol(this.#access, options));
   }
 
   async format(request: FormatRequest): Promise<Mount> {
@@ -206,6 +193,14 @@ class JoinedHolder implements Holder {
     this.#state = { kind: 'absent', reason: 'the holder is closed' };
   }
 
+  async #withPins<T>(pins: readonly Uint8Array[], act: () => Promise<T>): Promise<T> {
+    try {
+      return await this.#turns.take(act);
+    } finally {
+      wipe(...pins);
+    }
+  }
+
   #setState(state: HolderState): void {
     if (isSameState(this.#state, state)) return;
     this.#state = state;
@@ -264,6 +259,7 @@ class JoinedHolder implements Holder {
         if (this.#token === null) await this.#lookAnew();
         else await this.#check(this.#token, this.#pollMs);
         this.#open?.anchorIfDue();
+        this.#open?.sealer.testIfDue();
       });
     } catch (thrown) {
       this.#parts.note('looking for the token failed', thrown);
@@ -280,9 +276,11 @@ class JoinedHolder implements Holder {
       if (missing !== null) throw new UkeyError('no-token', `the token is not plugged in: ${missing} is not there`);
       this.#token ??= this.#parts.openToken();
       const facts = this.#token.facts();
+      this.#lastRung.looked();
       this.#setState(await this.#survey.stateBy(this.#token, facts));
     } catch (thrown) {
       this.#letGo();
+      this.#lastRung.lookFailed(thrown);
       this.#setState(await this.#survey.absenceBy(asUkeyError(thrown), this.#state, seen));
     }
   }
@@ -325,6 +323,7 @@ class JoinedHolder implements Holder {
   #onTrouble(failed: Opened | null, error: UkeyError): void {
     const open = this.#open;
     if (open === null || open !== failed || this.#closed) return;
+    this.#lastRung.signatureFailed(error, open.sealer.failuresInARow);
     const act = async (): Promise<void> => {
       const token = this.#token;
       if (this.#open !== open || token === null) return;
@@ -395,7 +394,6 @@ class JoinedHolder implements Holder {
   #readStatus(): HolderStatus {
     const open = this.#open;
     if (open === null) return this.#status;
-    const { signatures, meanSignMs } = open.sealer;
-    return statusWith(this.#status, { signatures, meanSignMs, usage: open.log.usage(), mirrorFailure: open.mirrorFailure });
+    return statusWith(this.#status, { ...open.sealer.figures(), usage: open.log.usage(), mirrorFailure: open.mirrorFailure });
   }
 }

@@ -3,6 +3,7 @@
 // outlives its deadline; restarts are ever rarer while they do not help, and never stop. A restart loses the login, never a
 // durable batch: what was under way is unknown-outcome, and the next mount knows.
 // Must not: hold a PIN, read or write the FLASH, log in by itself (the front decides that).
+import { systemClock } from '#ground/clock.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { wipe } from '#token/pin.ts';
 import type { TokenFacts } from '#token/token.ts';
@@ -38,7 +39,7 @@ const healthyMs = 60_000;
 /** A killed process that is not gone after this hangs in the kernel, in its device. */
 const killWaitMs = 2_000;
 /** How long a caller of `status` waits for a fresh answer before it gets the last one. */
-const statusPatienceMs = 50;
+const statusPatienceMs = 10;
 /** Room for writing a new image: the FLASH while formatting, a mirror whenever it is missing. */
 const imageBytesPerMs = 10_000;
 
@@ -50,6 +51,8 @@ export interface ParentOptions {
   /** Another program than child.ts, for tests with faulty tokens. */
   readonly entry?: URL;
   readonly deadlines?: Partial<Deadlines>;
+  /** The longest pause before a restart; default restartLongestMs. */
+  readonly restartLongestMs?: number;
 }
 
 export interface ParentHolder extends Holder {
@@ -71,6 +74,10 @@ class HolderParent implements ParentHolder {
   #restartMs = restartFirstMs;
   #timer: NodeJS.Timeout | null = null;
   #status: HolderStatus | null = null;
+  /** What the processes before this one had counted, and how the last of them ended. */
+  #before: Pick<HolderStatus, 'signatures' | 'signFailures' | 'restarts' | 'lastFailure' | 'selfTestAtMs'> = {
+    ...{ signatures: 0, signFailures: 0, restarts: 0, lastFailure: null, selfTestAtMs: null },
+  };
   #closing: Promise<void> | null = null;
   /** Of the newest process: its end. */
   #gone: Promise<void> = Promise.resolve();
@@ -212,8 +219,20 @@ class HolderParent implements ParentHolder {
 
   async #askStatus(): Promise<HolderStatus> {
     const { status } = await this.#up().ask('status', 'token', this.#deadlines.status, { kind: 'status' });
-    this.#status = status;
-    return status;
+    this.#status = this.#withBefore(status);
+    return this.#status;
+  }
+
+  #withBefore(status: HolderStatus): HolderStatus {
+    const { signatures, signFailures, restarts, lastFailure, selfTestAtMs } = this.#before;
+    return {
+      ...status,
+      signatures: signatures + status.signatures,
+      signFailures: signFailures + status.signFailures,
+      restarts,
+      lastFailure: status.lastFailure ?? lastFailure,
+      selfTestAtMs: status.selfTestAtMs ?? selfTestAtMs,
+    };
   }
 
   #imagesMs(): number {
@@ -252,6 +271,9 @@ class HolderParent implements ParentHolder {
     this.#link = null;
     if (this.#closing !== null) return;
     this.#options.onChatter(reason);
+    const lastFailure = { atMs: systemClock.wallMs(), reason };
+    this.#before = { ...(this.#status ?? this.#before), restarts: this.#before.restarts + 1, lastFailure };
+    if (this.#status !== null) this.#status = { ...this.#status, ...this.#before };
     this.#setState({ kind: 'starting' });
     // A process that the kernel cannot end still holds the FLASH: a second one must not touch it.
     const stuck = setTimeout(() => this.#setState({ kind: 'absent', reason: 'the device hangs: pull the token out' }), killWaitMs);
@@ -265,7 +287,7 @@ class HolderParent implements ParentHolder {
     if (this.#closing !== null) return;
     if (performance.now() - this.#startedMs >= healthyMs) this.#restartMs = restartFirstMs;
     this.#timer = setTimeout(() => this.#start(), this.#restartMs);
-    this.#restartMs = Math.min(this.#restartMs * 2, restartLongestMs);
+    this.#restartMs = Math.min(this.#restartMs * 2, this.#options.restartLongestMs ?? restartLongestMs);
   }
 }
 

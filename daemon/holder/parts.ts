@@ -34,13 +34,15 @@ export interface HolderParts {
   readonly events: HolderEvents;
   /** After each look at the token, whatever it found. */
   readonly onLooked?: () => void;
+  /** Nothing in this process helps any more; a new one may. Called at most now and then. */
+  readonly onHopeless?: (reason: string) => void;
   /** What a person may want to know and no caller is told. */
   readonly note: (what: string, error: unknown) => void;
   readonly pollMs?: number;
 }
 
 /** The part of HolderParts that a configuration decides. */
-export type OpenedFromConfig = Omit<HolderParts, 'events' | 'note' | 'onLooked' | 'pollMs'>;
+export type OpenedFromConfig = Omit<HolderParts, 'events' | 'note' | 'onLooked' | 'onHopeless' | 'pollMs'>;
 
 /** Opens nothing yet. Throws invalid-request when the configuration names no token. */
 export function partsOf(config: HolderConfig): OpenedFromConfig {

@@ -11,7 +11,7 @@ import { checkpointMaxBytes } from '#store/format.ts';
 import type { StoreLog } from '#store/store.ts';
 import type { Token } from '#token/token.ts';
 import { type Chain, encodeCheckpoint } from './chain.ts';
-import type { BatchDraft, Commit } from './holder.ts';
+import type { BatchDraft, Commit, Failure, HolderStatus } from './holder.ts';
 
 /** Largest seal and the heads around it: RSA-4096 needs about 700 bytes. */
 const sealRoomBytes = 2_048;
@@ -19,6 +19,11 @@ const sealRoomBytes = 2_048;
 const checkpointHeadBytes = 64;
 /** Signatures whose time stands in the status. */
 const timedSignatures = 64;
+/** A self test comes when nobody has asked for a signature so long, and so long after the last one. */
+export const selfTestIdleMs = 60_000;
+export const selfTestEveryMs = 600_000;
+/** No seal begins like this: a Sig_structure is a CBOR array (RFC 9052 §4.4). */
+const selfTestText = Buffer.from('ukeyd/1 self test: this signature says that the token works, and nothing else', 'utf8');
 
 export interface SealerParts {
   readonly token: Token;
@@ -35,12 +40,21 @@ export interface SealerParts {
   onTrouble(error: UkeyError): void;
 }
 
+export type SealerFigures = Pick<HolderStatus, 'signatures' | 'meanSignMs' | 'signFailures' | 'lastFailure' | 'selfTestAtMs'>;
+
 export class Sealer {
   readonly #parts: SealerParts;
   readonly #signMs: number[] = [];
   #chain: Chain;
   #signatures = 0;
   #lastSignedMs: number | null = null;
+  #signFailures = 0;
+  #failuresInARow = 0;
+  #lastFailure: Failure | null = null;
+  /** Monotonic: when the token was last asked to sign, and last tested. */
+  #askedMs: number;
+  #testedMs: number;
+  #selfTestAtMs: number | null = null;
   /** Why the batch at #chain.nextBatch was refused: those that were numbered behind it share its fate. */
   #refusal: UkeyError | null = null;
   #failure: UkeyError | null = null;
@@ -51,6 +65,8 @@ export class Sealer {
     this.#parts = parts;
     this.#chain = parts.chain;
     this.#durable = parts.chain;
+    this.#askedMs = parts.clock.monotonicMs();
+    this.#testedMs = this.#askedMs;
   }
 
   get chain(): Chain {
@@ -62,12 +78,20 @@ export class Sealer {
     return this.#durable;
   }
 
-  get signatures(): number {
-    return this.#signatures;
+  figures(): SealerFigures {
+    const timed = this.#signMs.length;
+    return {
+      signatures: this.#signatures,
+      meanSignMs: timed === 0 ? null : this.#signMs.reduce((sum, ms) => sum + ms, 0) / timed,
+      signFailures: this.#signFailures,
+      lastFailure: this.#lastFailure,
+      selfTestAtMs: this.#selfTestAtMs,
+    };
   }
 
-  get meanSignMs(): number | null {
-    return this.#signMs.length === 0 ? null : this.#signMs.reduce((sum, ms) => sum + ms, 0) / this.#signMs.length;
+  /** Signatures that failed since the last good one. */
+  get failuresInARow(): number {
+    return this.#failuresInARow;
   }
 
   /** Monotonic instant of the last good signature: the token was there then. */
@@ -101,6 +125,23 @@ export class Sealer {
     return { sealed: Promise.resolve(sealBytes), durable };
   }
 
+  /** One signature, verified by the token, when tills have been quiet for long and the last test is old. Trouble is told as that of a batch. */
+  testIfDue(): void {
+    const { clock, token, readOnly } = this.#parts;
+    const nowMs = clock.monotonicMs();
+    if (readOnly || this.#failure !== null) return;
+    if (nowMs - this.#askedMs < selfTestIdleMs || nowMs - this.#testedMs < selfTestEveryMs) return;
+    this.#testedMs = nowMs;
+    try {
+      token.sign(selfTestText);
+      this.#selfTestAtMs = clock.wallMs();
+    } catch (thrown) {
+      const error = refusalOf(thrown);
+      this.#recordFailure(error);
+      this.#parts.onTrouble(error);
+    }
+  }
+
   /** Resolves when nothing is under way. */
   async settled(): Promise<void> {
     await this.#lastAppend;
@@ -130,6 +171,7 @@ export class Sealer {
 
   #seal(draft: BatchDraft): Uint8Array {
     const { token, tokenId, keyId, algorithm, clock } = this.#parts;
+    this.#askedMs = clock.monotonicMs();
     const { batchIndex, firstSequence, count, root, sealedAtMs } = draft;
     const payload = sealPayload({
       tokenId,
@@ -150,15 +192,23 @@ export class Sealer {
     } catch (thrown) {
       const error = refusalOf(thrown);
       this.#refusal = error;
+      this.#recordFailure(error);
       queueMicrotask(() => this.#parts.onTrouble(error));
       throw error;
     }
+  }
+
+  #recordFailure(error: UkeyError): void {
+    this.#signFailures += 1;
+    this.#failuresInARow += 1;
+    this.#lastFailure = { atMs: this.#parts.clock.wallMs(), reason: `${error.code}: ${error.message}` };
   }
 
   #recordSignature(endMs: number, startMs: number): void {
     this.#signMs.push(endMs - startMs);
     if (this.#signMs.length > timedSignatures) this.#signMs.shift();
     this.#signatures += 1;
+    this.#failuresInARow = 0;
     this.#lastSignedMs = endMs;
     this.#refusal = null;
   }

@@ -26,6 +26,11 @@ export const tokenAnswer: TokenStatus = {
   storedPin: 'none',
   signatures: 5,
   meanSignMs: 0.25,
+  signFailures: 0,
+  restarts: 0,
+  lastFailure: null,
+  lastFailureAt: null,
+  selfTestAt: null,
 };
 
 export const statusAnswer: ServiceStatus = {

@@ -214,7 +214,8 @@ export class FakeHolder implements Holder {
   }
 
   async status(): Promise<HolderStatus> {
-    return { signatures: 0, meanSignMs: null, storePath: 'fake', sizeBytes: 0, usedBytes: 0, usedPercent: 0, mirror: null };
+    const health = { signatures: 0, meanSignMs: null, signFailures: 0, lastFailure: null, selfTestAtMs: null, restarts: 0 };
+    return { ...health, storePath: 'fake', sizeBytes: 0, usedBytes: 0, usedPercent: 0, mirror: null };
   }
 
   async changePin(): Promise<TokenFacts> {

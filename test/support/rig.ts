@@ -25,6 +25,8 @@ export interface RigOptions {
   readonly pinFile?: boolean;
   /** Default: none, which is quicker. */
   readonly mirror?: boolean;
+  /** Instead of the soft token: lines of [token]. */
+  readonly token?: readonly string[];
   /** Size of the FLASH. */
   readonly flashMib?: number;
   /** Templates of the server's own folder, by name; `grant.templates` grants them. */
@@ -170,10 +172,9 @@ function configText(options: RigOptions): string {
     'socket = "run/ukeyd.sock"',
     'admin_socket = "run/ukeyd-admin.sock"',
     '[token]',
-    'soft_token = "token/key.json"',
+    ...(options.token ?? ['soft_token = "token/key.json"', 'presence = ["token/key.json"]']),
     'flash = "token/flash.img"',
     `flash_mib = ${options.flashMib ?? 32}`,
-    'presence = ["token/key.json"]',
     ...(options.pinFile === true ? ['pin_file = "pin"'] : []),
     ...(options.mirror === true ? [] : ['[mirror]', 'mode = "off"']),
     '[upload]',

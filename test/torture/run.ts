@@ -19,6 +19,10 @@ const parts: Readonly<Record<string, () => Promise<TorturePart>>> = {
   'crash-at-sync': async () => (await import('./os-crash.ts')).crashAtSync,
   'store-errors': async () => (await import('./os-errors.ts')).storeErrors,
   'service-errors': async () => (await import('./os-errors.ts')).serviceErrors,
+  'token-codes': async () => (await import('./token-faults.ts')).tokenCodes,
+  'token-hang': async () => (await import('./token-faults.ts')).tokenHang,
+  'token-crash': async () => (await import('./token-faults.ts')).tokenCrash,
+  'token-wrong': async () => (await import('./token-faults.ts')).tokenWrong,
 };
 
 const awakeMs = 60_000;
