@@ -254,6 +254,7 @@ async function openDoors(config: Config, log: Log, clock: Clock, parts: Parts): 
 function handlersOf(parts: Parts, clock: Clock, version: string): Handlers<Methods> {
   const { custody, holder, uploader, timetable, deliveries, terminals, provision, unattended } = parts;
   const door = { custody, holder, unattended };
+  const reading = new LedgerReading(custody, holder);
   const link = () => uploader.link;
   const issue = { custody, clock, deliveries, link };
   const waiting = { custody, link, report: () => uploader.report, nextProbe: () => timetable.nextRun(), probe: () => uploader.probe() };
@@ -263,6 +264,7 @@ function handlersOf(parts: Parts, clock: Clock, version: string): Handlers<Metho
     'invoice.preview': (caller, params) => issuing.preview(issue, caller.terminal, params),
     'invoice.get': (caller, params) => find.get(custody, caller.terminal, params),
     'invoice.last': (caller) => find.last(custody, caller.roles.includes('auditor') ? null : caller.terminal),
+    'ledger.read': (_caller, params) => reading.read(params),
     'session.login': (_caller, params) => session.login(door, params),
     'session.logout': () => session.logout(door),
     'session.changePin': (_caller, params) => session.changePin(door, params),

@@ -9,6 +9,7 @@ import { backlog } from '#ctl/backlog.ts';
 import { type Command, type CommandGroup, Given } from '#ctl/command.ts';
 import { demo } from '#ctl/demo.ts';
 import { endAs, exitCodes, usage } from '#ctl/exit-codes.ts';
+import { exportCommand } from '#ctl/export.ts';
 import { get, issue } from '#ctl/invoice.ts';
 import { pin } from '#ctl/pin.ts';
 import { provision } from '#ctl/provision.ts';
@@ -30,6 +31,7 @@ const commands: readonly (Command | CommandGroup)[] = [
   issue,
   get,
   backlog,
+  exportCommand,
   verify,
   provision,
   store,

@@ -253,6 +253,13 @@ export const methods = {
     result: issuedSchema,
     errors: [...holding, 'not-found'],
   },
+  'ledger.read': {
+    summary: 'Sealed batches as the token keeps them, a page at a time: from a batch, a sequence, or the oldest that is kept.',
+    roles: ['erp', 'operator', 'admin', 'auditor'],
+    params: ledgerPageParams,
+    result: ledgerPageSchema,
+    errors: [...holding, 'not-found'],
+  },
   'session.login': {
     summary:
       'Unlocks the token with its PIN. The last try is spent only with useLastTry. `checked` is false where the token was open already.',

@@ -10,7 +10,7 @@ export interface Limits {
   /** Of a frame, before and after the caller is known: strangers get no room to fill. */
   readonly strangerFrameBytes: number;
   readonly frameBytes: number;
-  /** Of one answer; a larger one is refused `too-large`. */
+  /** Of one answer; a larger one is refused `too-large`. The largest batch fits, as base64. */
   readonly answerBytes: number;
   /** Requests being worked on per connection: above, the connection is read no further until one is answered. */
   readonly requestsPerConnection: number;
@@ -45,7 +45,7 @@ export const defaultLimits: Limits = {
   connectionsPerTerminal: 1_024,
   strangerFrameBytes: 4 * 1024,
   frameBytes: 256 * 1024,
-  answerBytes: 1024 * 1024,
+  answerBytes: 1280 * 1024,
   requestsPerConnection: 128,
   requestsPerTerminal: 1_024,
   requestsInAll: 8_192,

@@ -222,6 +222,12 @@ export class Ledger {
     return await this.#committed(row);
   }
 
+  /** The batch that holds this sequence, released ones included; null: there is none yet. 0: older than what this machine knows of. */
+  async batchOf(sequence: number): Promise<number | null> {
+    if (sequence >= this.tip.nextSequence) return null;
+    return (await this.#asking(() => this.#parts.index.bySequence(sequence)))?.batch ?? 0;
+  }
+
   /** What batch `batchIndex` adds to the backlog: from memory, or read. */
   async summary(batchIndex: number): Promise<BatchSummary> {
     const known = this.#summaries.get(batchIndex);

@@ -1,0 +1,65 @@
+// Owns: the errand ledger.read: sealed batches as the token keeps them, a page at a time, for exports and ERP programs.
+// Invariants: only what is durable; a page is bounded, and one is read at a time over all callers: who reads a whole ledger stands between
+// two commits of a till for one page at most. Who would wait behind too many others is told busy.
+// Must not: look into a batch; what is read says of itself whether it holds.
+import type { Holder } from '#holder/holder.ts';
+import { batchMaxBytes } from '#ipc-schema/batch.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import { ledgerPageBytes } from '#ipc-schema/ledger-page.ts';
+import type { Params, Result } from '#ipc-schema/methods.ts';
+import type { Custody } from '#ledger/custody.ts';
+
+/** Readers in line. */
+const waitingMax = 16;
+const busyRetryMs = 200;
+
+export class LedgerReading {
+  readonly #custody: Custody;
+  readonly #holder: Pick<Holder, 'read'>;
+  #line: Promise<unknown> = Promise.resolve();
+  #waiting = 0;
+
+  constructor(custody: Custody, holder: Pick<Holder, 'read'>) {
+    this.#custody = custody;
+    this.#holder = holder;
+  }
+
+  /** Errors: busy, not-found for what was released, and the holder's. */
+  async read(params: Params<'ledger.read'>): Promise<Result<'ledger.read'>> {
+    if (this.#waiting >= waitingMax) throw new UkeyError('busy', 'too many read the ledger', { retryAfterMs: busyRetryMs });
+    this.#waiting += 1;
+    const turn = this.#line.then(() => this.#page(params));
+    this.#line = turn.catch(() => undefined); // the caller has its own error
+    try {
+      return await turn;
+    } finally {
+      this.#waiting -= 1;
+    }
+  }
+
+  async #page({ fromBatch, fromSequence, maxBytes = ledgerPageBytes }: Params<'ledger.read'>): Promise<Result<'ledger.read'>> {
+    if (fromBatch !== undefined && fromSequence !== undefined)
+      throw new UkeyError('invalid-request', 'give fromBatch or fromSequence, not both', { field: 'fromSequence' });
+    const ledger = await this.#custody.use();
+    const newestBatch = ledger.tip.nextBatch - 1;
+    const { oldestBatch } = ledger.kept;
+    const first = fromSequence === undefined ? (fromBatch ?? oldestBatch) : await ledger.batchOf(fromSequence);
+    if (first === null || first > newestBatch) return { batches: [], nextBatch: null, oldestBatch, newestBatch };
+    if (first < oldestBatch) throw released(oldestBatch);
+    const read = await this.#holder.read(first, Math.min(maxBytes, batchMaxBytes));
+    const durable = read.filter(({ batchIndex }) => batchIndex <= newestBatch);
+    const next = first + durable.length;
+    return {
+      batches: durable.map(({ batchIndex, bytes }) => ({ batchIndex, bytes: Buffer.from(bytes).toString('base64') })),
+      nextBatch: next > newestBatch ? null : next,
+      oldestBatch,
+      newestBatch,
+    };
+  }
+}
+
+function released(oldestBatch: number): UkeyError {
+  return new UkeyError('not-found', `the token keeps batches from ${oldestBatch} on: those before were acknowledged and released`, {
+    action: `Begin with batch ${oldestBatch}; the ticket server has the older ones and gives them out (GET /v1/tokens/<id>/batches).`,
+  });
+}

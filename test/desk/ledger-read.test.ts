@@ -1,0 +1,156 @@
+// Shows: the ledger is read page by page by those who may, within what an answer can hold, and beside the tills.
+import { afterEach, describe, expect, test } from 'vitest';
+import { LedgerCheck } from '#ctl/ledger-check.ts';
+import { LedgerReading } from '#desk/ledger-read.ts';
+import { defaultLimits } from '#ipc/limits.ts';
+import { batchMaxBytes } from '#ipc-schema/batch.ts';
+import type { Client } from '#ipc-schema/client.ts';
+import { encodeAnswer } from '#ipc-schema/envelope.ts';
+import { type Method, methods, type Result } from '#ipc-schema/methods.ts';
+import { check } from '#ipc-schema/schema.ts';
+import { acknowledge } from '#ledger/acknowledging.ts';
+import { documentDraft, LedgerRig } from '#test/support/ledger-rig.ts';
+import { openRig, type Rig, sale } from '#test/support/rig.ts';
+
+type Page = Result<'ledger.read'>;
+
+let rig: Rig | null = null;
+let ledgerRig: LedgerRig | null = null;
+afterEach(async () => {
+  await rig?.close();
+  await ledgerRig?.close();
+  rig = null;
+  ledgerRig = null;
+});
+
+async function readAll(client: Client, maxBytes?: number): Promise<Page['batches']> {
+  const batches: Page['batches'] = [];
+  for (let next: number | null = 1; next !== null; ) {
+    const page: Page = await client.call('ledger.read', { fromBatch: next, ...(maxBytes === undefined ? {} : { maxBytes }) });
+    expect(page.batches.length).toBeGreaterThan(0);
+    batches.push(...page.batches);
+    next = page.nextBatch;
+  }
+  return batches;
+}
+
+describe('the ledger', () => {
+  test('is read whole, in pages of any size, by an ERP program, an auditor and an operator, and not by a till', async () => {
+    rig = await openRig();
+    for (let at = 0; at < 5; at += 1) await Promise.all([rig.till.issue(sale(`a${at}`)), rig.till.issue(sale(`b${at}`))]);
+    const { certificate, authorityCertificate } = await rig.admin.call('service.identity', {});
+    const whole = await readAll(rig.admin);
+    const ledger = new LedgerCheck({
+      certificate: Buffer.from(certificate, 'base64'),
+      authorityCertificate: Buffer.from(authorityCertificate, 'base64'),
+    });
+    for (const { bytes } of whole) ledger.add(Buffer.from(bytes, 'base64'));
+    expect(ledger.result()).toMatchObject({ holds: true, byKind: { invoice: 10 } });
+    // Meanwhile the service may add an entry of its own.
+    for (const role of ['erp', 'auditor'] as const)
+      expect((await readAll(await rig.connectAs(`${role}-1`, role), 1)).slice(0, whole.length)).toEqual(whole);
+    await expect(rig.till.call('ledger.read', {})).rejects.toMatchObject({ code: 'forbidden' });
+  });
+
+  test('is read from a sequence, and ends where it ends', async () => {
+    rig = await openRig();
+    const { sequence } = await rig.till.issue(sale('a'));
+    await rig.till.issue(sale('b'));
+    const page = await rig.admin.call('ledger.read', { fromSequence: sequence, maxBytes: 1 });
+    const oldest = await rig.admin.call('ledger.read', {});
+    expect(page.batches).toEqual(oldest.batches.slice((page.batches[0]?.batchIndex ?? 0) - 1).slice(0, 1));
+    expect(page).toMatchObject({ oldestBatch: 1, newestBatch: oldest.batches.length, nextBatch: (page.batches[0]?.batchIndex ?? 0) + 1 });
+    const behind = { batches: [], nextBatch: null, oldestBatch: 1 };
+    expect(await rig.admin.call('ledger.read', { fromSequence: 1_000 })).toMatchObject(behind);
+    expect(await rig.admin.call('ledger.read', { fromBatch: 1_000 })).toMatchObject(behind);
+    await expect(rig.admin.call('ledger.read', { fromBatch: 1, fromSequence: 1 })).rejects.toMatchObject({ code: 'invalid-request' });
+    await rig.admin.call('session.logout', {});
+    await expect(rig.admin.call('ledger.read', {})).rejects.toMatchObject({ code: 'locked' });
+  });
+
+  test('is told to begin later where the beginning was released', async () => {
+    ledgerRig = await LedgerRig.open({ charter: { keepDays: 30 } });
+    for (const key of ['1', '2']) await ledgerRig.ledger.add(documentDraft(key));
+    const upTo = ledgerRig.ledger.tip.nextBatch - 1;
+    ledgerRig.clock.pass(31 * 86_400_000);
+    await acknowledge(ledgerRig.ledger, ledgerRig.charter, ledgerRig.ack(upTo));
+    await ledgerRig.ledger.add(documentDraft('3'));
+    await ledgerRig.custody.reclaim();
+    const reading = new LedgerReading(ledgerRig.custody, ledgerRig.holder);
+    const { oldestBatch } = await reading.read({});
+    expect(oldestBatch).toBe(upTo + 1);
+    await expect(reading.read({ fromBatch: upTo })).rejects.toMatchObject({ code: 'not-found' });
+    await expect(reading.read({ fromSequence: 1 })).rejects.toMatchObject({ code: 'not-found' });
+    expect((await reading.read({ fromBatch: oldestBatch })).batches[0]?.batchIndex).toBe(oldestBatch);
+  });
+
+  test('has no batch that an answer cannot hold', async () => {
+    ledgerRig = await LedgerRig.open();
+    const largest = { batchIndex: 1, bytes: new Uint8Array(batchMaxBytes + 4_096) };
+    const page = await new LedgerReading(ledgerRig.custody, { read: async () => [largest] }).read({});
+    expect(Buffer.byteLength(encodeAnswer('x'.repeat(64), page))).toBeLessThan(defaultLimits.answerBytes);
+    // Nor a page of many small ones.
+    const small = Array.from({ length: Math.floor(batchMaxBytes / 400) }, (_, at) => ({ batchIndex: at + 1, bytes: new Uint8Array(400) }));
+    const many = { batches: small.map(({ batchIndex, bytes }) => ({ batchIndex, bytes: Buffer.from(bytes).toString('base64') })) };
+    expect(Buffer.byteLength(encodeAnswer(1, { ...page, ...many }))).toBeLessThan(defaultLimits.answerBytes);
+    const method: Method = methods['ledger.read'];
+    check(method.result, page, 'internal');
+  });
+
+  test('is read by a bounded number at once', async () => {
+    ledgerRig = await LedgerRig.open();
+    const reading = new LedgerReading(ledgerRig.custody, ledgerRig.holder);
+    const reads = await Promise.allSettled(Array.from({ length: 20 }, () => reading.read({})));
+    const refused = reads.filter((one) => one.status === 'rejected');
+    expect(refused).toHaveLength(4);
+    for (const { reason } of refused) expect(reason).toMatchObject({ code: 'busy' });
+    expect((await reading.read({})).batches.length).toBeGreaterThan(0);
+  });
+});
+
+describe('beside the tills', () => {
+  const mib = 1024 * 1024;
+  const lines = Array.from({ length: 200 }, (_, at) => ({
+    description: `LINE ${at} ${'x'.repeat(100)}`,
+    quantity: '1',
+    unitPrice: '0.01',
+  }));
+
+  async function issueTimes(till: Client, key: string, count: number): Promise<number[]> {
+    const times: number[] = [];
+    for (let at = 0; at < count; at += 1) {
+      const fromMs = performance.now();
+      await till.issue(sale(`${key}-${at}`));
+      times.push(performance.now() - fromMs);
+    }
+    return times.sort((a, b) => a - b);
+  }
+
+  test('who reads without a pause neither starves them nor fills the memory of the service', { timeout: 60_000 }, async () => {
+    rig = await openRig({ holder: 'child', grant: { limits: { hours: null, count: null, amount: null, single: null } } });
+    for (let at = 0; at < 20; at += 1)
+      await Promise.all(Array.from({ length: 10 }, (_, one) => rig?.till.issue(sale(`fill-${at}-${one}`, { lines, brief: true }))));
+    await issueTimes(rig.till, 'warm', 20);
+    const alone = await issueTimes(rig.till, 'alone', 60);
+    const reader = await rig.connectAs('erp-1', 'erp');
+    let [isDone, bytes] = [false, 0];
+    let beforeBytes = 0;
+    const reading = (async () => {
+      for (let round = 0; !isDone || round < 6; round += 1) {
+        for (const batch of await readAll(reader)) bytes += batch.bytes.length;
+        if (round === 1) beforeBytes = process.memoryUsage().rss;
+      }
+    })();
+    const beside = await issueTimes(rig.till, 'beside', 60);
+    isDone = true;
+    await reading;
+    const [medianAlone = 0, medianBeside = 0, worst = 0] = [alone[30], beside[30], beside.at(-1)];
+    console.info(
+      `a sale takes ${medianAlone.toFixed(1)} ms alone, ${medianBeside.toFixed(1)} beside a reader, ${worst.toFixed(1)} at most`,
+    );
+    expect(bytes).toBeGreaterThan(20 * mib);
+    expect(medianBeside).toBeLessThan(medianAlone * 10 + 50);
+    expect(worst).toBeLessThan(2_000);
+    expect(process.memoryUsage().rss - beforeBytes).toBeLessThan(64 * mib);
+  });
+});
