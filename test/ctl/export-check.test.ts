@@ -1,9 +1,12 @@
 // Shows: an export holds as it was written, in both forms, and in no other way.
 import { beforeAll, describe, expect, it } from 'vitest';
+import { recordsOf } from '#ctl/export/records.ts';
 import { jsonLines } from '#ctl/export/spelling.ts';
 import { tar } from '#ctl/export/tar.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { ExportEntry, ExportRecord } from '#ipc-schema/export.ts';
+import { verifyBatch } from '#ipc-schema/verify.ts';
+import { BuiltToken } from '#test/support/batch-builder.ts';
 import { BuiltLedger } from '#test/support/built-ledger.ts';
 import { recordsOfLedger, spelled, verified } from '#test/support/exported.ts';
 import { seededRandom, seedOf } from '#test/support/seed.ts';
@@ -167,5 +170,39 @@ describe('what is sealed rightly and still wrong', () => {
     const { origin, records } = recordsOfLedger(wrong);
     const check = await verified(spelled(origin, records));
     expect(check.findings).toMatchObject([{ sequence: 3 }]);
+  });
+});
+
+describe('a ledger that another key goes on with', () => {
+  /** Two batches by the first key, one by the second. */
+  async function goneOn(certifiedFor?: string) {
+    const first = await BuiltLedger.begin();
+    first.invoices(2);
+    const { token, authority } = first;
+    const second = new BuiltToken();
+    second.head = token.head;
+    const batch = second.batch([first.draft({ token: token.tokenId })], { tokenId: token.tokenIdBytes });
+    const certificate = await authority.certifyToken(second.spki, Date.parse('2030-01-01T00:00:00Z'), certifiedFor ?? token.tokenId);
+    const range = { toBatch: 3, toSequence: batch.head.nextSequence - 1 };
+    const certificates = [first.certificate, Buffer.from(certificate)].map((der) => der.toString('base64'));
+    const { origin, records } = recordsOfLedger(first, { ...range, certificates });
+    const verifiedBatch = verifyBatch(batch.bytes, second.publicKey, token.head, token.tokenIdBytes);
+    return { origin, records: [...records, ...recordsOf(verifiedBatch, origin)] };
+  }
+
+  it.each(forms)('holds with the certificates of both, as $name', async (form) => {
+    const { origin, records } = await goneOn();
+    const check = await verified(spelled(origin, records, form), form);
+    expect(check.end).toMatchObject({ batches: 3, entries: 5 });
+    expect(check.findingsCount).toBe(0);
+  });
+
+  it('does not hold without the second one, in another order, or with one for another ledger', async () => {
+    const { origin, records } = await goneOn();
+    const [one = '', two = ''] = origin.certificates;
+    expect(await refused(spelled({ ...origin, certificates: [one] }, records))).toBe('invalid-request');
+    expect(await refused(spelled({ ...origin, certificates: [two, one] }, records))).toBe('invalid-request');
+    const other = await goneOn('ab'.repeat(16));
+    expect(await refused(spelled(other.origin, other.records))).toBe('invalid-request');
   });
 });
