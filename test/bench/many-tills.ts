@@ -1,0 +1,73 @@
+// Owns: B2, 64 tills at once, beside the echo with as many requests on their way and beside SQLCipher with one transaction per invoice.
+import { type Bench, type Context, notMeasured, type Row, row } from './benchmark.ts';
+import { interleaved, median, percentile } from './figures.ts';
+import { Echo } from './floors.ts';
+import { wholly } from './load.ts';
+import type { Sent } from './messages.ts';
+import { sqlCipher } from './sqlcipher.ts';
+
+const id = 'B2';
+const rateAim = 8_000;
+const echoShareAim = 0.25;
+const sqlCipherAim = 2;
+
+async function run(context: Context): Promise<Row[]> {
+  const { sizes, load, folder } = context;
+  const { rounds, manyTills: tills, manyTillsCount: count } = sizes;
+  const world = await context.world('main');
+  const echo = await Echo.start(folder);
+  try {
+    await load.do({ kind: 'open', pool: 'tills', path: world.files.socket, count: tills, till: world.till });
+    await load.do({ kind: 'open', pool: 'echoes', path: echo.socket, count: tills, till: null });
+    const send = async (pool: 'tills' | 'echoes', prefix: string, many = count): Promise<Sent> =>
+      wholly(await load.send({ kind: 'run', pool, tills, count: many, prefix }));
+    const keep = await load.send({
+      kind: 'run',
+      pool: 'tills',
+      tills,
+      count: Math.ceil(count / 4),
+
+      prefix: 'b2w-',
+      keep: true,
+    });
+    await send('echoes', 'warm-', Math.ceil(count / 4));
+    const peer = await sqlCipher(folder, wholly(keep).documents);
+    const perSecond = (sent: Sent): number => (sent.latenciesUs.length / sent.elapsedMs) * 1_000;
+    const latencies: number[] = [];
+    const rates = await interleaved(rounds, {
+      echo: (round) => send('echoes', `e2-${round}-`).then(perSecond),
+      sqlCipher: async () => (peer.kind === 'absent' ? Number.NaN : (await peer.run(count)).perSecond),
+      service: async (round) => {
+        const sent = await send('tills', `b2-${round}-`);
+        latencies.push(percentile(sent.latenciesUs, 0.99));
+        return perSecond(sent);
+      },
+    });
+    const service = median(rates.service);
+    return [
+      row(id, `${tills} tills: durable invoices`, service, '/s', {
+        aim: `>= ${rateAim}/s`,
+        met: (value) => value >= rateAim,
+        note: `mirror ${world.options.mirror}; p99 ${(median(latencies) / 1_000).toFixed(1)} ms`,
+      }),
+      row(id, 'share of the bare echo', service, '/s', {
+        beside: { name: `node-ipc echo, ${tills} on their way`, value: median(rates.echo) },
+        aim: `>= ${echoShareAim} x`,
+        met: (_, ratio) => ratio >= echoShareAim,
+      }),
+      peer.kind === 'absent'
+        ? notMeasured(id, 'beside SQLCipher', '/s', peer.why)
+        : row(id, 'beside SQLCipher', service, '/s', {
+            beside: { name: `SQLCipher ${peer.version}, WAL, FULL`, value: median(rates.sqlCipher) },
+            aim: `>= ${sqlCipherAim} x`,
+            met: (_, ratio) => ratio >= sqlCipherAim,
+            note: 'one transaction per invoice, no IPC, no signature',
+          }),
+    ];
+  } finally {
+    for (const pool of ['tills', 'echoes']) await load.do({ kind: 'shut', pool });
+    echo.close();
+  }
+}
+
+export const manyTills: Bench = { id, title: 'many tills at once', run };

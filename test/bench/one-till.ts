@@ -1,0 +1,143 @@
+// Owns: B1, one till that issues one invoice at a time, beside the sum of its floors; and the time per stage of the route.
+import { readFileSync, rmSync } from 'node:fs';
+import { type Bench, type Context, type Row, row } from './benchmark.ts';
+import { interleaved, median, percentile, summed } from './figures.ts';
+import { Echo, FloorMeter, type Floors } from './floors.ts';
+import { stagesFile } from './instruments.ts';
+import { wholly } from './load.ts';
+import type { Sent } from './messages.ts';
+import { type Stage, stageNames } from './stages.ts';
+import type { World } from './world.ts';
+
+const id = 'B1';
+const p50Aim = 1.5;
+const p99Aim = 2.5;
+const sectorBytes = 512;
+const stagesWaitMs = 20_000;
+/** A stage that takes less is not named. */
+const leastUs = 0.5;
+
+/** Bytes on the FLASH of one invoice alone in its batch, as this very load has them. */
+export async function frameBytesOf(world: World, issue: () => Promise<number>): Promise<number> {
+  const before = (await world.status()).store?.usedBytes ?? 0;
+  const count = await issue();
+  const after = (await world.status()).store?.usedBytes ?? 0;
+  return Math.max(sectorBytes, Math.round((after - before) / count / sectorBytes) * sectorBytes);
+}
+
+async function run(context: Context): Promise<Row[]> {
+  const { sizes, load, folder } = context;
+  const { rounds, oneTillCount: count, warmUpCount } = sizes;
+  const world = await context.world('main');
+  const echo = await Echo.start(folder);
+  const meter = new FloorMeter(world);
+  try {
+    await load.do({ kind: 'open', pool: 'till', path: world.files.socket, count: 1, till: world.till });
+    await load.do({ kind: 'open', pool: 'echo', path: echo.socket, count: 1, till: null });
+    const send = async (pool: 'till' | 'echo', prefix: string, many = count): Promise<Sent> =>
+      wholly(await load.send({ kind: 'run', pool, tills: 1, count: many, prefix }));
+    const bytes = await frameBytesOf(world, async () => (await send('till', 'b1w-', warmUpCount)).latenciesUs.length);
+    await send('echo', 'warm-', warmUpCount);
+    const floorRounds: Floors[] = [];
+    const times = await interleaved(rounds, {
+      echo: (round) => send('echo', `e${round}-`).then((sent) => sent.latenciesUs),
+      floors: async () => {
+        const floors = await meter.measure(count, bytes);
+        floorRounds.push(floors);
+        return floors.signUs;
+      },
+      service: (round) => send('till', `b1-${round}-`).then((sent) => sent.latenciesUs),
+    });
+    const mirrored = world.options.mirror === 'sync';
+    const sums = floorRounds.map((floors, round) =>
+      summed([times.echo[round] ?? [], floors.signUs, floors.verifyUs, mirrored ? floors.twoSyncsUs : floors.syncUs]),
+    );
+    const of = (all: readonly Float64Array[], part: number): number => median(all.map((each) => percentile(each, part)));
+    const syncs = mirrored ? 'two syncs at once' : 'sync';
+    const floorNote = (name: keyof Floors): number =>
+      of(
+        floorRounds.map((floors) => floors[name]),
+        0.5,
+      );
+    return [
+      row(id, 'one till: p50', of(times.service, 0.5), 'us', {
+        beside: { name: `echo + sign + verify + ${syncs}`, value: of(sums, 0.5) },
+        aim: `<= ${p50Aim} x`,
+        met: (_, ratio) => ratio <= p50Aim,
+        note: `mirror ${world.options.mirror}`,
+      }),
+      row(id, 'one till: p99', of(times.service, 0.99), 'us', {
+        beside: { name: 'the same sum', value: of(sums, 0.99) },
+        aim: `<= ${p99Aim} x`,
+        met: (_, ratio) => ratio <= p99Aim,
+      }),
+      row(id, 'floor: echo', of(times.echo, 0.5), 'us', { note: 'bare node-ipc, the same request' }),
+      row(id, 'floor: sign', floorNote('signUs'), 'us', { note: 'one C_Sign of the same module and key' }),
+      row(id, 'floor: verify', floorNote('verifyUs'), 'us'),
+      row(id, 'floor: sync', floorNote('syncUs'), 'us', { note: `write + fdatasync of ${bytes} bytes, preallocated` }),
+      row(id, 'floor: two syncs at once', floorNote('twoSyncsUs'), 'us', { note: 'FLASH and mirror' }),
+      ...(await stages(context)),
+    ];
+  } finally {
+    for (const pool of ['till', 'echo']) await load.do({ kind: 'shut', pool });
+    meter.close();
+    echo.close();
+  }
+}
+
+interface Told {
+  readonly cpu: Readonly<Record<Stage, number>>;
+  readonly waits: Readonly<Record<string, { readonly ms: number; readonly count: number }>>;
+}
+
+/** The same load on a service with instruments; its own cost is in the figures, so they say shares rather than times. */
+async function stages(context: Context): Promise<Row[]> {
+  const { load, sizes } = context;
+  const world = await context.world('instrumented', { program: 'instrumented' });
+  await load.do({ kind: 'open', pool: 'staged', path: world.files.socket, count: 1, till: world.till });
+  const send = (prefix: string, count: number) => load.send({ kind: 'run', pool: 'staged', tills: 1, count, prefix }).then(wholly);
+  await send('st-w-', sizes.warmUpCount);
+  const { front, holder } = world.pids;
+  if (holder === null) return [];
+  const parts = [
+    { name: 'front', pid: front, file: stagesFile(world.files.state, 'front') },
+    { name: 'holder', pid: holder, file: stagesFile(world.files.token, 'holder') },
+  ];
+  for (const { pid } of parts) process.kill(pid, 'SIGUSR2');
+  await pause(100); // both profilers have begun
+  const sent = await send('st-', sizes.oneTillCount);
+  for (const { pid } of parts) process.kill(pid, 'SIGUSR2');
+  const rows: Row[] = [];
+  for (const { name, file } of parts) {
+    const told = await readWhenThere(file);
+    const perInvoice = (ms: number): number => (ms * 1_000) / sent.latenciesUs.length;
+    for (const stage of stageNames) {
+      const us = perInvoice(told.cpu[stage]);
+      if (stage !== 'idle' && stage !== 'instruments' && us >= leastUs)
+        rows.push(row(id, `stage: ${name}, ${stage}`, us, 'us', { note: 'CPU per invoice' }));
+    }
+    for (const [what, { ms, count }] of Object.entries(told.waits))
+      rows.push(row(id, `stage: ${name}, ${what}`, (ms * 1_000) / count, 'us', { note: 'from call to answer' }));
+  }
+  rows.push(row(id, 'stages: the whole way', median(sent.latenciesUs), 'us', { note: 'p50 with instruments on' }));
+  await load.do({ kind: 'shut', pool: 'staged' });
+  return rows;
+}
+
+async function readWhenThere(file: string): Promise<Told> {
+  const endMs = performance.now() + stagesWaitMs;
+  for (;;) {
+    try {
+      const told = JSON.parse(readFileSync(file, 'utf8')) as Told;
+      rmSync(file);
+      return told;
+    } catch (thrown) {
+      if (performance.now() > endMs) throw new Error('the profile was not written', { cause: thrown });
+      await pause(20);
+    }
+  }
+}
+
+const pause = (waitMs: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, waitMs));
+
+export const oneTill: Bench = { id, title: 'one till, one invoice at a time', run };

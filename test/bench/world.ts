@@ -1,0 +1,138 @@
+// Owns: a provisioned token with its service as a process, a ticket server in this one, the line between them and one enrolled till.
+// Invariants: the line is down unless a benchmark puts it up, so that nothing is uploaded while something else is measured.
+import type { ChildProcess } from 'node:child_process';
+import { mkdirSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { type Client, connect } from '#ipc-schema/client.ts';
+import type { ServiceStatus } from '#ipc-schema/methods.ts';
+import { type RunningServer, startServer } from '#server/serve.ts';
+import { TcpProxy } from '#test/support/tcp-proxy.ts';
+import { childOf } from './machine.ts';
+import type { Till } from './messages.ts';
+import { type Environment, startProgram, stop } from './process.ts';
+import { grant, holderConfigOf, pin, soPin, type WorldFiles, type WorldOptions, worldFiles, writeWorldFiles } from './world-files.ts';
+
+export type { WorldOptions } from './world-files.ts';
+
+const startWaitMs = 60_000;
+const provisionWaitMs = 300_000;
+const lookMs = 5;
+const programs = {
+  product: fileURLToPath(new URL('../../daemon/main.ts', import.meta.url)),
+  instrumented: fileURLToPath(new URL('./instrumented-service.ts', import.meta.url)),
+};
+
+export class World {
+  readonly files: WorldFiles;
+  readonly options: WorldOptions;
+  readonly line: TcpProxy;
+  readonly #server: RunningServer;
+  #service: ChildProcess | null = null;
+  #admin: Client | null = null;
+  till: Till = { terminal: 'till-1', secret: new Uint8Array() };
+
+  private constructor(files: WorldFiles, options: WorldOptions, server: RunningServer, line: TcpProxy) {
+    this.files = files;
+    this.options = options;
+    this.#server = server;
+    this.line = line;
+  }
+
+  static async open(folder: string, options: WorldOptions): Promise<World> {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    const files = worldFiles(folder);
+    writeWorldFiles(files, options);
+    const server = await startServer({ directory: files.server });
+    const line = await TcpProxy.open(server.port);
+    const world = new World(files, options, server, line);
+    try {
+      await world.#provision();
+    } catch (thrown) {
+      await world.close();
+      throw thrown;
+    }
+    return world;
+  }
+
+  get environment(): Environment {
+    return this.options.module === null ? {} : { SOFTHSM2_CONF: this.files.softhsmConfig };
+  }
+
+  get holderConfig() {
+    return holderConfigOf(this.files, this.options);
+  }
+
+  get admin(): Client {
+    if (this.#admin === null) throw new Error('the service does not run');
+    return this.#admin;
+  }
+
+  /** The service's processes: null where the system does not tell them. */
+  get pids(): { readonly front: number; readonly holder: number | null } {
+    const front = this.#service?.pid ?? 0;
+    return { front, holder: childOf(front) };
+  }
+
+  /** Starts the process and nothing more. */
+  launch(environment: Environment = {}): void {
+    const args = [programs[this.options.program], '--config', this.files.config];
+    this.#service = startProgram(args, { ...this.environment, ...environment }, this.files.log);
+  }
+
+  /** Returns when a till can issue. */
+  async start(): Promise<void> {
+    if (this.#service === null) this.launch();
+    this.#admin ??= await connect({ socketPath: this.files.adminSocket, client: 'bench/1', waitMs: startWaitMs });
+    await this.until(({ standing }) => standing.startsWith('issuing'), startWaitMs);
+  }
+
+  async stop(): Promise<void> {
+    this.#admin?.close();
+    this.#admin = null;
+    if (this.#service !== null) await stop(this.#service);
+    this.#service = null;
+  }
+
+  lineUp(): void {
+    this.line.state = 'up';
+  }
+
+  lineDown(): void {
+    this.line.state = 'down';
+    this.line.hangUp();
+  }
+
+  async status(): Promise<ServiceStatus> {
+    return await this.admin.call('service.status', {});
+  }
+
+  /** Asks until it holds. Throws after `waitMs`. */
+  async until(holds: (status: ServiceStatus) => boolean, waitMs: number): Promise<ServiceStatus> {
+    const endMs = performance.now() + waitMs;
+    for (;;) {
+      const status = await this.status();
+      if (holds(status)) return status;
+      if (performance.now() > endMs)
+        throw new Error(`still ${status.standing} after ${waitMs} ms (${status.reason}); see ${this.files.log}`);
+      await new Promise((resolve) => setTimeout(resolve, lookMs));
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.stop();
+    await this.line.close();
+    await this.#server.close();
+  }
+
+  async #provision(): Promise<void> {
+    this.launch();
+    this.#admin = await connect({ socketPath: this.files.adminSocket, client: 'bench/1', waitMs: startWaitMs });
+    const ticket = await this.#server.createTicket({ ...grant, serverUrl: `https://127.0.0.1:${this.line.port}` });
+    await this.admin.call('token.provision', { label: 'bench', pin, soPin, ticket }, { timeoutMs: provisionWaitMs });
+    const { terminal } = this.till;
+    const { secret } = await this.admin.call('terminal.enrol', { terminal, role: 'till' });
+    this.till = { terminal, secret: Buffer.from(secret, 'hex') };
+    this.lineDown();
+    await this.start();
+  }
+}
