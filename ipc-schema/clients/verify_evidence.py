@@ -3,7 +3,7 @@
 
     verify_evidence.py KEY EVIDENCE [BODY]
 
-KEY       the token's public key or certificate (PEM or DER).
+KEY       the token's public key or certificate (PEM or DER); the certificate where another key went on with the ledger.
 EVIDENCE  a file with the evidence: raw bytes, base64, the text of a QR code, or an evidence file (JSON, with the document).
 BODY      the document, exact bytes, when it is at hand.
 
@@ -206,6 +206,16 @@ def read_key(data):
     raise SystemExit("the key file holds neither a public key nor a certificate")
 
 
+def ledger_of(data):
+    """The ledger that a certificate names in its subject; None for a bare key, or where it names none."""
+    for form in ("pem", "der"):
+        subject = openssl(["x509", "-inform", form, "-noout", "-subject", "-nameopt", "RFC2253"], data)
+        if subject.returncode == 0:
+            named = re.search(rb"CN=ukey token ([0-9a-f]{32})\s*\Z", subject.stdout)
+            return bytes.fromhex(named.group(1).decode()) if named else None
+    return None
+
+
 def signature_holds(algorithm, spki, message, signature):
     options = []
     description = openssl(["pkey", "-pubin", "-inform", "der", "-noout", "-text"], spki).stdout.decode("ascii", "replace")
@@ -227,7 +237,7 @@ def signature_holds(algorithm, spki, message, signature):
     return result.returncode == 0
 
 
-def read_seal(data, spki):
+def read_seal(data, spki, ledger=None):
     need(data[:1] == b"\xd2", "seal is not a tagged COSE_Sign1")
     protected, unprotected, payload, signature = fields(decode(data[1:]), 4, "seal")
     need(unprotected == {} and type(unprotected) is dict, "seal has an unprotected header")
@@ -242,7 +252,7 @@ def read_seal(data, spki):
     need(is_count(batch_index, 1) and is_count(first, 1) and is_count(count, 1, 1024), "seal has counts out of range")
     need(first + count <= SAFE_MAX and is_count(sealed, 0, INSTANT_MAX_MS), "seal has counts out of range")
     expected = sha256(spki)[:16]
-    need(key_id == expected and token_id == expected, "seal is of another token")
+    need(key_id == expected and token_id == (ledger or expected), "seal is of another token")
     to_be_signed = head(4, 4) + head(3, 10) + b"Signature1" + byte_string(protected) + byte_string(b"") + byte_string(payload)
     need(signature_holds(algorithm, spki, to_be_signed, signature), "seal has a signature that does not hold")
     return {
@@ -257,13 +267,13 @@ def read_seal(data, spki):
     }
 
 
-def verify(evidence, spki, body=None):
-    """The leaf and the seal, as dicts. Raises Refused."""
+def verify(evidence, spki, body=None, ledger=None):
+    """The leaf and the seal, as dicts. `ledger`: id of the ledger's first key, where another one went on with it. Raises Refused."""
     need(len(evidence) <= 4096, "evidence is too long")
     leaf_bytes, index, count, path, seal_bytes = fields(decode(evidence), 5, "evidence")
     need(is_bytes(leaf_bytes) and is_bytes(seal_bytes) and is_count(index) and is_count(count), "evidence is out of form")
     need(type(path) is list and len(path) <= 20 and all(is_bytes(step, 32) for step in path), "evidence has a path out of form")
-    seal = read_seal(seal_bytes, spki)
+    seal = read_seal(seal_bytes, spki, ledger)
     leaf = read_leaf(leaf_bytes)
     need(count == seal["count"] and leaf["sequence"] == seal["firstSequence"] + index, "evidence does not fit its seal")
     root = root_from_path(sha256(b"\x00", leaf_bytes), index, count, path)
@@ -327,7 +337,7 @@ def main(arguments):
             body = document
         else:
             evidence = evidence_bytes(files[1])
-        leaf, seal = verify(evidence, spki, body)
+        leaf, seal = verify(evidence, spki, body, ledger_of(files[0]))
     except Refused as refused:
         print(f"does not hold: {refused}", file=sys.stderr)
         return 1

@@ -6,9 +6,11 @@ import { type ErrorCode, errorTable, isErrorCode } from '#ipc-schema/errors.ts';
 import { decodeEvidence, evidenceFromQr, qrText } from '#ipc-schema/evidence.ts';
 import { clientMac, macEquals, serviceMac } from '#ipc-schema/handshake.ts';
 import { leafHash, rootFromPath, sha256 } from '#ipc-schema/merkle.ts';
+import { firstSigner, newestSigner, nobodySucceeds, signerAt } from '#ipc-schema/signers.ts';
+import { succeedBy } from '#ipc-schema/succession.ts';
 import { openTemplate } from '#ipc-schema/template.ts';
 import { decodeUpload, openAcknowledgement, openEnrolment, openProbe } from '#ipc-schema/upstream.ts';
-import { type ChainHead, chainStart, verifyBatch, verifyEvidence, verifySeal } from '#ipc-schema/verify.ts';
+import { type ChainHead, chainStart, verifyBatch, verifyEvidence, verifyNext, verifySeal } from '#ipc-schema/verify.ts';
 import { refusal } from '#test/support/refusal.ts';
 import { readVectors, readVectorText } from '#test/support/vectors.ts';
 import { makeVectors } from '#test/vectors/make.ts';
@@ -111,6 +113,34 @@ describe('the vectors', () => {
       expect({ ...head, sealHash: hex(head.sealHash) }).toEqual(good.headAfter);
     }
     allRefused(invalid, (bad) => verifyBatch(unhex(bad.bytes), key(tokenKey), headOf(bad.head)));
+  });
+
+  it('of a ledger that other keys go on with hold, each behind the ones before', () => {
+    const { valid, invalid, authorityKey, certificate, tokenId } = readVectors<
+      { bytes: string; before: number; keyId: string },
+      Refused & { before: number },
+      { authorityKey: string; certificate: string; tokenId: string }
+    >('succession.json');
+    const succeed = succeedBy(key(authorityKey));
+    const states = [{ head: chainStart(unhex(certificate)), signers: firstSigner(unhex(certificate)) }];
+    const stateAt = (before: number) => states[before] ?? { head: chainStart(new Uint8Array()), signers: firstSigner(unhex(certificate)) };
+    expect(valid).toHaveLength(6);
+    for (const { bytes, before, keyId } of valid) {
+      const { head, signers } = stateAt(before);
+      const next = verifyNext(unhex(bytes), signers, head, succeed);
+      expect(hex(newestSigner(next.signers).keyId)).toBe(keyId);
+      expect(hex(next.signers.tokenId)).toBe(tokenId);
+      states.push({ head: next.batch.head, signers: next.signers });
+    }
+    const walk = (bytes: string, before: number): unknown =>
+      verifyNext(unhex(bytes), stateAt(before).signers, stateAt(before).head, succeed);
+    allRefused(invalid, ({ bytes, before }) => walk(bytes, before));
+    // Without the authority nobody can say who may go on.
+    expect(() => verifyNext(unhex(valid[3]?.bytes ?? ''), stateAt(3).signers, stateAt(3).head, nobodySucceeds)).toThrow(
+      expect.objectContaining({ code: 'invalid-request' }),
+    );
+    expect(signerAt(stateAt(6).signers, 4).serial).toBe(1);
+    expect(signerAt(stateAt(6).signers, 3).serial).toBe(0);
   });
 
   it('of evidence hold', () => {

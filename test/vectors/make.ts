@@ -7,6 +7,7 @@ import { batchVectors, leafVectors, merkleVectors } from './ledger.ts';
 import { lineVectors } from './line.ts';
 import { evidenceVectors, qrVectors } from './proofs.ts';
 import { sealVectors } from './seals.ts';
+import { successionVectors } from './successions.ts';
 import { fixed } from './world.ts';
 
 /** All files by name, as their texts. */
@@ -16,6 +17,7 @@ export function makeVectors(): Record<string, string> {
     'leaf.json': leafVectors(),
     'seal.json': sealVectors(),
     'batch.json': batchVectors(),
+    'succession.json': successionVectors(),
     'evidence.json': evidenceVectors(),
     'qr.json': qrVectors(),
     ...lineVectors(),

@@ -19,6 +19,7 @@ export interface Fixed {
   description: string;
   rsaPrivateKey: string;
   tokenCertificate: string;
+  successorCertificates: Record<'successor' | 'rsa' | 'foreign' | 'selfMade', string>;
   signatures: Record<string, string>;
 }
 
@@ -28,7 +29,7 @@ export const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('h
 export const unhex = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, 'hex'));
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);
 
-export type KeyName = 'token' | 'server' | 'authority' | 'stranger' | 'rsa';
+export type KeyName = 'token' | 'server' | 'authority' | 'stranger' | 'successor' | 'rsa';
 
 function ecKey(name: string): KeyObject {
   const pair = createECDH('prime256v1');
@@ -44,6 +45,7 @@ export const privateKeys: Readonly<Record<KeyName, KeyObject>> = {
   server: ecKey('server'),
   authority: ecKey('authority'),
   stranger: ecKey('stranger'),
+  successor: ecKey('successor'),
   rsa: createPrivateKey({ key: Buffer.from(fixed.rsaPrivateKey, 'base64'), format: 'der', type: 'pkcs8' }),
 };
 
@@ -51,6 +53,13 @@ export const publicKey = (name: KeyName): KeyObject => createPublicKey(privateKe
 export const spkiOf = (name: KeyName): Uint8Array => new Uint8Array(publicKey(name).export({ type: 'spki', format: 'der' }));
 export const tokenId = keyIdOf(publicKey('token'));
 export const tokenCertificate = unhex(fixed.tokenCertificate);
+/** Of keys that go on with the ledger, by the authority; `foreign` names another ledger, `selfMade` is signed by the stranger. */
+export const successorCertificates = {
+  successor: unhex(fixed.successorCertificates.successor),
+  rsa: unhex(fixed.successorCertificates.rsa),
+  foreign: unhex(fixed.successorCertificates.foreign),
+  selfMade: unhex(fixed.successorCertificates.selfMade),
+};
 
 /** A signature that stays the same for ever: from fixed.json, or made now and kept there when make.ts writes. */
 export function keptSignature(name: KeyName, algorithm: Algorithm, message: Uint8Array): Uint8Array {
