@@ -27,6 +27,7 @@ import { isFiscal } from '#ipc-schema/entry.ts';
 import type { EventName } from '#ipc-schema/methods.ts';
 import { type Methods, methods } from '#ipc-schema/methods.ts';
 import { Custody } from '#ledger/custody.ts';
+import { Filling } from '#ledger/filling.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { openTimetable, type Timetable } from '#upload/timetable.ts';
 import { Uploader } from '#upload/uploader.ts';
@@ -93,6 +94,7 @@ interface Parts {
   readonly terminals: Terminals;
   readonly provision: provisioning.ProvisionParts;
   readonly unattended: UnattendedLogin | null;
+  readonly filling: Filling;
   /** From now on events reach subscribers. */
   announce(service: Service): void;
 }
@@ -136,7 +138,24 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
   const probeNewLedger = (): void => {
     if (custody.ledger === probed) return;
     probed = custody.ledger;
-    if (probed !== null) void uploader.probe(); // never rejects
+    if (probed === null) return;
+    void uploader.probe(); // never rejects
+    lookAtStore();
+  };
+  const filling = new Filling({ holder, clock, log });
+  const lookAtStore = (): void => {
+    const { ledger } = custody;
+    if (ledger === null) return;
+    // Where the holder cannot answer, its state tells why.
+    void holder.status().then(
+      (figures) => {
+        const { usedPercent } = figures;
+        const step = herald.store(usedPercent);
+        if (step > 0) log.warn('the FLASH fills up', { usedPercent, step });
+        void filling.look(ledger, figures); // never rejects
+      },
+      (error: unknown) => log.debug('the holder gives no figures', { why: whyOf(error) }),
+    );
   };
   const provision = { holder, custody, stateDirectory: config.state, log };
   const uploader = new Uploader({
@@ -186,14 +205,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
   const storeWatch = setInterval(() => {
     if (custody.ledger === null) return;
     void custody.reclaim(); // never rejects; time passes also without acknowledgements
-    // Where the holder cannot answer, its state tells why.
-    void holder.status().then(
-      ({ usedPercent }) => {
-        const step = herald.store(usedPercent);
-        if (step > 0) log.warn('the FLASH fills up', { usedPercent, step });
-      },
-      (error: unknown) => log.debug('the holder gives no figures', { why: whyOf(error) }),
-    );
+    lookAtStore();
   }, storeWatchMs);
   closing.push(async () => {
     clearInterval(watch);
@@ -212,6 +224,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     terminals,
     provision,
     unattended,
+    filling,
     announce: (service) => herald.attach(service),
   };
 }
@@ -252,13 +265,13 @@ async function openDoors(config: Config, log: Log, clock: Clock, parts: Parts): 
 }
 
 function handlersOf(parts: Parts, clock: Clock, version: string): Handlers<Methods> {
-  const { custody, holder, uploader, timetable, deliveries, terminals, provision, unattended } = parts;
+  const { custody, holder, uploader, timetable, deliveries, terminals, provision, unattended, filling } = parts;
   const door = { custody, holder, unattended };
   const reading = new LedgerReading(custody, holder);
   const link = () => uploader.link;
   const issue = { custody, clock, deliveries, link };
   const waiting = { custody, link, report: () => uploader.report, nextProbe: () => timetable.nextRun(), probe: () => uploader.probe() };
-  const standing = { custody, holder, clock, backlog: waiting, version, unattended };
+  const standing = { custody, holder, clock, backlog: waiting, filling, version, unattended };
   return {
     'invoice.issue': (caller, params) => issuing.issue(issue, caller.terminal, params),
     'invoice.preview': (caller, params) => issuing.preview(issue, caller.terminal, params),

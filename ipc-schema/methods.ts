@@ -97,12 +97,28 @@ export const tokenStatusSchema = z.strictObject({
 });
 export type TokenStatus = z.infer<typeof tokenStatusSchema>;
 
+/**
+ * When the FLASH is full at the rate of the last days: `fills`, in so many days; `steady`, never, because as much is acknowledged and past its keep-time as
+ * comes; `unknown`, less than an hour is known.
+ */
+const forecastSchema = z.discriminatedUnion('kind', [
+  z.strictObject({ kind: z.literal('unknown') }),
+  z.strictObject({ kind: z.literal('steady') }),
+  z.strictObject({ kind: z.literal('fills'), daysLeft: z.number().min(0) }),
+]);
+
 export const storeStatusSchema = z.strictObject({
   path: z.string(),
   sizeBytes: count,
   usedBytes: count,
   /** Of what documents may fill; at 100 the store is full. */
   usedPercent: z.number().min(0),
+  /** What documents may fill altogether, and what of it is left. */
+  capacityBytes: count,
+  freeBytes: count,
+  /** To the FLASH, since it was formatted: its wear. */
+  bytesWritten: count,
+  forecast: forecastSchema,
   batches: count,
   entries: count,
   tornBytes: count,
@@ -340,7 +356,12 @@ export const methods = {
       pin: z.string().min(4).max(64),
       soPin: z.string().min(4).max(64),
       ticket: enrolmentTicketSchema,
+      /** A FLASH that is not blank may be formatted; one that holds a ledger only where that ledger's token id is named besides. */
       erase: z.boolean().optional(),
+      eraseLedger: z
+        .string()
+        .regex(/^[0-9a-f]{32}$/)
+        .optional(),
     }),
     result: z.strictObject({ standing, tokenId: z.string(), keyWrapping: z.string() }),
     errors: ['no-token', 'token-failed', 'halted', 'offline'],

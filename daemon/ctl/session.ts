@@ -8,6 +8,7 @@ import { readPin } from '#ctl/prompt.ts';
 import { facts } from '#ctl/screen.ts';
 import { pinText } from '#ctl/status.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+import type { Result } from '#ipc-schema/methods.ts';
 
 /** A module may take long to check a PIN, and mounting a store long to recover it. */
 const loginWaitMs = 120_000;
@@ -29,7 +30,9 @@ export const login: Command = {
       try {
         return await service.call('session.login', { pin: pin.toString('utf8'), ...useLastTry }, loginWaitMs);
       } catch (thrown) {
-        throw await withTries(service, asUkeyError(thrown));
+        const error = asUkeyError(thrown);
+        if (error.code === 'busy') return await untilRead(service, error, (text) => screen.note(text));
+        throw await withTries(service, error);
       } finally {
         pin.fill(0);
       }
@@ -56,6 +59,20 @@ export const logout: Command = {
     screen.answer(result, facts([['Standing', result.standing]]));
   },
 };
+
+const readPollMs = 1_000;
+
+/** The PIN was right; a ledger that is new to this machine is read before it may be used, which is shown every ten seconds. */
+async function untilRead(service: Service, error: UkeyError, tell: (text: string) => void): Promise<Result<'session.login'>> {
+  for (let polls = 0; ; polls += 1) {
+    const { standing, reason, token } = await service.call('service.status', {});
+    // Locked with a token id: logged in, and the ledger on its way.
+    if (standing !== 'locked') return { standing, triesLeft: token?.triesLeft ?? null, checked: true };
+    if (token?.tokenId === null || token === null) throw error;
+    if (polls % 10 === 0) tell(`${reason[0]?.toUpperCase()}${reason.slice(1)} ...`);
+    await new Promise((resolve) => setTimeout(resolve, readPollMs));
+  }
+}
 
 const pinCodes: readonly string[] = ['pin-incorrect', 'pin-last-try', 'pin-locked'];
 

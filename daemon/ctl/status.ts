@@ -34,6 +34,7 @@ export function statusText(found: ServiceStatus): string {
       store === null
         ? 'none'
         : `${store.path}, ${sizeText(store.usedBytes)} of ${sizeText(store.sizeBytes)} used (${store.usedPercent} %), ` +
+          `${forecastText(store.forecast)}, ${sizeText(store.bytesWritten)} written since it was formatted, ` +
           `${counted(store.entries, 'entry', 'entries')} in ${counted(store.batches, 'batch', 'batches')}, ${mirrorText(store)}` +
           (store.tornBytes === 0 ? '' : `, a torn tail of ${store.tornBytes} bytes was cut`),
     ],
@@ -49,6 +50,19 @@ function mirrorText({ mirror, mirrorState }: NonNullable<ServiceStatus['store']>
   const behind = mirrorState.behindBytes === 0 ? '' : `, ${sizeText(mirrorState.behindBytes)} behind`;
   const healed = mirrorState.healedFlash + (mirrorState.remade ? 0 : mirrorState.healedMirror);
   return `mirror ${mirror}${behind}${mirrorState.remade ? ', made anew' : healed === 0 ? '' : `, ${healed} places healed`}`;
+}
+
+export function forecastText(forecast: NonNullable<ServiceStatus['store']>['forecast']): string {
+  switch (forecast.kind) {
+    case 'unknown':
+      return 'too new to say when it is full';
+    case 'steady':
+      return 'at this rate never full';
+    case 'fills':
+      return forecast.daysLeft > 3_650
+        ? 'full in more than ten years'
+        : `full in ${counted(Math.floor(forecast.daysLeft), 'day')} at this rate`;
+  }
 }
 
 export function budgetText(budget: Budget): string {

@@ -9,16 +9,17 @@ import { writeDurably } from '#ground/durable-file.ts';
 import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder } from '#holder/holder.ts';
 import { type Charter, openCharter } from '#ipc-schema/charter.ts';
-import { keyIdOf } from '#ipc-schema/cose.ts';
-import { UkeyError } from '#ipc-schema/errors.ts';
+import { keyIdOf, keyIdOfSpki } from '#ipc-schema/cose.ts';
+import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import type { Params, Result } from '#ipc-schema/methods.ts';
 import { check } from '#ipc-schema/schema.ts';
 import { openTemplate, type Template } from '#ipc-schema/template.ts';
-import { type Enrolment, type EnrolmentTicket, enrolmentSchema } from '#ipc-schema/upstream.ts';
+import { type Enrolment, type EnrolmentTicket, enrolmentSchema, openEnrolment } from '#ipc-schema/upstream.ts';
 import type { Custody } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { Upstream } from '#upload/upstream.ts';
+import { BegunProvisioning } from './begun-provisioning.ts';
 
 export interface ProvisionParts {
   readonly holder: Holder;
@@ -37,12 +38,27 @@ interface CheckedEnrolment {
 
 export async function provision(parts: ProvisionParts, params: Params<'token.provision'>): Promise<Result<'token.provision'>> {
   const { ticket } = params;
-  const request = await parts.holder.provision({
-    label: params.label,
-    pin: Buffer.from(params.pin, 'utf8'),
-    soPin: Buffer.from(params.soPin, 'utf8'),
-    code: ticket.code,
-  });
+  const consent = { erase: params.erase === true, ...(params.eraseLedger === undefined ? {} : { eraseLedger: params.eraseLedger }) };
+  const begun = new BegunProvisioning(parts.stateDirectory, ticket.code);
+  const pending = readPending(parts)?.tokenIdHex ?? null;
+  const repeat = consent.erase ? 'any' : begun.mayRepeat(pending);
+  begun.begin();
+  let request: Uint8Array;
+  try {
+    request = await parts.holder.provision({
+      label: params.label,
+      pin: Buffer.from(params.pin, 'utf8'),
+      soPin: Buffer.from(params.soPin, 'utf8'),
+      code: ticket.code,
+      repeat,
+      consent,
+    });
+  } catch (error) {
+    // Refused before anything was made.
+    if (['invalid-request', 'halted'].includes(asUkeyError(error).code)) begun.takeBack();
+    throw error;
+  }
+  begun.hasKeys(Buffer.from(keyIdOfSpki(openEnrolment(request).spki)).toString('hex'));
   const upstream = new Upstream(ticket);
   let enrolment: Enrolment;
   try {
@@ -57,8 +73,9 @@ export async function provision(parts: ProvisionParts, params: Params<'token.pro
     certificate: checked.certificate,
     authorityCertificate: checked.authorityCertificate,
     recoveryKey: recoveryKey === null ? null : Buffer.from(recoveryKey, 'base64'),
-    erase: params.erase === true,
+    ...consent,
   });
+  begun.end();
   await parts.custody.use(); // opening the ledger has committed charter and templates (`finish`)
   return { standing: parts.custody.standing().standing, tokenId: checked.tokenIdHex, keyWrapping: mount.keyWrapping };
 }

@@ -6,6 +6,7 @@ import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Result, ServiceStatus } from '#ipc-schema/methods.ts';
 import type { CloneAlarm } from '#ledger/contradiction.ts';
 import { type Custody, floorOf } from '#ledger/custody.ts';
+import type { Filling } from '#ledger/filling.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { type BacklogParts, backlogOf } from './backlog.ts';
 import type { UnattendedLogin } from './unattended-login.ts';
@@ -15,6 +16,7 @@ export interface StatusParts {
   readonly holder: Holder;
   readonly clock: Clock;
   readonly backlog: BacklogParts;
+  readonly filling: Filling;
   readonly version: string;
   readonly unattended: UnattendedLogin | null;
 }
@@ -72,16 +74,20 @@ function healthOf(figures: HolderStatus | null): Health {
   };
 }
 
-async function storeStatus({ holder }: StatusParts, ledger: Ledger | null): Promise<ServiceStatus['store']> {
+async function storeStatus({ holder, filling }: StatusParts, ledger: Ledger | null): Promise<ServiceStatus['store']> {
   const figures = ledger === null ? null : await figuresOf(holder);
   if (ledger === null || figures === null) return null;
-  const { storePath, sizeBytes, usedBytes, usedPercent, mirror } = figures;
+  const { storePath, sizeBytes, usedBytes, usedPercent, capacityBytes, freeBytes, bytesWritten, mirror } = figures;
   const { nextBatch, nextSequence } = ledger.tip;
   return {
     path: storePath,
     sizeBytes,
     usedBytes,
     usedPercent,
+    capacityBytes,
+    freeBytes,
+    bytesWritten,
+    forecast: filling.forecast(ledger),
     batches: nextBatch - 1,
     entries: nextSequence - 1,
     tornBytes: ledger.mount.tornBytes,

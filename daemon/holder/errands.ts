@@ -2,12 +2,15 @@
 // Invariants: no try of a PIN is spent for a FLASH that could not be opened anyway; a failed login leaves the token logged out, a failed
 // formatting leaves it logged in, so that it may be repeated.
 // Must not: keep anything; joined.ts owns the state.
+import type { KeyObject } from 'node:crypto';
+import { keyIdOf } from '#ipc-schema/cose.ts';
 import { blankFlashAction, UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import type { Token } from '#token/token.ts';
 import type { FormatRequest, Mount, ProvisionOptions } from './holder.ts';
 import { refuseLeftMirror } from './mirroring.ts';
 import { readOwnHeader } from './mounting.ts';
+import { type EraseConsent, refuseOccupied } from './occupied.ts';
 import type { Opened } from './opened.ts';
 import { type HolderParts, openOrCreate } from './parts.ts';
 import { type FlashState, provisionedAction, publicKeyIfShown } from './survey.ts';
@@ -58,14 +61,43 @@ export async function logIn(access: Access, pin: Uint8Array, useLastTry: boolean
 export async function enrol(access: Access, options: ProvisionOptions): Promise<Uint8Array> {
   if (access.open() !== null) throw new UkeyError('invalid-request', 'the token is provisioned and open', { action: provisionedAction });
   refuseReadOnly(access.parts);
-  const token = await access.presentOrBlank();
+  const token = await access.presentOrBlank(options.consent?.erase === true);
   if (token.facts().provisioned && (await access.readFlash(token)) === 'formatted') {
     throw new UkeyError('invalid-request', 'the token is provisioned and its FLASH is formatted', { action: provisionedAction });
   }
+  if (token.facts().provisioned && !mayRepeat(options, publicKeyIfShown(token))) throw notRepeated();
+  await refuseOccupiedFlash(access.parts, options.consent ?? { erase: false });
   try {
-    return (await provisioning()).enrolmentRequest(token, options);
+    return (await provisioning()).enrolmentRequest(token, options, (key) => {
+      if (!mayRepeat(options, key)) throw notRepeated();
+    });
   } finally {
     await access.lookAnew();
+  }
+}
+
+/** Nobody has begun with this token and not ended, as far as the caller knows. A key that shows itself only after login is looked at then. */
+function mayRepeat({ repeat = [] }: ProvisionOptions, key: KeyObject | null): boolean {
+  return repeat === 'any' || (key === null ? repeat.length > 0 : repeat.includes(Buffer.from(keyIdOf(key)).toString('hex')));
+}
+
+function notRepeated(): UkeyError {
+  return new UkeyError('invalid-request', 'the KEY has a ledger, and its FLASH is blank or missing', { action: blankFlashAction });
+}
+
+/** Before keys are made and a ticket is spent. One that is not there yet, and may be made, is no obstacle. */
+async function refuseOccupiedFlash(parts: HolderParts, consent: EraseConsent): Promise<void> {
+  let device: Device;
+  try {
+    device = await parts.openDevice(false);
+  } catch (thrown) {
+    if (parts.createDevice !== undefined && thrown instanceof UkeyError && thrown.code === 'no-token') return;
+    throw thrown;
+  }
+  try {
+    await refuseOccupied(device, consent);
+  } finally {
+    await device.close();
   }
 }
 
@@ -78,6 +110,7 @@ export async function format(access: Access, request: FormatRequest): Promise<Mo
   if (!token.facts().loggedIn) throw new UkeyError('locked', 'step 1 of provisioning comes first: nobody is logged in');
   const device = await openOrCreate(parts);
   try {
+    await refuseOccupied(device, request);
     if (!request.erase) await refuseLeftMirror(parts.mirror ?? null, token);
     await (await provisioning()).formatFlash(token, device, request);
     // The store is durable, and empty. Mounting it proves that the token can open what it wrapped.

@@ -10,14 +10,16 @@ export interface Figures extends SealerFigures {
   readonly mirrorFailure: string | null;
 }
 
+const unknown = { capacityBytes: 0, freeBytes: 0, bytesWritten: 0 };
+
 export function statusBefore(storePath: string, mirror: HolderStatus['mirror']): HolderStatus {
   const health = { signatures: 0, meanSignMs: null, signFailures: 0, lastFailure: null, selfTestAtMs: null, restarts: 0 };
-  return { ...health, storePath, sizeBytes: 0, usedBytes: 0, usedPercent: 0, mirror };
+  return { ...health, storePath, sizeBytes: 0, usedBytes: 0, usedPercent: 0, ...unknown, mirror };
 }
 
 export function statusWith(before: HolderStatus, figures: Figures): HolderStatus {
   const { signatures, meanSignMs, signFailures, usage, mirrorFailure } = figures;
-  const { sizeBytes, usedBytes, percentUsed } = usage;
+  const { sizeBytes, usedBytes, percentUsed, capacityBytes, freeBytes, bytesWritten } = usage;
   return {
     ...before,
     signatures: before.signatures + signatures,
@@ -28,6 +30,9 @@ export function statusWith(before: HolderStatus, figures: Figures): HolderStatus
     sizeBytes,
     usedBytes,
     usedPercent: percentUsed,
+    capacityBytes,
+    freeBytes,
+    bytesWritten,
     mirror: before.mirror === null ? null : mirrorStatus(before.mirror, usage, mirrorFailure),
   };
 }

@@ -6,6 +6,7 @@
 import type { Algorithm } from '#ipc-schema/cose.ts';
 import type { MirrorMode, MirrorReport } from '#store/store.ts';
 import type { TokenFacts } from '#token/token.ts';
+import type { EraseConsent } from './occupied.ts';
 
 /** What the holder is, as the front sees it. */
 export type HolderState =
@@ -119,6 +120,11 @@ export interface HolderStatus {
   readonly usedBytes: number;
   /** Of what documents may fill, rounded up: at 100 the store is full. */
   readonly usedPercent: number;
+  /** What documents may fill altogether, and what of it is left. */
+  readonly capacityBytes: number;
+  readonly freeBytes: number;
+  /** To the FLASH, since it was formatted: its wear. */
+  readonly bytesWritten: number;
   /** As configured; null: off. */
   readonly mirror: MirrorStatus | null;
 }
@@ -155,6 +161,13 @@ export interface ProvisionOptions {
   readonly soPin: Uint8Array;
   /** One-time code of the enrolment ticket: goes into the signed request. */
   readonly code: string;
+  /**
+   * Ids (hex) of tokens whose provisioning has begun and not ended: they have keys, and no FLASH yet. Of any other token with keys the FLASH is lost, and a new
+   * one would bury its ledger: invalid-request. `any`: the caller knows better.
+   */
+  readonly repeat?: 'any' | readonly string[];
+  /** For the FLASH that step 2 will format: it is looked at before anything is made. */
+  readonly consent?: EraseConsent;
 }
 
 export interface FormatRequest {
@@ -163,6 +176,8 @@ export interface FormatRequest {
   /** HPKE public key of the authority's recovery, or null. */
   readonly recoveryKey: Uint8Array | null;
   readonly erase: boolean;
+  /** Of a ledger that may be lost (occupied.ts). */
+  readonly eraseLedger?: string;
 }
 
 export interface RestoreOptions {

@@ -244,7 +244,7 @@ class JoinedHolder implements Holder {
   /** For provisioning: where no token is, the blank one that may become ours. */
   async #presentOrBlank(erase = false): Promise<Token> {
     if (this.#token !== null || this.#parts.openBlank === undefined) return await this.#present();
-    if (!erase && (await this.#survey.readFlash(null)) === 'formatted')
+    if (!erase && (await this.#survey.readFlash(null).catch(() => 'blank')) === 'formatted')
       throw new UkeyError('no-token', 'the FLASH belongs to a token that is not there');
     this.#token = this.#parts.openBlank();
     return this.#token;

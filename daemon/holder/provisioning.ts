@@ -2,7 +2,7 @@
 // Invariants: step 1 may be repeated until step 2 has formatted the FLASH; the data key is made here, wrapped, and overwritten before
 // these calls end; a recovery slot is sealed to a public key, so that nothing here can open it.
 // Errors: invalid-request (certificates or recovery key that do not fit), halted (the FLASH is not blank), pin-*, token-failed.
-import { randomBytes } from 'node:crypto';
+import { type KeyObject, randomBytes } from 'node:crypto';
 import { sealTo } from '#ground/hpke.ts';
 import { keyIdOfSpki, makeSign1 } from '#ipc-schema/cose.ts';
 import { enrolmentPayload, recoveryInfoOf } from '#ipc-schema/upstream.ts';
@@ -21,11 +21,13 @@ const dataKeyBytes = 32;
 const storeIdBytes = 16;
 
 /** Leaves the token logged in: wrapping the data key in step 2 needs it. */
-export function enrolmentRequest(token: Token, options: ProvisionOptions): Uint8Array {
+export function enrolmentRequest(token: Token, options: ProvisionOptions, inspectRepeat: (key: KeyObject) => void): Uint8Array {
   const { label, pin, soPin, code } = options;
-  if (!token.facts().provisioned) token.provision({ label, pin, soPin });
+  const isRepeat = token.facts().provisioned;
+  if (!isRepeat) token.provision({ label, pin, soPin });
   // The keys are on the token now; a crash here is finished by the next call with the same PIN.
   spendTry(token, pin, false);
+  if (isRepeat) inspectRepeat(token.publicKey());
   const spki = token.publicKey().export({ type: 'spki', format: 'der' });
   const payload = enrolmentPayload({ spki, serial: token.facts().serial, code });
   return makeSign1(token.algorithm(), keyIdOfSpki(spki), payload, (message) => token.sign(message));

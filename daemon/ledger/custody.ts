@@ -65,6 +65,8 @@ export class Custody {
   readonly #contradictions: Contradictions;
   /** Why the opened token's ledger could not be read; goes with the state. */
   #mountFailure: string | null = null;
+  /** How far the ledger that is being opened was read; null: that has not begun. */
+  #readPercent: number | null = null;
   #closed = false;
   #work: Promise<void> = Promise.resolve();
   readonly #waiting = new WaitingRoom();
@@ -85,6 +87,7 @@ export class Custody {
       return;
     }
     this.#generation += 1;
+    this.#readPercent = null;
     this.#mountFailure = null;
     // Where the server's proof stops us, what is opened now may be the right one: it is judged, while callers are told `halted` at once.
     const mayOpen = state.kind === 'open' && (this.#halted === null || this.#halted.kind !== null) && !this.#closed;
@@ -228,8 +231,10 @@ export class Custody {
   async #mount(mount: Mount): Promise<{ readonly opened: Opened; readonly found: Contradiction | null }> {
     const { holder, clock, log, onCommitted } = this.#parts;
     const open = await readLedger(holder, mount);
-    const lookup = await openIndex(this.#indexPath(mount), holder, mount, log);
-    const index = new LedgerIndex({ lookup, log, onBroken: () => this.#indexBroken(opened) });
+    const lookup = await openIndex(this.#indexPath(mount), holder, mount, log, (done, total) => {
+      this.#readPercent = Math.floor((100 * done) / total);
+    });
+    const index = new LedgerIndex({ lookup, entries: open.tip.nextSequence - 1, log, onBroken: () => this.#indexBroken(opened) });
     const limitFacts = this.limitFacts.bind(this);
     const ledger = new Ledger({ holder, index, clock, log, open, limitFacts, onCommitted, onFailed: () => this.#failed(opened) });
     const opened: Opened = { ledger, index };
@@ -268,6 +273,7 @@ export class Custody {
   #indexBroken(opened: Opened): void {
     if (this.#opened !== opened) return;
     this.#opened = null;
+    this.#readPercent = null;
     this.#underWay = true;
     const { ledger } = opened;
     const generation = this.#generation;
@@ -356,7 +362,7 @@ export class Custody {
 
   #openFact(): HoldingFact {
     const ledger = this.ledger;
-    if (ledger === null) return { kind: 'mounting' };
+    if (ledger === null) return { kind: 'mounting', percent: this.#readPercent };
     const verdict = ledger.charter === null ? ({ kind: 'allow' } as const) : judgeStanding(this.limitFacts(ledger.tip, ledger.charter));
     return {
       kind: 'open',

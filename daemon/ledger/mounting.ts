@@ -16,6 +16,7 @@ import { readBatches } from './stored.ts';
 import { decodeTip, emptyTip, type Tip, withBatchEnd, withEntry } from './tip.ts';
 
 const chunkBytes = 1024 * 1024;
+const progressLogMs = 10_000;
 const inMemory = ':memory:';
 
 export async function readLedger(holder: Holder, mount: Mount): Promise<OpenLedger> {
@@ -33,12 +34,27 @@ export async function readLedger(holder: Holder, mount: Mount): Promise<OpenLedg
   }
 }
 
-/** An index of all that the mount holds. `path`: its file. */
-export async function openIndex(path: string, holder: Holder, mount: Mount, log: Log): Promise<Lookup> {
+/** An index of all that the mount holds. `path`: its file. `onProgress`: how many of the kept batches are in it. */
+export async function openIndex(
+  path: string,
+  holder: Holder,
+  mount: Mount,
+  log: Log,
+  onProgress: (done: number, total: number) => void = () => undefined,
+): Promise<Lookup> {
+  let toldMs = performance.now();
+  const total = Math.max(1, mount.nextBatch - mount.oldestBatch);
+  const tell = (batch: number): void => {
+    const done = batch - mount.oldestBatch + 1;
+    onProgress(done, total);
+    if (performance.now() - toldMs < progressLogMs) return;
+    toldMs = performance.now();
+    log.info('the ledger is being read anew', { done, total });
+  };
   const fill = async (file: string): Promise<Lookup> => {
     const lookup = await Lookup.open(file);
     try {
-      const entries = await catchUp(lookup, holder, mount, (batch, lastBatch) => log.debug('index', { batch, lastBatch }));
+      const entries = await catchUp(lookup, holder, mount, tell);
       if (entries > 0) log.info('the index has caught up', { entries });
       return lookup;
     } catch (error) {

@@ -16,7 +16,8 @@ export type HoldingFact =
   /** `half`: provisioning has begun, and somebody is logged in to end it. `flash`: the KEY has its keys, and nothing is on the FLASH. */
   | { readonly kind: 'blank'; readonly what: 'token' | 'half' | 'flash' }
   | { readonly kind: 'locked'; readonly pinLocked: boolean; readonly why: LockedWhy | null }
-  | { readonly kind: 'mounting' }
+  /** `percent`: of what is read anew; null: it goes quickly, or has just begun. */
+  | { readonly kind: 'mounting'; readonly percent: number | null }
   | {
       readonly kind: 'open';
       readonly verdict: Verdict;
@@ -56,7 +57,11 @@ export function standingOf(fact: HoldingFact): StandingReport {
       if (fact.pinLocked) return report('locked', 'the PIN is locked after too many wrong tries', errorTable['pin-locked'].action);
       return report('locked', fact.why?.reason ?? 'the token waits for its PIN', fact.why?.action ?? errorTable.locked.action);
     case 'mounting':
-      return report('locked', 'the ledger is being read', 'Wait a moment.');
+      return report(
+        'locked',
+        fact.percent === null ? 'the ledger is being read' : `the ledger is being read anew: ${fact.percent} %`,
+        'Wait a moment.',
+      );
     case 'halted':
       return report('halted', fact.reason, haltedActions[fact.by ?? 'other']);
     case 'open':

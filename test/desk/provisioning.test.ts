@@ -225,3 +225,62 @@ function without(holder: Holder, step: 'format' | 'commit'): Holder {
     close: () => holder.close(),
   };
 }
+
+describe('what provisioning does not bury', () => {
+  const more = (
+    shop: Shop,
+    ticket: EnrolmentTicket,
+    consent: { readonly erase?: boolean; readonly eraseLedger?: string },
+  ): Promise<unknown> => shop.admin.call('token.provision', { label: 'shop', pin: rigPin, soPin: '97531000', ticket, ...consent });
+
+  /** A shop that was provisioned and is stopped; `change` does something to its folder before it starts again. */
+  async function changed(change: (directory: string) => void): Promise<Shop> {
+    const { createTicket } = await openServer();
+    const shop = await openShop();
+    await provision(shop, await createTicket(grant));
+    shops.splice(shops.indexOf(shop), 1);
+    shop.admin.close();
+    await shop.running.close();
+    change(shop.directory);
+    const again = await openShop(shop.directory);
+    await expect
+      .poll(async () => (await again.admin.call('service.status', {})).reason, { timeout: 20_000 })
+      .not.toBe('the token is being opened');
+    return again;
+  }
+
+  const another = async (): Promise<EnrolmentTicket> => {
+    if (server === null) throw new Error('open the server first');
+    return await server.createTicket(grant);
+  };
+
+  test.each<[string, (flash: string) => void]>([
+    ['blank', (flash) => writeFileSync(flash, Buffer.alloc(statSync(flash).size))],
+    ['missing', (flash) => rmSync(flash)],
+  ])('a ledger whose FLASH is %s: refused as often as it is tried, and no ticket is spent', async (_what, lose) => {
+    const shop = await changed((directory) => {
+      lose(path.join(directory, 'flash.img'));
+      rmSync(path.join(directory, 'state'), { recursive: true }); // another machine, with no mirror either
+    });
+    const ticket = await another();
+    for (let times = 0; times < 2; times += 1)
+      await expect(provision(shop, ticket)).rejects.toMatchObject({ code: 'invalid-request', action: blankFlashAction });
+    // Who erases all the same is told by the server that this token has a ledger.
+    await expect(more(shop, ticket, { erase: true })).rejects.toMatchObject({ code: 'forbidden' });
+  });
+
+  test('a FLASH that holds something else: refused before the KEY gets keys, and it says what', async () => {
+    const { createTicket } = await openServer();
+    const ticket = await createTicket(grant);
+    const shop = await openShop();
+    const image = Buffer.alloc(16 * 1024 * 1024);
+    image.set([0x53, 0xef], 1080);
+    writeFileSync(path.join(shop.directory, 'flash.img'), image);
+    await expect(provision(shop, ticket)).rejects.toMatchObject({
+      code: 'halted',
+      message: expect.stringContaining('ext4'),
+      action: expect.stringContaining('--erase'),
+    });
+    expect(await more(shop, ticket, { erase: true })).toMatchObject({ standing: expect.stringMatching(/^issuing/) });
+  });
+});

@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { graceMs } from '#ledger/waiting-room.ts';
@@ -240,4 +241,21 @@ test('a listener that fails harms no answer', async () => {
     },
   });
   expect(await codeOf(add('a'))).toBe('answered');
+});
+
+test('a ledger that is read anew says how far it has come', async () => {
+  rig = await LedgerRig.open();
+  for (let at = 0; at < 12; at += 1)
+    await Promise.all(Array.from({ length: 500 }, (_, one) => rig.ledger.add(documentDraft(`k${at}-${one}`))));
+  await rig.custody.close();
+  rmSync(rig.indexFile);
+  rig.holder.readMs = 20;
+  const told = new Set<string>();
+  const restarted = rig.restart();
+  for (let isDone = false; !isDone; ) {
+    told.add(rig.custody.standing().reason);
+    isDone = await Promise.race([restarted.then(() => true), new Promise<boolean>((resolve) => setTimeout(() => resolve(false), 2))]);
+  }
+  expect([...told].some((reason) => /^the ledger is being read anew: \d+ %$/.test(reason))).toBe(true);
+  expect(rig.custody.standing().standing).toBe('issuing-offline');
 });

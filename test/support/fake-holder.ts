@@ -79,6 +79,8 @@ export class FakeHolder implements Holder {
   /** How long a read takes. */
   readMs = 0;
   oldestBatch = 1;
+  /** What `status` tells of the FLASH. */
+  room = { capacityBytes: 0, freeBytes: 0, bytesWritten: 0 };
   carried: Carried | null = null;
   reads = 0;
   onState: (state: HolderState) => void = () => undefined;
@@ -215,7 +217,7 @@ export class FakeHolder implements Holder {
 
   async status(): Promise<HolderStatus> {
     const health = { signatures: 0, meanSignMs: null, signFailures: 0, lastFailure: null, selfTestAtMs: null, restarts: 0 };
-    return { ...health, storePath: 'fake', sizeBytes: 0, usedBytes: 0, usedPercent: 0, mirror: null };
+    return { ...health, storePath: 'fake', sizeBytes: 0, usedBytes: 0, usedPercent: 0, ...this.room, mirror: null };
   }
 
   async changePin(): Promise<TokenFacts> {

@@ -36,7 +36,7 @@ export async function provisionHolder(holder: Holder, recoveryKey: Uint8Array | 
 }
 
 export async function enrol(holder: Holder): Promise<Uint8Array> {
-  return await holder.provision({ label: 'test', pin: pinBytes(), soPin: pinBytes(testSoPin), code: 'code-1' });
+  return await holder.provision({ label: 'test', pin: pinBytes(), soPin: pinBytes(testSoPin), code: 'code-1', repeat: 'any' });
 }
 
 /** Makes drafts one behind the other, as the ledger does: it counts on when a draft was sealed. */
