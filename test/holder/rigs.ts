@@ -1,5 +1,5 @@
 // Owns: the rigs on which holders are tested: in memory with a fake token, and on files with the soft token or a module's.
-import { existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
@@ -14,6 +14,7 @@ import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { openFileDevice } from '#store/device-file.ts';
 import type { HolderRig } from '#test/suites/holder-suite.ts';
+import type { RestoreRig } from '#test/suites/restore-suite.ts';
 import { FakeToken } from '#test/support/fake-token.ts';
 import { pinBytes, provisionHolder, StateWatch, testSoPin } from '#test/support/holder-rig.ts';
 import { type Medium, MemoryDevice, type MemoryDeviceOptions } from '#test/support/memory-device.ts';
@@ -61,7 +62,7 @@ export class MemoryMirror implements MirrorParts {
 }
 
 /** A fake token and a FLASH in memory; what a test wants to do with them stands open. */
-export class MemoryRig implements HolderRig {
+export class MemoryRig implements HolderRig, RestoreRig {
   token: FakeToken;
   device: MemoryDevice | null = null;
   readonly watch = new StateWatch();
@@ -106,6 +107,24 @@ export class MemoryRig implements HolderRig {
     const medium = this.sources.get(path);
     if (medium === undefined) throw new UkeyError('no-token', `${path} is not there`);
     return new MemoryDevice({ sizeBytes: imageBytes, medium, readOnly: true });
+  }
+
+  async copyOut(): Promise<string> {
+    await this.holder.close();
+    this.sources.set('copy', this.device?.snapshot() ?? this.#medium);
+    return 'copy';
+  }
+
+  async loseFlash(): Promise<void> {
+    this.device = null;
+    this.#medium = new Map();
+    await this.restart();
+    await this.watch.until('blank');
+  }
+
+  async loseToken(): Promise<void> {
+    this.token = new FakeToken();
+    await this.loseFlash();
   }
 
   async swapToken(): Promise<void> {
@@ -157,7 +176,7 @@ export class MemoryRig implements HolderRig {
 type Start<H> = (config: HolderConfig, events: HolderEvents, note: (line: string) => void) => H;
 
 /** The embedded soft token (or a module's) and an image in a folder of their own; pulling renames them. */
-export class FileRig<H extends Holder> implements HolderRig {
+export class FileRig<H extends Holder> implements HolderRig, RestoreRig {
   readonly folder = mkdtempSync(join(tmpdir(), 'ukeyd-holder-'));
   readonly softTokenPath = join(this.folder, 'token.json');
   readonly flashPath = join(this.folder, 'flash.img');
@@ -194,6 +213,36 @@ export class FileRig<H extends Holder> implements HolderRig {
 
   async flash(): Promise<Device> {
     return await openFileDevice(this.flashPath, { readOnly: true });
+  }
+
+  async copyOut(): Promise<string> {
+    await this.holder.close();
+    const copy = join(this.folder, 'copy.img');
+    copyFileSync(this.flashPath, copy);
+    return copy;
+  }
+
+  async loseFlash(): Promise<void> {
+    await this.holder.close();
+    rmSync(this.flashPath);
+    const from = this.watch.seen.length;
+    this.holder = this.start();
+    await this.watch.until('absent', from);
+  }
+
+  async loseToken(): Promise<void> {
+    await this.holder.close();
+    rmSync(this.flashPath);
+    this.replaceToken();
+    const from = this.watch.seen.length;
+    this.holder = this.start();
+    await this.watch.until('blank', from);
+  }
+
+  /** By a blank one. */
+  protected replaceToken(): void {
+    rmSync(this.softTokenPath);
+    openSoftToken({ path: this.softTokenPath, create: true });
   }
 
   async swapToken(): Promise<void> {
@@ -257,6 +306,10 @@ export class SoftHsmRig extends FileRig<ParentHolder> {
     await provisionHolder(other);
     await other.close();
     this.holder = this.start();
+  }
+
+  protected override replaceToken(): void {
+    this.#world.unplug();
   }
 
   override triesLeft(): null {
