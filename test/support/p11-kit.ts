@@ -1,0 +1,69 @@
+// Owns: a token behind p11-kit's remote protocol: a server over SoftHSM2, and how its token is pulled: by killing the process that serves the client.
+// Invariants: server and socket live in a folder of their own; only processes that this server started are killed, each by its id; the environment
+// is set for this process, and so for those that it starts, until `remove`.
+import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
+
+const startMs = 10_000;
+
+const clients = ['/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so', '/usr/lib/aarch64-linux-gnu/pkcs11/p11-kit-client.so'];
+const servers = ['/usr/libexec/p11-kit/p11-kit-server', '/usr/lib/p11-kit/p11-kit-server'];
+
+/** The client's module, or null where p11-kit is not installed. */
+export function p11KitClient(): string | null {
+  return servers.some(existsSync) ? (clients.find(existsSync) ?? null) : null;
+}
+
+export class P11KitServer {
+  readonly #folder: string;
+  readonly #server: ChildProcess;
+
+  private constructor(folder: string, server: ChildProcess) {
+    this.#folder = folder;
+    this.#server = server;
+  }
+
+  static async start(module: string): Promise<P11KitServer> {
+    const folder = mkdtempSync(join(tmpdir(), 'ukeyd-p11-'));
+    const socket = join(folder, 'socket');
+    const args = ['server', '--foreground', '--name', socket, '--provider', module, 'pkcs11:'];
+    const server = spawn('p11-kit', args, { stdio: 'ignore' });
+    for (const endMs = performance.now() + startMs; !existsSync(socket); await setTimeout(20))
+      if (performance.now() > endMs || server.exitCode !== null) throw new Error(`p11-kit server does not start (${server.exitCode})`);
+    process.env['P11_KIT_SERVER_ADDRESS'] = `unix:path=${socket}`;
+    return new P11KitServer(folder, server);
+  }
+
+  /** Kills whatever serves a client now. How many that were. */
+  pull(): number {
+    const serving = childrenOf(this.#server.pid ?? 0);
+    for (const pid of serving) process.kill(pid, 'SIGKILL');
+    return serving.length;
+  }
+
+  remove(): void {
+    this.pull();
+    this.#server.kill('SIGKILL');
+    delete process.env['P11_KIT_SERVER_ADDRESS'];
+    rmSync(this.#folder, { recursive: true, force: true });
+  }
+}
+
+function childrenOf(parent: number): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .filter((pid) => {
+      try {
+        // After the name in brackets: state, then the parent.
+        const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+        const [state, owner] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+        return state !== 'Z' && Number(owner) === parent;
+      } catch {
+        return false; // gone meanwhile
+      }
+    })
+    .map(Number);
+}
