@@ -29,8 +29,10 @@ export class BuiltToken {
   readonly algorithm: Algorithm;
   readonly publicKey: KeyObject;
   readonly spki: Uint8Array;
-  readonly tokenIdBytes: Uint8Array;
-  readonly tokenId: string;
+  /** The ledger that it seals: its own, or the one that it goes on with. */
+  tokenIdBytes: Uint8Array;
+  tokenId: string;
+  readonly #keyId: Uint8Array;
   readonly #privateKey: KeyObject;
   head: ChainHead;
   #nowMs = Date.parse('2030-01-02T03:04:05.678Z');
@@ -42,7 +44,8 @@ export class BuiltToken {
     this.#privateKey = pair.privateKey;
     this.publicKey = pair.publicKey;
     this.spki = pair.publicKey.export({ type: 'spki', format: 'der' });
-    this.tokenIdBytes = keyIdOf(pair.publicKey);
+    this.#keyId = keyIdOf(pair.publicKey);
+    this.tokenIdBytes = this.#keyId;
     this.tokenId = Buffer.from(this.tokenIdBytes).toString('hex');
     this.head = chainStart(new Uint8Array(0));
   }
@@ -57,9 +60,14 @@ export class BuiltToken {
     this.head = chainStart(certificate);
   }
 
+  /** From here on it seals the other token's ledger. */
+  goOn({ tokenIdBytes, tokenId, head }: BuiltToken): void {
+    Object.assign(this, { tokenIdBytes, tokenId, head });
+  }
+
   sign(payload: Uint8Array): Uint8Array {
     const key = this.algorithm === 'ES256' ? { key: this.#privateKey, dsaEncoding: 'ieee-p1363' as const } : this.#privateKey;
-    return makeSign1(this.algorithm, this.tokenIdBytes, payload, (message) => sign('sha256', message, key));
+    return makeSign1(this.algorithm, this.#keyId, payload, (message) => sign('sha256', message, key));
   }
 
   /** One batch behind the head; the head moves unless `keepHead`. */

@@ -1,0 +1,186 @@
+import { generateKeyPairSync } from 'node:crypto';
+import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { encodeAdminEvent } from '#ipc-schema/admin.ts';
+import {
+  keyRequestPayload,
+  parseRecoveryTicket,
+  type RecoveryTicket,
+  recoveryPaths,
+  successionAnswerSchema,
+  successionRequestPayload,
+} from '#ipc-schema/recovery.ts';
+import { openSuccession } from '#ipc-schema/succession.ts';
+import { mediaTypes, paths, recoveryInfoOf } from '#ipc-schema/upstream.ts';
+import { openAuthority } from '#server/authority.ts';
+import { recover } from '#server/recover-command.ts';
+import { rawPublicKey, sealTo } from '#server/seal.ts';
+import { openDirectory } from '#server/serve.ts';
+import { BuiltToken } from '#test/support/batch-builder.ts';
+import { type EnrolledToken, grantOptions, type Reply, refusalIn, ServerRig } from '#test/support/server-rig.ts';
+
+let rig: ServerRig;
+let enrolled: EnrolledToken;
+let ticket: RecoveryTicket;
+beforeEach(async () => {
+  rig = await ServerRig.start();
+  enrolled = await rig.enrol();
+  await rig.acknowledged(enrolled, [enrolled.token.batch(), enrolled.token.batch()]);
+  ticket = await rig.server.createRecoveryTicket({ tokenId: enrolled.token.tokenId });
+});
+afterEach(async () => rig.stop());
+
+const ask = (where: keyof typeof recoveryPaths, body: Uint8Array): Promise<Reply> =>
+  rig.client.ask(recoveryPaths[where], { body, type: mediaTypes.cose });
+
+async function askKey(key: BuiltToken, { code } = ticket, tokenId = enrolled.token.tokenIdBytes): Promise<Reply> {
+  const authority = await openAuthority(rig.directory, Date.now());
+  const slot = await sealTo(authority.recoveryPublicKey, recoveryInfoOf(enrolled.token.tokenIdBytes), new Uint8Array(32).fill(7));
+  const replyKey = rawPublicKey(generateKeyPairSync('ec', { namedCurve: 'P-256' }).publicKey);
+  return await ask('key', key.sign(keyRequestPayload({ spki: key.spki, serial: 'S', code, tokenId, slot, replyKey })));
+}
+
+function askSuccession(key: BuiltToken, change: { fromBatch?: number; previousSealHash?: Uint8Array; code?: string } = {}): Promise<Reply> {
+  const { head, tokenIdBytes } = enrolled.token;
+  const { fromBatch = head.batchIndex + 1, previousSealHash = head.sealHash, code = ticket.code } = change;
+  return ask(
+    'succession',
+    key.sign(successionRequestPayload({ spki: key.spki, code, tokenId: tokenIdBytes, fromBatch, previousSealHash })),
+  );
+}
+
+async function succeed(key: BuiltToken): Promise<Uint8Array> {
+  expect((await askKey(key)).status).toBe(200);
+  const reply = await askSuccession(key);
+  expect(reply.status).toBe(200);
+  const answer = successionAnswerSchema.parse(JSON.parse(reply.body.toString('utf8')));
+  return Buffer.from(answer.succession, 'base64');
+}
+
+const carried = (signed: Uint8Array) => [
+  {
+    kind: 'body' as const,
+    entryKind: 'admin' as const,
+    body: encodeAdminEvent({ event: 'succession', succession: Buffer.from(signed).toString('base64') }),
+  },
+];
+
+describe('a succession', () => {
+  test('is given once, the same to the same key, and names the ledger', async () => {
+    const key = new BuiltToken();
+    const signed = await succeed(key);
+    const { publicKey } = await openAuthority(rig.directory, Date.now());
+    const opened = openSuccession(signed, publicKey);
+    expect(opened).toMatchObject({ tokenId: enrolled.token.tokenId, serial: 1, fromBatch: 3, reason: 'token-lost' });
+    expect(Buffer.from(await succeed(key))).toEqual(Buffer.from(signed));
+    ticket = await rig.server.createRecoveryTicket({ tokenId: enrolled.token.tokenId });
+    expect(Buffer.from(await succeed(key))).toEqual(Buffer.from(signed));
+    expect(refusalIn(await askSuccession(key, { fromBatch: 4 }))).toMatchObject({ code: 'bad-request' });
+    // The key has a ledger now: it begins no other.
+    const another = await rig.server.createTicket(grantOptions());
+    const enrolment = await rig.client.ask(paths.enrol, { body: key.enrolment(another.code), type: mediaTypes.cose });
+    expect(refusalIn(enrolment)).toMatchObject({ code: 'bad-request' });
+  });
+
+  test('is refused to another key, without its code, and with the code of another ledger', async () => {
+    const key = new BuiltToken();
+    expect(refusalIn(await askSuccession(key))).toMatchObject({ code: 'code-unknown', status: 403 });
+    expect(refusalIn(await askKey(key, { ...ticket, code: 'AAAA' }))).toMatchObject({ code: 'code-unknown' });
+    expect(refusalIn(await askKey(key, ticket, new Uint8Array(16)))).toMatchObject({ code: 'code-unknown' });
+    await succeed(key);
+    expect(refusalIn(await askKey(new BuiltToken()))).toMatchObject({ code: 'code-unknown' });
+    expect(refusalIn(await askSuccession(enrolled.token))).toMatchObject({ code: 'code-unknown' });
+  });
+
+  test('contradicts nothing that is stored', async () => {
+    const key = new BuiltToken();
+    await askKey(key);
+    const hash = new Uint8Array(32);
+    expect(refusalIn(await askSuccession(key, { fromBatch: 2 }))).toMatchObject({ code: 'fork', status: 409 });
+    expect(refusalIn(await askSuccession(key, { previousSealHash: hash }))).toMatchObject({ code: 'fork' });
+    expect(refusalIn(await askSuccession(key, { fromBatch: 1 }))).toMatchObject({ code: 'bad-request' });
+    expect((await askSuccession(key)).status).toBe(200);
+  });
+
+  test('at the same batch as another one needs a person to say so', async () => {
+    await succeed(new BuiltToken());
+    ticket = await rig.server.createRecoveryTicket({ tokenId: enrolled.token.tokenId });
+    const second = new BuiltToken();
+    await askKey(second);
+    expect(refusalIn(await askSuccession(second))).toMatchObject({ code: 'fork' });
+    ticket = await rig.server.createRecoveryTicket({ tokenId: enrolled.token.tokenId, supersedes: true });
+    const third = new BuiltToken();
+    const signed = await succeed(third);
+    const { publicKey } = await openAuthority(rig.directory, Date.now());
+    expect(openSuccession(signed, publicKey)).toMatchObject({ serial: 2, fromBatch: 3 });
+  });
+
+  test('is refused to a key that is enrolled, and too old a ticket is none', async () => {
+    await askKey(enrolled.token);
+    expect(refusalIn(await askSuccession(enrolled.token))).toMatchObject({ code: 'bad-request' });
+    ticket = await rig.server.createRecoveryTicket({ tokenId: enrolled.token.tokenId, hours: -1 });
+    expect(refusalIn(await askKey(new BuiltToken()))).toMatchObject({ code: 'code-unknown' });
+  });
+});
+
+describe('after a succession', () => {
+  test('the new key goes on, and the old one only up to it', async () => {
+    const key = new BuiltToken();
+    const signed = await succeed(key);
+    key.goOn(enrolled.token);
+    const third = key.batch(carried(signed));
+    const old = enrolled.token.batch(1);
+    expect(refusalIn(await rig.send(enrolled, [old]))).toMatchObject({ code: 'fork', status: 409 });
+    const tokenView = JSON.parse((await rig.client.ask(`/v1/tokens/${enrolled.token.tokenId}`)).body.toString('utf8')) as {
+      alarm: unknown;
+    };
+    expect(tokenView.alarm).not.toBeNull();
+    const next = key.batch(1);
+    expect(await rig.acknowledged(enrolled, [third, next])).toMatchObject({ upToBatch: 4 });
+    const first = await rig.client.ask(`/v1/tokens/${enrolled.token.tokenId}/certificate`);
+    const later = await rig.client.ask(`/v1/tokens/${enrolled.token.tokenId}/certificate?batch=3`);
+    expect(first.body.equals(later.body)).toBe(false);
+  });
+
+  test('a first batch without it is refused, and so is one of a stranger', async () => {
+    const key = new BuiltToken();
+    await succeed(key);
+    key.goOn(enrolled.token);
+    expect(refusalIn(await rig.send(enrolled, [key.batch(1, {}, true)]))).toMatchObject({ code: 'poison' });
+    const stranger = new BuiltToken();
+    stranger.goOn(enrolled.token);
+    expect(refusalIn(await rig.send(enrolled, [stranger.batch(1)]))).toMatchObject({ code: 'bad-signature' });
+  });
+
+  test('a backlog of the old key arrives, and one that leads elsewhere is a fork', async () => {
+    const { token } = enrolled;
+    const behind = token.batch(2);
+    const key = new BuiltToken();
+    const signed = await succeed(key);
+    key.goOn(token);
+    const twin = { ...token.batch(1), head: token.head };
+    expect(twin.head.batchIndex).toBe(4);
+    expect(await rig.acknowledged(enrolled, [behind, key.batch(carried(signed))])).toMatchObject({ upToBatch: 4 });
+    expect(refusalIn(await rig.send(enrolled, [behind, twin]))).toMatchObject({ code: 'fork' });
+  });
+});
+
+describe('ticket-server recover', () => {
+  test('writes a ticket for its owner alone, and answers what waits with the key in a file', async () => {
+    const parts = await openDirectory({ directory: rig.directory });
+    const file = path.join(rig.directory, 'recovery.json');
+    const base = { tokenId: enrolled.token.tokenId, file, supersede: false, recoveryKey: null };
+    await recover(parts, base);
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    expect(parseRecoveryTicket(JSON.parse(readFileSync(file, 'utf8')))).toMatchObject({ tokenId: enrolled.token.tokenId });
+    await expect(recover(parts, { ...base, file: `${file}.2`, tokenId: '00'.repeat(16) })).rejects.toMatchObject({
+      code: 'invalid-request',
+    });
+    writeFileSync(`${file}.key`, 'no key');
+    await expect(recover(parts, { ...base, recoveryKey: `${file}.key` })).rejects.toMatchObject({ code: 'invalid-request' });
+    await expect(recover(parts, { ...base, recoveryKey: `${file}.none` })).rejects.toMatchObject({ code: 'invalid-request' });
+    rmSync(file);
+    await parts.database.close();
+  });
+});
