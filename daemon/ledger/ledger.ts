@@ -80,6 +80,7 @@ export class Ledger {
     this.#sequencer = new Sequencer({
       holder,
       tip: open.tip,
+      clock: parts.clock,
       circumstance: () => this.#circumstance(),
       onDurable: (batch) => this.#durable(batch),
       onFailed: (error) => {

@@ -5,6 +5,7 @@
 // Failures: a refused seal means "nothing was written": the tip steps back, reservations go back, and the callers get a definite error. A failed
 // write means "unknown": everybody on the way gets unknown-outcome, the pool a plain error, and this sequencer is never used again.
 // Must not: know keys, indexes or what an upload is.
+import type { Clock } from '#ground/clock.ts';
 import { whyOf } from '#ground/log.ts';
 import type { BatchDraft, Holder } from '#holder/holder.ts';
 import { batchMaxBytes, batchMaxEntries, joinEntries } from '#ipc-schema/batch.ts';
@@ -12,6 +13,7 @@ import { leafMaxBytes } from '#ipc-schema/entry.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { buildTree, inclusionPath, leafHash, rootOf } from '#ipc-schema/merkle.ts';
 import { type Circumstance, type Draft, giveBackCredits, type Plan, type PlannedEntry, planBatch } from './numbering.ts';
+import { gatherMs, signatureMeanMs } from './rhythm.ts';
 import type { Committed } from './stored.ts';
 import { encodeTip, type Tip } from './tip.ts';
 
@@ -31,6 +33,7 @@ export interface DurableBatch {
 export interface SequencerParts {
   readonly holder: Holder;
   readonly tip: Tip;
+  readonly clock: Clock;
   circumstance(): Circumstance;
   /** Told before the callers are answered; must not throw. */
   onDurable(batch: DurableBatch): void;
@@ -50,6 +53,7 @@ interface Flight extends Omit<DurableBatch, 'sealBytes'> {
   readonly waiters: readonly Waiter[];
   readonly before: Tip;
   readonly tree: ReturnType<typeof buildTree>;
+  readonly sentMs: number;
   sealBytes: Uint8Array | null;
   isDurable: boolean;
 }
@@ -65,6 +69,9 @@ export class Sequencer {
   #stopped: UkeyError | null = null;
   #closed: UkeyError | null = null;
   #pumpQueued = false;
+  #signatureMs: number | null = null;
+  /** While a slow token's callers come back, after a seal. */
+  #gathering: NodeJS.Timeout | null = null;
   #full = false;
   #whenIdle: (() => void)[] = [];
 
@@ -126,6 +133,8 @@ export class Sequencer {
   close(error: UkeyError): void {
     if (this.#closed !== null) return;
     this.#closed = error;
+    if (this.#gathering !== null) clearTimeout(this.#gathering);
+    this.#gathering = null;
     const unknown = new UkeyError('unknown-outcome', 'the ledger closed before the outcome was known', { cause: error });
     const [pool, flights] = [this.#pool, this.#flights];
     this.#pool = [];
@@ -157,7 +166,8 @@ export class Sequencer {
   }
 
   #pump(): void {
-    if (this.#closed === null && !this.#sealing && this.#pool.length > 0 && this.#flights.length < inFlightMaxBatches) {
+    const mayTake = this.#closed === null && !this.#sealing && (this.#gathering === null || this.#pool.length >= batchMaxEntries);
+    if (mayTake && this.#pool.length > 0 && this.#flights.length < inFlightMaxBatches) {
       this.#sendNext(this.#takePool());
       if (this.#pool.length > 0) this.#wake();
     }
@@ -206,7 +216,17 @@ export class Sequencer {
       reserved: entries.every((entry) => entry.draft.kind === 'own'),
       checkpoint: encodeTip(before),
     };
-    const flight: Flight = { batchIndex: before.nextBatch, entries, plan, waiters, before, tree, sealBytes: null, isDurable: false };
+    const flight: Flight = {
+      batchIndex: before.nextBatch,
+      entries,
+      plan,
+      waiters,
+      before,
+      tree,
+      sentMs: this.#parts.clock.monotonicMs(),
+      sealBytes: null,
+      isDurable: false,
+    };
     this.#tip = plan.tip;
     this.#sealing = true;
     this.#flights.push(flight);
@@ -234,8 +254,18 @@ export class Sequencer {
   #sealed(flight: Flight, sealBytes: Uint8Array): void {
     flight.sealBytes = sealBytes;
     this.#sealing = false;
+    this.#signatureMs = signatureMeanMs(this.#signatureMs, this.#parts.clock.monotonicMs() - flight.sentMs);
+    this.#gather(gatherMs(this.#signatureMs));
     this.#answer();
     this.#pump();
+  }
+
+  #gather(waitMs: number): void {
+    if (waitMs === 0 || this.#closed !== null) return;
+    this.#gathering = setTimeout(() => {
+      this.#gathering = null;
+      this.#pump();
+    }, waitMs);
   }
 
   /** The holder would not seal: nothing of this batch was written, and it is the newest, so the tip steps back. */

@@ -1,14 +1,18 @@
 import { rmSync } from 'node:fs';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { batchMaxBytes, batchMaxEntries, decodeBatch } from '#ipc-schema/batch.ts';
 import { asUkeyError } from '#ipc-schema/errors.ts';
 import { chainStart, verifyBatch, verifyEvidence } from '#ipc-schema/verify.ts';
 import type { Issued } from '#ledger/ledger.ts';
+import { gatherMaxMs } from '#ledger/rhythm.ts';
 import { inFlightMaxBatches, poolMaxDrafts } from '#ledger/sequencer.ts';
 import { documentDraft, LedgerRig, type LedgerRigOptions, noLimits } from '#test/support/ledger-rig.ts';
 
 let rig: LedgerRig;
-afterEach(() => rig?.close());
+afterEach(async () => {
+  vi.useRealTimers();
+  await rig?.close();
+});
 
 async function open(options: LedgerRigOptions = {}): Promise<void> {
   rig = await LedgerRig.open(options);
@@ -78,6 +82,43 @@ describe('one batch at a time', () => {
     await rig.settle();
     expect(others.map((each) => each.outcome)).toEqual(['answered', 'answered', 'answered']);
     expectSoundLog();
+  });
+
+  test('of a slow token waits a moment for the callers of the batch before, so that all share it', async () => {
+    await openByHand();
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const first = watch(add('1'));
+    await rig.settle();
+    rig.clock.pass(250);
+    rig.holder.newest.seal();
+    await rig.settle();
+    rig.holder.newest.write();
+    await rig.settle();
+    expect(first.outcome).toBe('answered');
+    void watch(add('2'));
+    await rig.settle();
+    void watch(add('3'));
+    await rig.settle();
+    expect(rig.holder.commits.length).toBe(1);
+    vi.advanceTimersByTime(gatherMaxMs);
+    await rig.settle();
+    expect(rig.holder.commits.map((commit) => commit.draft.count)).toEqual([1, 2]);
+    rig.holder.newest.seal();
+    await rig.settle();
+    rig.holder.newest.write();
+    await rig.settle();
+  });
+
+  test('that is full waits for nobody, however slow the token', async () => {
+    await openByHand();
+    void watch(add('0'));
+    await rig.settle();
+    rig.clock.pass(10_000);
+    rig.holder.newest.seal();
+    rig.holder.commits[0]?.write();
+    for (let at = 1; at <= batchMaxEntries; at += 1) void watch(add(`k${at}`));
+    await rig.settle();
+    expect(rig.holder.commits.length).toBe(2);
   });
 
   test('and at most four are not yet durable', async () => {
