@@ -1,12 +1,14 @@
-// Owns: the part `crash-at-sync`: a store's process is killed at its nth fdatasync (and at its nth write), opened again and compared; then
-// the whole service, whose front, holder or index dies at a sync while tills issue.
+// Owns: the parts `crash-at-sync` and `crash-service`: a store's process is killed at its nth fdatasync (and at its nth write), opened again
+// and compared; and the same to a whole service, of which front or holder dies, whichever thread comes first to its nth sync.
 // Invariants: points are counted from each start of a process, so that the low ones fall into the opening.
 // Control: a caller who is told before it is durable must lose something in the same kills.
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { startServer } from '#server/serve.ts';
 import { sizeFor } from '#test/store/rig.ts';
 import { seededRandom } from '#test/support/seed.ts';
+import { type Answered, judgeLedger, Machine, sell } from './os-machine.ts';
 import { type Outcome, StoreLife } from './os-store-life.ts';
 import { missingForStrace, underStrace } from './os-strace.ts';
 import { scaled, type TorturePart, Violations } from './part.ts';
@@ -92,5 +94,90 @@ export const crashAtSync: TorturePart = {
     const lost = syncs.lost + writes.lost;
     const line = `points=${syncs.points} writes=${writes.points} acked=${syncs.acked + writes.acked} lost=${lost} control_lost=${control.lost}`;
     return { line, violations };
+  },
+};
+
+/** Processes of the front: the holder, mostly. */
+function childrenOf(pid: number): string {
+  const file = `/proc/${pid}/task/${pid}/children`;
+  return pid > 0 && existsSync(file) ? readFileSync(file, 'utf8').trim() : '';
+}
+
+const strikeWaitMs = 15_000;
+/** Answers after which a point that did not strike is left. */
+const salesMax = 40;
+
+/** Between two points of a service: so that some fall into its work and not all into its opening. */
+const callsBetween = 3;
+const salesBetween = 6;
+
+async function untilSold(answered: readonly Answered[], count: number): Promise<void> {
+  const enough = answered.length + count;
+  const giveUpAtMs = performance.now() + strikeWaitMs;
+  while (answered.length < enough) {
+    if (performance.now() > giveUpAtMs) throw new Error('nothing is sold any more');
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+/** Whether front or holder died at its nth sync. */
+async function strikeService(machine: Machine, nth: number, answered: readonly Answered[]): Promise<boolean> {
+  machine.start(underStrace('fdatasync', String(nth), { kind: 'kill' }));
+  const soldBefore = answered.length;
+  const giveUpAtMs = performance.now() + strikeWaitMs;
+  let holders = '';
+  while (performance.now() < giveUpAtMs && answered.length < soldBefore + salesMax) {
+    if (!machine.isRunning) return true;
+    const now = childrenOf(machine.pid);
+    if (holders !== '' && now !== holders) return true;
+    holders = now;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  return false;
+}
+
+export const crashService: TorturePart = {
+  name: 'crash-service',
+  run: async (options) => {
+    const why = missingForStrace();
+    if (why !== null) return { line: '', violations: [], missing: why };
+    const points = scaled(20, options, 3);
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'ukeyd-crash-'));
+    const server = await startServer({ directory: path.join(folder, 'server') });
+    const machine = new Machine({ directory: folder });
+    const answered: Answered[] = [];
+    let over = false;
+    try {
+      machine.start();
+      await machine.provision(server);
+      const selling = Promise.all(['a', 'b'].map((name) => sell(machine, name, () => over, answered)));
+      selling.catch((thrown: unknown) => options.note(String(thrown)));
+      await machine.untilIssuing();
+      let struck = 0;
+      for (let point = 1; point <= points; point += 1) {
+        await untilSold(answered, salesBetween);
+        await machine.kill();
+        struck += (await strikeService(machine, point * callsBetween, answered)) ? 1 : 0;
+        await machine.kill();
+        machine.start();
+        await machine.untilIssuing();
+        options.note(`${point} of ${points}, ${struck} struck, ${answered.length} answered`);
+      }
+      await untilSold(answered, salesBetween);
+      over = true;
+      await selling;
+      await machine.stop();
+      const verdict = await judgeLedger(machine, answered);
+      const lost = verdict.lost + verdict.findings;
+      const violations = lost + verdict.doubled > 0 ? [`seed ${options.seed}: ${JSON.stringify(verdict)}`] : [];
+      if (struck === 0) violations.push('nothing was struck: the test is void');
+      const line = `points=${points} struck=${struck} answered=${answered.length} lost=${lost} dup=${verdict.doubled}`;
+      return { line, violations };
+    } finally {
+      over = true;
+      await machine.kill();
+      await server.close();
+      rmSync(folder, { recursive: true, force: true });
+    }
   },
 };

@@ -6,12 +6,10 @@
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { UkeyError } from '#ipc-schema/errors.ts';
 import { startServer } from '#server/serve.ts';
 import { sizeFor } from '#test/store/rig.ts';
-import { sale } from '#test/support/rig.ts';
 import { seededRandom } from '#test/support/seed.ts';
-import { type Answered, judgeLedger, Machine, machinePin } from './os-machine.ts';
+import { type Answered, judgeLedger, Machine, machinePin, sell } from './os-machine.ts';
 import { missingForPower, openPowerDevice, type PowerDevice } from './os-power-device.ts';
 import { type Outcome, StoreLife } from './os-store-life.ts';
 import { missingForStrace, underStrace } from './os-strace.ts';
@@ -153,27 +151,6 @@ export const storeErrors: TorturePart = {
 };
 
 const serviceFaults = ['write eio', 'write enospc', 'write short', 'sync eio', 'sync 2000', 'write 2000'] as const;
-const definite = new Set(['no-token', 'locked', 'halted', 'token-failed', 'store-full']);
-
-/** Sells until told to stop; a sale whose end is unknown, or that is refused for the moment, is repeated with its key. */
-async function sell(machine: Machine, name: string, over: () => boolean, answered: Answered[]): Promise<void> {
-  const till = await machine.till(`till-${name}`);
-  try {
-    for (let count = 0; !over(); ) {
-      const key = `${name}-${count}`;
-      try {
-        answered.push({ key, answer: await till.issue(sale(key), { deadlineMs: 60_000 }) });
-        count += 1;
-      } catch (thrown) {
-        if (!(thrown instanceof UkeyError) || !definite.has(thrown.code)) throw thrown;
-        await new Promise((resolve) => setTimeout(resolve, 50));
-      }
-    }
-  } finally {
-    till.close();
-  }
-}
-
 /** Asks for the status again and again; how long each answer took. */
 async function watch(machine: Machine, over: () => boolean): Promise<number[]> {
   return await machine.withAdmin(async (admin) => {

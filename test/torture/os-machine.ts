@@ -8,9 +8,10 @@ import { LedgerCheck, type LedgerReport } from '#ctl/ledger-check.ts';
 import { joinHolder } from '#holder/joined.ts';
 import { partsOf } from '#holder/parts.ts';
 import { type Client, connect } from '#ipc-schema/client.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Issued, Result } from '#ipc-schema/methods.ts';
 import type { RunningServer } from '#server/serve.ts';
-import { grant } from '#test/support/rig.ts';
+import { grant, sale } from '#test/support/rig.ts';
 
 export const machinePin = '2468013579';
 const readBytes = 4 * 1024 * 1024;
@@ -215,6 +216,28 @@ export async function readLedger(machine: Machine): Promise<ReadLedger> {
 export interface Answered {
   readonly key: string;
   readonly answer: Issued;
+}
+
+/** Refusals that say: nothing was issued, and it may go better later. */
+const definite = new Set(['no-token', 'locked', 'halted', 'token-failed', 'store-full']);
+
+/** Sells until told to stop; a sale whose end is unknown, or that is refused for the moment, is repeated with its key. */
+export async function sell(machine: Machine, name: string, over: () => boolean, answered: Answered[]): Promise<void> {
+  const till = await machine.till(`till-${name}`);
+  try {
+    for (let count = 0; !over(); ) {
+      const key = `${name}-${count}`;
+      try {
+        answered.push({ key, answer: await till.issue(sale(key), { deadlineMs: 60_000 }) });
+        count += 1;
+      } catch (thrown) {
+        if (!(thrown instanceof UkeyError) || !definite.has(thrown.code)) throw thrown;
+        await new Promise((resolve) => setTimeout(resolve, 50));
+      }
+    }
+  } finally {
+    till.close();
+  }
 }
 
 export interface Verdict {
