@@ -1,7 +1,7 @@
 // Owns: opening the log together with its mirror: finding or making the mirror of this token, and going on without one that fails.
 // Invariants: a mirror is made beside its name and renamed when it is whole and blank, so that a crash leaves none or a usable one; a mirror
 // that cannot be used (missing disk, full disk, in use) never stops issuing: the FLASH alone has every batch, the status tells, and the next
-// opening brings the mirror up. What contradicts the FLASH, or is no store of ours at all, does stop (`halted`, from the store).
+// opening brings the mirror up; a large one is made beside the tills, and the log opened again with it. What contradicts the FLASH, or is no store of ours at all, does stop (`halted`, from the store).
 import { mkdir, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { keyIdOf } from '#ipc-schema/cose.ts';
@@ -14,24 +14,46 @@ import type { Token } from '#token/token.ts';
 import type { MirrorPlace } from './configuration.ts';
 
 const imageUnitBytes = 1024 * 1024;
+/** A mirror up to this size is made while the token is opened; a larger one beside the tills. */
+const atOnceMaxBytes = 256 * 1024 * 1024;
+
+/** A mirror on its way. */
+export interface MirrorMaking {
+  /** How far it is, or why it was given up. */
+  text(): string;
+  hasFailed(): boolean;
+  /** Resolves when it is whole: the log is to be opened again. Never rejects. */
+  readonly made: Promise<void>;
+}
 
 export interface MirrorParts {
   readonly mode: MirrorMode;
   /** The mirror of this token; where there is none and `sizeBytes` is given, a blank one of at least that size is made. Throws no-token, halted. */
   open(tokenId: Uint8Array, options: { readonly readOnly: boolean; readonly sizeBytes: number | null }): Promise<Device>;
+  /** The one that `open` has begun to make because it takes long; it threw busy then. */
+  making?(): MirrorMaking | null;
 }
 
-export function mirrorAt(mode: MirrorMode, place: MirrorPlace): MirrorParts {
+export function mirrorAt(mode: MirrorMode, place: MirrorPlace, atOnceBytes = atOnceMaxBytes): MirrorParts {
+  let making: MirrorMaking | null = null;
   return {
     mode,
+    making: () => making,
     open: async (tokenId, { readOnly, sizeBytes }) => {
       const file = pathOf(place, tokenId);
       try {
-        return await openFileDevice(file, { readOnly });
+        const device = await openFileDevice(file, { readOnly });
+        if (!readOnly) making = null;
+        return device;
       } catch (thrown) {
         if (readOnly || sizeBytes === null || !(thrown instanceof UkeyError) || thrown.code !== 'no-token') throw thrown;
       }
-      await makeImage(file, Math.ceil(sizeBytes / imageUnitBytes) * imageUnitBytes);
+      const imageBytes = Math.ceil(sizeBytes / imageUnitBytes) * imageUnitBytes;
+      if (imageBytes > atOnceBytes) {
+        if (making === null || making.hasFailed()) making = makeBeside(file, imageBytes);
+        throw new UkeyError('busy', making.text());
+      }
+      await makeImage(file, imageBytes);
       return await openFileDevice(file);
     },
   };
@@ -42,13 +64,29 @@ function pathOf(place: MirrorPlace, tokenId: Uint8Array): string {
   return place.kind === 'file' ? place.path : path.join(place.folder, `mirror-${Buffer.from(tokenId).toString('hex')}.img`);
 }
 
-async function makeImage(file: string, sizeBytes: number): Promise<void> {
+function makeBeside(file: string, sizeBytes: number): MirrorMaking {
+  let doneBytes = 0;
+  let failure: string | null = null;
+  const { promise: made, resolve } = Promise.withResolvers<void>();
+  makeImage(file, sizeBytes, (bytes) => {
+    doneBytes = bytes;
+  }).then(resolve, (error: unknown) => {
+    failure = asUkeyError(error).message; // the next opening tries again
+  });
+  return {
+    made,
+    hasFailed: () => failure !== null,
+    text: () => failure ?? `it is being made: ${Math.floor((100 * doneBytes) / sizeBytes)} %; until then the FLASH alone has every batch`,
+  };
+}
+
+async function makeImage(file: string, sizeBytes: number, onProgress?: (doneBytes: number) => void): Promise<void> {
   const unfinished = `${file}.new`;
   await mkdir(path.dirname(file), { recursive: true, mode: 0o700 }).catch((cause: unknown) => {
     throw new UkeyError('halted', `the folder of the mirror ${file} cannot be made`, { cause });
   });
   await rm(unfinished, { force: true });
-  await createImage(unfinished, sizeBytes);
+  await createImage(unfinished, sizeBytes, onProgress);
   // It is blank: should the rename not survive a crash, the next opening makes another.
   await rename(unfinished, file);
 }

@@ -2,11 +2,12 @@
 // Invariants: one sealer for one opening of the log; a failure of the log is told once through `onTrouble`, whoever met it.
 import type { Clock } from '#ground/clock.ts';
 import { keyIdOfSpki } from '#ipc-schema/cose.ts';
-import { asUkeyError, type UkeyError } from '#ipc-schema/errors.ts';
+import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { StoreLog } from '#store/store.ts';
 import type { Token } from '#token/token.ts';
 import { AnchorWriter } from './anchor.ts';
 import type { Mount, StoredBatch } from './holder.ts';
+import type { MirrorMaking } from './mirroring.ts';
 import type { Mounting } from './mounting.ts';
 import type { HolderParts } from './parts.ts';
 import { Sealer } from './sealer.ts';
@@ -16,7 +17,9 @@ export const readMaxBytes = 8 * 1024 * 1024;
 export class Opened {
   readonly log: StoreLog;
   readonly mount: Mount;
-  readonly mirrorFailure: string | null;
+  readonly #mirrorFailure: string | null;
+  /** The mirror is made beside the tills; the log is opened again with it once it is whole. */
+  readonly #making: MirrorMaking | null;
   readonly sealer: Sealer;
   readonly #onTrouble: (error: UkeyError) => void;
   readonly #clock: Clock;
@@ -24,7 +27,7 @@ export class Opened {
   readonly #anchor: AnchorWriter | null;
 
   constructor(
-    { clock, readOnly, note }: Pick<HolderParts, 'clock' | 'readOnly' | 'note'>,
+    { clock, readOnly, note, mirror }: Pick<HolderParts, 'clock' | 'readOnly' | 'note' | 'mirror'>,
     token: Token,
     mounting: Mounting,
     onTrouble: (error: UkeyError) => void,
@@ -32,7 +35,9 @@ export class Opened {
     const { log, chain, mount, mirrorFailure } = mounting;
     this.log = log;
     this.mount = mount;
-    this.mirrorFailure = mirrorFailure;
+    this.#mirrorFailure = mirrorFailure;
+    this.#making = mirrorFailure === null ? null : (mirror?.making?.() ?? null);
+    void this.#making?.made.then(() => onTrouble(new UkeyError('unknown-outcome', 'the mirror is whole: the log is opened again with it')));
     this.#onTrouble = onTrouble;
     this.#clock = clock;
     const { tokenId, algorithm, publicKey } = mount;
@@ -41,6 +46,11 @@ export class Opened {
     const origin = { storeId: log.header.storeId, mountEpoch: log.mounted.mountEpoch };
     this.#anchor = readOnly ? null : new AnchorWriter(token, origin, note);
     this.anchor();
+  }
+
+  /** Why the mirror is not used now; null when it is, or when there is to be none. */
+  get mirrorFailure(): string | null {
+    return this.#making?.text() ?? this.#mirrorFailure;
   }
 
   async read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {

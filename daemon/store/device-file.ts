@@ -25,6 +25,7 @@ export const lockWaitMs = 3000;
 /** Requests that may wait for the thread. */
 const pendingRequestsMax = 1024;
 const zeroChunkBytes = 1024 * 1024;
+const chunksPerSync = 64;
 
 export interface FileDeviceOptions {
   readonly readOnly?: boolean;
@@ -205,7 +206,11 @@ export async function openFileDevice(path: string, options: FileDeviceOptions = 
  * Creates an image, mode 0600, filled with zeros and durable. Zeros are written rather than reserved: blocks that are only
  * reserved make the file system write its journal at each first sync. Throws `halted` when the path exists or cannot be filled.
  */
-export async function createImage(path: string, sizeBytes: number): Promise<void> {
+export async function createImage(
+  path: string,
+  sizeBytes: number,
+  onProgress: (doneBytes: number) => void = () => undefined,
+): Promise<void> {
   if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes % zeroChunkBytes !== 0) {
     throw new UkeyError('internal', 'the size of an image is a whole number of MiB');
   }
@@ -216,6 +221,9 @@ export async function createImage(path: string, sizeBytes: number): Promise<void
     const zeros = Buffer.alloc(zeroChunkBytes);
     for (let at = 0; at < sizeBytes; at += zeroChunkBytes) {
       for (let done = 0; done < zeroChunkBytes; ) done += (await file.write(zeros, done, zeroChunkBytes - done, at + done)).bytesWritten;
+      // Beside tills whose syncs go to the same disk: never much of it waits to be written.
+      if ((at / zeroChunkBytes) % chunksPerSync === chunksPerSync - 1) await file.datasync();
+      onProgress(at + zeroChunkBytes);
     }
     await file.sync();
     await file.close();

@@ -1,0 +1,44 @@
+// Shows: a mirror that takes long to make is made beside the tills: the token opens at once, says how far the mirror is, and takes it when it is whole.
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { afterEach, expect, test } from 'vitest';
+import type { Holder, HolderState } from '#holder/holder.ts';
+import { joinHolder } from '#holder/joined.ts';
+import { mirrorAt } from '#holder/mirroring.ts';
+import { partsOf } from '#holder/parts.ts';
+import { DraftMaker, provisionHolder } from '#test/support/holder-rig.ts';
+
+let directory = '';
+let holder: Holder | null = null;
+afterEach(async () => {
+  await holder?.close();
+  rmSync(directory, { recursive: true, force: true });
+});
+
+test('a large mirror is made beside the tills, with its progress, and used by itself once it is whole', async () => {
+  directory = mkdtempSync(path.join(os.tmpdir(), 'ukeyd-making-'));
+  const states: HolderState['kind'][] = [];
+  const parts = partsOf({
+    module: null,
+    softTokenPath: path.join(directory, 'key.json'),
+    flashPath: path.join(directory, 'flash.img'),
+    imageBytes: 64 * 1024 * 1024,
+    presencePaths: [],
+  });
+  const mirror = mirrorAt('sync', { kind: 'folder', folder: path.join(directory, 'state') }, 0);
+  const events = { onState: (state: HolderState) => void states.push(state.kind) };
+  holder = joinHolder({ ...parts, mirror, events, note: () => undefined, pollMs: 50 });
+  const mount = await provisionHolder(holder);
+  expect(mount.mirror).toBeNull();
+  const first = (await holder.status()).mirror;
+  if (first?.failure !== null) expect(first?.failure).toMatch(/being made: \d+ %/);
+  const drafts = new DraftMaker(mount);
+  await holder.commit(drafts.next(['sold while it is made'])).durable.catch(() => undefined);
+  await expect.poll(async () => (await holder?.status())?.mirror?.failure, { timeout: 20_000 }).toBeNull();
+  await expect.poll(() => holder?.state().kind, { timeout: 5_000 }).toBe('open');
+  const state = holder.state();
+  expect(state.kind === 'open' ? state.mount.mirror : null).toMatchObject({ remade: true });
+  expect(existsSync(path.join(directory, 'state', `mirror-${Buffer.from(mount.tokenId).toString('hex')}.img`))).toBe(true);
+  expect(states.filter((kind) => kind === 'open').length).toBeGreaterThanOrEqual(2);
+});
