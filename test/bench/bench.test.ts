@@ -10,7 +10,7 @@ import { interleaved, median, percentile, summed } from './figures.ts';
 import { benches, measure } from './run.ts';
 import { sizes } from './sizes.ts';
 import { stagesOf } from './stages.ts';
-import { markdownTable } from './table.ts';
+import { markdownTable, stagesTable } from './table.ts';
 
 const waitMs = 240_000;
 const folder = mkdtempSync(path.join(os.tmpdir(), 'ukeyd-bench-test-'));
@@ -23,6 +23,7 @@ describe('a run with tiny counts', () => {
       const said: string[] = [];
       const results = await measure({ sizes: sizes.tiny, only: [], folder, module: null, data: null, say: (text) => said.push(text) });
       expect(results.failures, said.join('\n')).toEqual([]);
+      expect(new Set(results.stages.map(({ tills }) => tills))).toEqual(new Set([1, sizes.tiny.manyTills]));
       const measured = new Set(results.rows.map(({ bench }) => bench));
       expect([...benches.map(({ id }) => id), 'B8'].filter((id) => !measured.has(id))).toEqual([]);
       for (const { what, value, note } of results.rows) {
@@ -74,6 +75,15 @@ describe('the table', () => {
 
   test('says ratio, absolute numbers and whether the aim was met', () => {
     expect(markdownTable(rows).split('\n')[2]).toBe('| B1 | one \\| two | 150 µs | 100 µs floor | 1.50 | <= 1.2 x | not met |');
+  });
+
+  test('of stages has a column for each load and process', () => {
+    const stages = [
+      { tills: 1, stage: 'sign', front: 0, holder: 40 },
+      { tills: 64, stage: 'sign', front: 0, holder: 1.25 },
+    ];
+    expect(stagesTable(stages).split('\n')[2]).toBe('| sign | 0.0 | 40.0 | 0.0 | 1.3 |');
+    expect(stagesTable([])).toBe('');
   });
 
   test('takes the place of the one before it, between its marks', () => {

@@ -5,6 +5,7 @@ import type { Load } from './load.ts';
 import type { Machine } from './machine.ts';
 import type { Requests } from './requests.ts';
 import type { Sizes } from './sizes.ts';
+import type { StageTime } from './stage-times.ts';
 import type { World, WorldOptions } from './world.ts';
 
 export type Unit = 'us' | 'ms' | 's' | '/s' | 'MB' | 'bytes' | 'bytes/byte' | 'failed' | 'entries';
@@ -49,6 +50,8 @@ export interface Context {
   readonly requests: Requests;
   readonly load: Load;
   say(text: string): void;
+  /** Stages go into a table of their own. */
+  note(stages: readonly StageTime[]): void;
   /** A provisioned service with one till. One of the same name is made once, and closed after the last benchmark. */
   world(name: string, options?: Partial<WorldOptions>): Promise<World>;
   /** One with so many entries, its service stopped. */

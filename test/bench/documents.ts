@@ -1,9 +1,9 @@
 // Owns: putting a run's table and charts into docs/: between marks, so that what people write around them stays.
 import { readFileSync, writeFileSync } from 'node:fs';
-import type { Row } from './benchmark.ts';
 import { growthCharts } from './chart.ts';
-import { type Machine, machineText } from './machine.ts';
-import { markdownTable } from './table.ts';
+import { machineText } from './machine.ts';
+import type { Results } from './run.ts';
+import { markdownTable, stagesTable } from './table.ts';
 
 const begin = '<!-- bench: begin -->';
 const end = '<!-- bench: end -->';
@@ -18,9 +18,14 @@ export function withTable(text: string, block: string): string {
   return `${text.slice(0, from + begin.length)}\n${block}\n${text.slice(to)}`;
 }
 
-export function writeDocuments(rows: readonly Row[], machine: Machine, when: string): void {
+export function writeDocuments({ rows, stages, machine, token, when }: Results): void {
   const charts = growthCharts(rows);
   if (charts !== '') writeFileSync(chartFile, charts);
-  const block = [`Measured ${when.slice(0, 10)} on ${machineText(machine)}.`, '', markdownTable(rows)].join('\n');
-  writeFileSync(page, withTable(readFileSync(page, 'utf8'), block));
+  const block = [
+    `Measured ${when.slice(0, 10)} on ${machineText(machine)}; token: ${token}.`,
+    markdownTable(rows),
+    stagesTable(stages),
+    ...(charts === '' ? [] : ['![growth with the number of entries](performance-growth.svg)']),
+  ];
+  writeFileSync(page, withTable(readFileSync(page, 'utf8'), block.join('\n\n')));
 }

@@ -45,7 +45,7 @@ async function run(context: Context): Promise<Row[]> {
     row(id, `backlog of ${pending.toLocaleString('en')} to the server`, (sent / elapsedMs) * 1_000, '/s', {
       aim: `>= ${rateAim}/s`,
       met: (value) => value >= rateAim,
-      note: 'loopback TLS, SQLite; server in a process of its own, until it has acknowledged',
+      note: 'loopback TLS, SQLite, until it is acknowledged; the server in the process of the harness',
     }),
     row(id, 'issuing p99 while draining', p99(draining), 'us', {
       beside: { name: 'p99 without', value: p99(quiet) },

@@ -5,6 +5,7 @@ import { Echo } from './floors.ts';
 import { wholly } from './load.ts';
 import type { Sent } from './messages.ts';
 import { sqlCipher } from './sqlcipher.ts';
+import { measureStages } from './stage-times.ts';
 
 const id = 'B2';
 const rateAim = 8_000;
@@ -43,6 +44,7 @@ async function run(context: Context): Promise<Row[]> {
         return perSecond(sent);
       },
     });
+    await measureStages(context, tills, count);
     const service = median(rates.service);
     return [
       row(id, `${tills} tills: durable invoices`, service, '/s', {

@@ -1,21 +1,16 @@
-// Owns: B1, one till that issues one invoice at a time, beside the sum of its floors; and the time per stage of the route.
-import { readFileSync, rmSync } from 'node:fs';
+// Owns: B1, one till that issues one invoice at a time, beside the sum of its floors.
 import { type Bench, type Context, type Row, row } from './benchmark.ts';
 import { interleaved, median, percentile, summed } from './figures.ts';
 import { Echo, FloorMeter, type Floors } from './floors.ts';
-import { stagesFile } from './instruments.ts';
 import { wholly } from './load.ts';
 import type { Sent } from './messages.ts';
-import { type Stage, stageNames } from './stages.ts';
+import { measureStages } from './stage-times.ts';
 import type { World } from './world.ts';
 
 const id = 'B1';
 const p50Aim = 1.5;
 const p99Aim = 2.5;
 const sectorBytes = 512;
-const stagesWaitMs = 20_000;
-/** A stage that takes less is not named. */
-const leastUs = 0.5;
 
 /** Bytes on the FLASH of one invoice alone in its batch, as this very load has them. */
 export async function frameBytesOf(world: World, issue: () => Promise<number>): Promise<number> {
@@ -59,6 +54,7 @@ async function run(context: Context): Promise<Row[]> {
         floorRounds.map((floors) => floors[name]),
         0.5,
       );
+    await measureStages(context, 1, sizes.oneTillCount);
     return [
       row(id, 'one till: p50', of(times.service, 0.5), 'us', {
         beside: { name: `echo + sign + verify + ${syncs}`, value: of(sums, 0.5) },
@@ -76,7 +72,6 @@ async function run(context: Context): Promise<Row[]> {
       row(id, 'floor: verify', floorNote('verifyUs'), 'us'),
       row(id, 'floor: sync', floorNote('syncUs'), 'us', { note: `write + fdatasync of ${bytes} bytes, preallocated` }),
       row(id, 'floor: two syncs at once', floorNote('twoSyncsUs'), 'us', { note: 'FLASH and mirror' }),
-      ...(await stages(context)),
     ];
   } finally {
     for (const pool of ['till', 'echo']) await load.do({ kind: 'shut', pool });
@@ -84,60 +79,5 @@ async function run(context: Context): Promise<Row[]> {
     echo.close();
   }
 }
-
-interface Told {
-  readonly cpu: Readonly<Record<Stage, number>>;
-  readonly waits: Readonly<Record<string, { readonly ms: number; readonly count: number }>>;
-}
-
-/** The same load on a service with instruments; its own cost is in the figures, so they say shares rather than times. */
-async function stages(context: Context): Promise<Row[]> {
-  const { load, sizes } = context;
-  const world = await context.world('instrumented', { program: 'instrumented' });
-  await load.do({ kind: 'open', pool: 'staged', path: world.files.socket, count: 1, till: world.till });
-  const send = (prefix: string, count: number) => load.send({ kind: 'run', pool: 'staged', tills: 1, count, prefix }).then(wholly);
-  await send('st-w-', sizes.warmUpCount);
-  const { front, holder } = world.pids;
-  if (holder === null) return [];
-  const parts = [
-    { name: 'front', pid: front, file: stagesFile(world.files.state, 'front') },
-    { name: 'holder', pid: holder, file: stagesFile(world.files.token, 'holder') },
-  ];
-  for (const { pid } of parts) process.kill(pid, 'SIGUSR2');
-  await pause(100); // both profilers have begun
-  const sent = await send('st-', sizes.oneTillCount);
-  for (const { pid } of parts) process.kill(pid, 'SIGUSR2');
-  const rows: Row[] = [];
-  for (const { name, file } of parts) {
-    const told = await readWhenThere(file);
-    const perInvoice = (ms: number): number => (ms * 1_000) / sent.latenciesUs.length;
-    for (const stage of stageNames) {
-      const us = perInvoice(told.cpu[stage]);
-      if (stage !== 'idle' && stage !== 'instruments' && us >= leastUs)
-        rows.push(row(id, `stage: ${name}, ${stage}`, us, 'us', { note: 'CPU per invoice' }));
-    }
-    for (const [what, { ms, count }] of Object.entries(told.waits))
-      rows.push(row(id, `stage: ${name}, ${what}`, (ms * 1_000) / count, 'us', { note: 'from call to answer' }));
-  }
-  rows.push(row(id, 'stages: the whole way', median(sent.latenciesUs), 'us', { note: 'p50 with instruments on' }));
-  await load.do({ kind: 'shut', pool: 'staged' });
-  return rows;
-}
-
-async function readWhenThere(file: string): Promise<Told> {
-  const endMs = performance.now() + stagesWaitMs;
-  for (;;) {
-    try {
-      const told = JSON.parse(readFileSync(file, 'utf8')) as Told;
-      rmSync(file);
-      return told;
-    } catch (thrown) {
-      if (performance.now() > endMs) throw new Error('the profile was not written', { cause: thrown });
-      await pause(20);
-    }
-  }
-}
-
-const pause = (waitMs: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, waitMs));
 
 export const oneTill: Bench = { id, title: 'one till, one invoice at a time', run };

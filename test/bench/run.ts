@@ -23,8 +23,9 @@ import { outage } from './outage.ts';
 import { readRequests } from './requests.ts';
 import { type Sizes, sizes } from './sizes.ts';
 import { slowToken } from './slow-token.ts';
+import type { StageTime } from './stage-times.ts';
 import { starting } from './starting.ts';
-import { markdownTable, textTable } from './table.ts';
+import { markdownTable, stagesTable, textTable } from './table.ts';
 import { World, type WorldOptions } from './world.ts';
 
 /** B8 is measured with B7. */
@@ -49,6 +50,7 @@ export interface Results {
   /** PKCS#11 module, or the embedded soft token. */
   readonly token: string;
   readonly rows: readonly Row[];
+  readonly stages: readonly StageTime[];
   /** Benchmarks that could not be run, and why. */
   readonly failures: readonly { readonly bench: string; readonly why: string }[];
 }
@@ -78,6 +80,7 @@ export async function measure(options: RunOptions): Promise<Results> {
     probeSeconds: 15,
     program: 'product',
   };
+  const stages: StageTime[] = [];
   const context: Context = {
     sizes: options.sizes,
     machine,
@@ -86,6 +89,7 @@ export async function measure(options: RunOptions): Promise<Results> {
     requests,
     load,
     say,
+    note: (times) => stages.push(...times),
     world: (name, more = {}) => {
       const known = worlds.get(name) ?? World.open(path.join(folder, name), { ...defaults, ...more });
       worlds.set(name, known);
@@ -120,7 +124,15 @@ export async function measure(options: RunOptions): Promise<Results> {
     load.close();
     for (const world of await Promise.allSettled(worlds.values())) if (world.status === 'fulfilled') await world.value.close();
   }
-  return { when: new Date().toISOString(), sizes: options.sizes.name, machine, token: module ?? 'embedded soft token', rows, failures };
+  return {
+    when: new Date().toISOString(),
+    sizes: options.sizes.name,
+    machine,
+    token: module ?? 'embedded soft token',
+    rows,
+    stages,
+    failures,
+  };
 }
 
 async function filled(context: Context, folder: string, options: WorldOptions, entries: number): Promise<World> {
@@ -187,8 +199,8 @@ async function main(): Promise<void> {
       say: (text) => void process.stdout.write(`${text}\n`),
     });
     if (size !== sizes.tiny) writeFileSync(path.join(root, 'bench-results.json'), `${JSON.stringify(results, null, 2)}\n`);
-    process.stdout.write(`\n${markdownTable(results.rows)}\n`);
-    if (values.docs === true) writeDocuments(results.rows, results.machine, results.when);
+    process.stdout.write(`\n${markdownTable(results.rows)}\n\n${stagesTable(results.stages)}\n`);
+    if (values.docs === true) writeDocuments(results);
     process.exitCode = results.failures.length > 0 ? 1 : 0;
   } finally {
     rmSync(folder, { recursive: true, force: true });

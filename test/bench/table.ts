@@ -1,6 +1,7 @@
 // Owns: how figures are read: one table as text for the screen and as Markdown for the documents.
 // Invariants: pure; a ratio stands beside the absolute numbers that it is made of; an aim that is not met says so in words.
 import type { Row } from './benchmark.ts';
+import type { StageTime } from './stage-times.ts';
 
 const headings = ['#', 'measured', 'figure', 'beside', 'ratio', 'aim', ''] as const;
 
@@ -25,9 +26,27 @@ function cells(row: Row): string[] {
   ];
 }
 
+const tableLine = (texts: readonly string[]): string => `| ${texts.map((text) => text.replaceAll('|', '\\|')).join(' | ')} |`;
+
 export function markdownTable(rows: readonly Row[]): string {
-  const line = (texts: readonly string[]): string => `| ${texts.map((text) => text.replaceAll('|', '\\|')).join(' | ')} |`;
-  return [line(headings), line(headings.map(() => '---')), ...rows.map((row) => line(cells(row)))].join('\n');
+  return [tableLine(headings), tableLine(headings.map(() => '---')), ...rows.map((row) => tableLine(cells(row)))].join('\n');
+}
+
+/** Stages down, loads and processes across; empty text when none were measured. */
+export function stagesTable(times: readonly StageTime[]): string {
+  const loads = [...new Set(times.map(({ tills }) => tills))];
+  if (loads.length === 0) return '';
+  const stages = [...new Set(times.map(({ stage }) => stage))];
+  const across = loads.flatMap((tills) => [`front, ${tills} at once`, `holder, ${tills} at once`]);
+  const lines = stages.map((stage) => {
+    const found = loads.flatMap((tills) => {
+      const time = times.find((each) => each.tills === tills && each.stage === stage);
+      return [time?.front ?? null, time?.holder ?? null];
+    });
+    return tableLine([stage, ...found.map((us) => (us === null ? '' : us.toFixed(1)))]);
+  });
+  const heads = ['stage, µs per invoice', ...across];
+  return [tableLine(heads), tableLine(heads.map(() => '---')), ...lines].join('\n');
 }
 
 export function textTable(rows: readonly Row[]): string {

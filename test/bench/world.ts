@@ -4,7 +4,7 @@ import type { ChildProcess } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { type Client, connect } from '#ipc-schema/client.ts';
-import type { ServiceStatus } from '#ipc-schema/methods.ts';
+import type { ServiceStatus } from '#ipc-schema/status.ts';
 import { type RunningServer, startServer } from '#server/serve.ts';
 import { TcpProxy } from '#test/support/tcp-proxy.ts';
 import { childOf } from './machine.ts';
@@ -14,7 +14,8 @@ import { grant, holderConfigOf, pin, soPin, type WorldFiles, type WorldOptions, 
 
 export type { WorldOptions } from './world-files.ts';
 
-const startWaitMs = 60_000;
+/** A large ledger brings its index up to date first. */
+const startWaitMs = 300_000;
 const provisionWaitMs = 300_000;
 const lookMs = 5;
 const programs = {
