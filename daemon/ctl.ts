@@ -20,6 +20,7 @@ import { login, logout } from '#ctl/session.ts';
 import { status } from '#ctl/status.ts';
 import { store } from '#ctl/store.ts';
 import { terminal } from '#ctl/terminal.ts';
+import { token } from '#ctl/token-probe.ts';
 import { verify } from '#ctl/verify.ts';
 
 /** In the order of the help. */
@@ -35,6 +36,7 @@ const commands: readonly (Command | CommandGroup)[] = [
   verify,
   provision,
   store,
+  token,
   terminal,
   sandbox,
   replay,

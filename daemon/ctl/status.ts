@@ -2,7 +2,7 @@
 import type { Command } from '#ctl/command.ts';
 import { serviceOptions, withService } from '#ctl/connection.ts';
 import { counted, facts } from '#ctl/screen.ts';
-import type { BacklogStatus, Budget, ServiceStatus, TokenStatus } from '#ipc-schema/methods.ts';
+import type { BacklogStatus, Budget, ServiceStatus, TokenStatus } from '#ipc-schema/status.ts';
 
 export const status: Command = {
   kind: 'command',

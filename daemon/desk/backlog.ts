@@ -1,7 +1,7 @@
 // Owns: the errands backlog.status and backlog.flush: what waits for the ticket server, and why.
 import { UkeyError } from '#ipc-schema/errors.ts';
-import type { BacklogStatus, Link } from '#ipc-schema/methods.ts';
 import { money, sumTextOf } from '#ipc-schema/money.ts';
+import type { BacklogStatus, Link } from '#ipc-schema/status.ts';
 import { type Custody, decimalsIn } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import type { UploadReport } from '#upload/uploader.ts';

@@ -3,7 +3,8 @@
 import type { Clock } from '#ground/clock.ts';
 import type { Holder, HolderStatus } from '#holder/holder.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
-import type { Result, ServiceStatus } from '#ipc-schema/methods.ts';
+import type { Result } from '#ipc-schema/methods.ts';
+import type { ServiceStatus } from '#ipc-schema/status.ts';
 import type { CloneAlarm } from '#ledger/contradiction.ts';
 import { type Custody, floorOf } from '#ledger/custody.ts';
 import type { Filling } from '#ledger/filling.ts';

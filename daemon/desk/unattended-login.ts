@@ -13,8 +13,8 @@ import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder, HolderState } from '#holder/holder.ts';
 import { asUkeyError, type ErrorCode, errorTable, UkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
-import type { StoredPin } from '#ipc-schema/methods.ts';
 import { check, z } from '#ipc-schema/schema.ts';
+import type { StoredPin } from '#ipc-schema/status.ts';
 import type { LockedWhy } from '#ledger/standing.ts';
 
 const pinFileMaxBytes = 256;

@@ -13,8 +13,9 @@ import { type Door, openDoor, type Wire } from '#ipc/listen.ts';
 import type { Report } from '#ipc/report.ts';
 import { type EventNotice, encodeEvent, type Request } from '#ipc-schema/envelope.ts';
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
-import { eventNames, type Params, protocolVersion, type Result, type Role, type Standing } from '#ipc-schema/methods.ts';
+import { eventNames, type Params, protocolVersion, type Result, type Role } from '#ipc-schema/methods.ts';
 import { check, type z } from '#ipc-schema/schema.ts';
+import type { Standing } from '#ipc-schema/status.ts';
 
 /** What serving needs of a method; the table is ipc-schema/methods.ts. */
 export interface ServedMethod {

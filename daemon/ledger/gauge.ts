@@ -2,7 +2,7 @@
 // Invariants: ages are monotonic (ages.ts); nothing is judged here (limits.ts does).
 import type { Clock } from '#ground/clock.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
-import type { Link } from '#ipc-schema/methods.ts';
+import type { Link } from '#ipc-schema/status.ts';
 import { Ages } from './ages.ts';
 import type { ClockFacts, LimitFacts } from './limits.ts';
 import type { Tip } from './tip.ts';

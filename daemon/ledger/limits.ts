@@ -3,8 +3,8 @@
 // Hours are measured by age (monotonic, passed in), never by comparing wall clocks, so that a clock that jumps neither locks nor unlocks.
 import type { CharterLimits, Mode } from '#ipc-schema/charter.ts';
 import type { ErrorCode } from '#ipc-schema/errors.ts';
-import type { Budget, Link } from '#ipc-schema/methods.ts';
 import { type Money, money, sumTextOf, usualDecimals, zero } from '#ipc-schema/money.ts';
+import type { Budget, Link } from '#ipc-schema/status.ts';
 
 const msPerHour = 3_600_000;
 /** A wall clock this far from what is proven or recorded is still trusted: a wrong time zone or day is not an attack on anybody's numbers. */

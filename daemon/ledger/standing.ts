@@ -1,6 +1,6 @@
 // Owns: the one word for what the service can do now, with the reason and who must act. Pure: facts in, standing out.
 import { blankFlashAction, type ErrorCode, errorTable, unreachable } from '#ipc-schema/errors.ts';
-import type { Link, Standing } from '#ipc-schema/methods.ts';
+import type { Link, Standing } from '#ipc-schema/status.ts';
 import type { CloneAlarm, Contradiction } from './contradiction.ts';
 import type { Verdict } from './limits.ts';
 

@@ -1,7 +1,7 @@
 // Owns: the decision what a probe's or upload's outcome means for the link, with hysteresis. Pure.
 // Invariants: only a proof (our server's signature over our nonce, or its signed acknowledgement) makes the link `up`; one failure alone never
 // makes it `down`: it asks for another probe soon; so that a lost packet neither flaps the standing nor delays a till.
-import type { Link } from '#ipc-schema/methods.ts';
+import type { Link } from '#ipc-schema/status.ts';
 
 /** Failures in a row that take the link down. */
 export const failuresToDown = 2;

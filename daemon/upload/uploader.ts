@@ -10,7 +10,7 @@ import type { Holder } from '#holder/holder.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import { publicKeyFromSpki } from '#ipc-schema/cose.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
-import type { Link } from '#ipc-schema/methods.ts';
+import type { Link } from '#ipc-schema/status.ts';
 import { nonceBytes, openProbe, uploadMaxBatches } from '#ipc-schema/upstream.ts';
 import { acknowledge } from '#ledger/acknowledging.ts';
 import { type CloneAlarm, type Contradiction, contradictionIn, type Evidence } from '#ledger/contradiction.ts';

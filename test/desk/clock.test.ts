@@ -1,5 +1,5 @@
 import { afterEach, expect, test } from 'vitest';
-import type { ServiceStatus } from '#ipc-schema/methods.ts';
+import type { ServiceStatus } from '#ipc-schema/status.ts';
 import { openRig, type Rig, sale } from '#test/support/rig.ts';
 import { StepClock } from '#test/support/step-clock.ts';
 

@@ -7,7 +7,7 @@ import { parseConfig } from '#ground/config.ts';
 import { type ParentHolder, startHolder } from '#holder/parent.ts';
 import { connect } from '#ipc-schema/client.ts';
 import type { EventNotice } from '#ipc-schema/envelope.ts';
-import type { ServiceStatus } from '#ipc-schema/methods.ts';
+import type { ServiceStatus } from '#ipc-schema/status.ts';
 import { openRig, type Rig, rigPin, sale } from '#test/support/rig.ts';
 import { StepClock } from '#test/support/step-clock.ts';
 

@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { modes } from '#ipc-schema/charter.ts';
-import { links } from '#ipc-schema/methods.ts';
 import { money } from '#ipc-schema/money.ts';
+import { links } from '#ipc-schema/status.ts';
 import { budgetOf, clockToleranceMs, judge, judgeClock, judgeStanding, type LimitFacts, stampMs, type Verdict } from '#ledger/limits.ts';
 
 const hourMs = 3_600_000;

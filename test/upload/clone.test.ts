@@ -9,7 +9,7 @@ import { silentLog } from '#ground/log.ts';
 import { joinHolder } from '#holder/joined.ts';
 import { partsOf } from '#holder/parts.ts';
 import { type Client, connect } from '#ipc-schema/client.ts';
-import type { ServiceStatus } from '#ipc-schema/methods.ts';
+import type { ServiceStatus } from '#ipc-schema/status.ts';
 import { paths, tokenViewSchema } from '#ipc-schema/upstream.ts';
 import { openSqliteDatabase } from '#server/database-sqlite.ts';
 import { loginWhenReady, openRig, type Rig, sale } from '#test/support/rig.ts';

@@ -2,7 +2,7 @@ import { cpSync, readdirSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import { decodeCbor } from '#ipc-schema/cbor.ts';
-import type { BacklogStatus } from '#ipc-schema/methods.ts';
+import type { BacklogStatus } from '#ipc-schema/status.ts';
 import { decodeUpload, paths } from '#ipc-schema/upstream.ts';
 import { loginWhenReady, openRig, type Rig, type RigOptions, sale } from '#test/support/rig.ts';
 import { ScriptedServer } from '#test/support/scripted-server.ts';

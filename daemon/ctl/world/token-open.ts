@@ -3,7 +3,7 @@
 // at once. `service.identity` is asked because it waits while a login or a mount is under way, so that `locked` then is no moment.
 import { endAs } from '#ctl/exit-codes.ts';
 import { type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
-import type { ServiceStatus } from '#ipc-schema/methods.ts';
+import type { ServiceStatus } from '#ipc-schema/status.ts';
 import { givenUp } from './started.ts';
 
 const openWaitMs = 120_000;
