@@ -1,9 +1,9 @@
 // Owns: what proves that this ledger and the ticket server's cannot both go on (a rollback, a clone), and the fact of it on disk, one file per token.
-// Invariants: only bytes that the server signed are a proof, and an alarm's seal counts only under the token's own key: a forged message stops no till.
+// Invariants: only bytes that the server signed are a proof, and an alarm's seal counts only under a key of the ledger: a forged message stops no till.
 // The proof itself is kept, so that it is judged anew at every opening against the ledger that is there then: it stops this ledger after a restart as
 // well, and it is void by itself once the right FLASH, or one that was brought up to the server's state, is opened. Nobody has to clear it.
 // Must not: stop anything (custody does).
-import { createPublicKey } from 'node:crypto';
+import { X509Certificate } from 'node:crypto';
 import { readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { writeDurably } from '#ground/durable-file.ts';
@@ -14,6 +14,7 @@ import { publicKeyFromSpki } from '#ipc-schema/cose.ts';
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { base64Text, check, instantText, z } from '#ipc-schema/schema.ts';
+import { certificateFor } from '#ipc-schema/signers.ts';
 import { type Acknowledgement, openAcknowledgement, openAlarm } from '#ipc-schema/upstream.ts';
 import { verifySeal } from '#ipc-schema/verify.ts';
 import type { Ledger } from './ledger.ts';
@@ -90,8 +91,12 @@ export async function headFault(ledger: Ledger, ack: Acknowledgement): Promise<P
 const cloneReason = (batchIndex: number): string => `clone: the server holds another batch ${batchIndex} of this token`;
 
 async function ownerOf(ledger: Ledger, sealBytes: Uint8Array): Promise<{ readonly batchIndex: number; readonly isOwn: boolean }> {
-  const key = createPublicKey({ key: Buffer.from(ledger.mount.publicKey), format: 'der', type: 'spki' });
-  const { batchIndex } = verifySeal(sealBytes, key, ledger.mount.tokenId);
+  const { signers, publicKey, tokenId } = ledger.mount;
+  // A key that another one has taken over from may go on selling: the seal names its own.
+  const certificates = signers.map(({ certificate }) => certificate);
+  const named = signers.length === 1 ? null : certificateFor(sealBytes, certificates);
+  const key = named === null ? publicKeyFromSpki(publicKey) : new X509Certificate(named).publicKey;
+  const { batchIndex } = verifySeal(sealBytes, key, tokenId);
   if (batchIndex < ledger.kept.oldestBatch || batchIndex >= ledger.tip.nextBatch) return { batchIndex, isOwn: false };
   const { sealHash } = await ledger.summary(batchIndex);
   return { batchIndex, isOwn: Buffer.compare(sealHash, sealHashOf(sealBytes)) === 0 };

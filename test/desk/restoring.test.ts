@@ -254,6 +254,19 @@ describe('a token that died', { timeout: 60_000 }, () => {
     await expect(till.call('invoice.issue', sale('no-more'))).rejects.toMatchObject({ code: 'halted' });
     till.close();
     expect(await tokenView(rig, tokenId)).toMatchObject({ invoices: 5, alarm: expect.anything() });
+    // The right one goes on, and its people are told.
+    await rig.running.close();
+    for (const file of tokenFiles) renameSync(inside(rig, `next-${file}`), inside(rig, 'token', file));
+    rmSync(inside(rig, 'state'), { recursive: true });
+    await rig.startLocked();
+    await rig.admin.call('session.login', { pin: rigPin });
+    await rig.admin.call('backlog.flush', {});
+    await expect
+      .poll(() => rig.admin.call('service.status', {}))
+      .toMatchObject({
+        standing: 'issuing-online',
+        alarm: expect.anything(),
+      });
   });
 });
 

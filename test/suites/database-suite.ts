@@ -81,6 +81,56 @@ export function databaseSuite(name: string, makePlace: () => Promise<DatabasePla
       expect(await database.publicUrl()).toBe('https://two');
     });
 
+    test('a recovery code belongs to the first key that asks, and keeps the answer to what was asked last', async () => {
+      await database.addCode(code);
+      await database.enrol(code.codeHash, record(tokenId), 'answer');
+      await database.addRecovery({ codeHash: 'r', tokenId, madeAtMs: 1, expiresAtMs: 9, supersedes: false });
+      expect(await database.findRecovery('other')).toBeNull();
+      expect(await database.findRecovery('r')).toMatchObject({
+        tokenId,
+        expiresAtMs: 9,
+        supersedes: false,
+        usedBy: null,
+        serial: null,
+        asked: null,
+      });
+      const [slot, replyKey, reply] = [Uint8Array.of(1), Uint8Array.of(2), Uint8Array.of(3)];
+      expect(await database.bindRecovery('r', 'key-1', slot, replyKey)).toBe(true);
+      expect(await database.bindRecovery('r', 'key-2', slot, replyKey)).toBe(false);
+      expect(await database.waitingRecoveries(tokenId)).toHaveLength(1);
+      await database.replyRecovery('r', Uint8Array.of(9), reply);
+      expect(await database.waitingRecoveries(tokenId)).toHaveLength(1);
+      await database.replyRecovery('r', replyKey, reply);
+      expect(await database.waitingRecoveries(tokenId)).toEqual([]);
+      expect((await database.findRecovery('r'))?.asked?.reply).toEqual(reply);
+    });
+
+    test('a succession uses its code up, once, and only behind the head that was judged', async () => {
+      await database.addCode(code);
+      await database.enrol(code.codeHash, record(tokenId), 'answer');
+      const head = (await database.findToken(tokenId))?.head;
+      if (head === undefined) throw new Error('no token');
+      await database.addRecovery({ codeHash: 'r', tokenId, madeAtMs: 1, expiresAtMs: 9, supersedes: true });
+      await database.bindRecovery('r', 'key-1', Uint8Array.of(1), Uint8Array.of(2));
+      const succession = {
+        serial: 1,
+        keyId: 'key-1',
+        fromBatch: 2,
+        previousSealHash: Uint8Array.of(4),
+        signed: Uint8Array.of(5),
+        madeAtMs: 6,
+      };
+      expect(await database.succeed('r', tokenId, { ...head, batchIndex: 1 }, succession)).toBe('moved');
+      expect(await database.succeed('r', tokenId, head, { ...succession, serial: 2 })).toBe('moved');
+      expect(await database.succeed('r', tokenId, head, { ...succession, keyId: tokenId })).toBe('key-known');
+      expect(await database.successions(tokenId)).toEqual([]);
+      expect(await database.succeed('r', tokenId, head, succession)).toBe('succeeded');
+      expect(await database.successions(tokenId)).toEqual([succession]);
+      expect(await database.succeed('r', tokenId, head, { ...succession, serial: 2, keyId: 'key-2' })).toBe('moved');
+      await database.addCode({ ...code, codeHash: 'b' });
+      expect(await database.enrol('b', record('key-1'), 'answer')).toBe('token-known');
+    });
+
     test('a code is used by one token, once, and the answer is kept', async () => {
       await database.addCode(code);
       expect(await database.findCode('00'.repeat(32))).toBeNull();
