@@ -127,9 +127,9 @@ export const seededBugs: readonly SeededBug[] = [
   },
   {
     name: 'rollback not refused before the FLASH is written',
-    file: 'daemon/holder/mounting.ts',
-    find: 'refuseRollback(anchor, device, second, dataKey),',
-    replace: 'refuseRollback(null, device, second, dataKey),',
+    file: 'daemon/holder/inspection.ts',
+    find: 'if (anchor === null || flash.readOnly) return;',
+    replace: 'if (anchor === null || flash.sizeBytes > 0) return;',
     test: 'holder/anchor.test.ts',
     only: 'put back is a rollback',
   },
