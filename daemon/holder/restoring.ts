@@ -73,17 +73,15 @@ export class Restoration {
     if (from === parts.flashPath) throw new UkeyError('invalid-request', 'from: a FLASH cannot be restored from itself', { field: 'from' });
     const header = await this.#readHeader(from);
     const token = await access.presentOrBlank(erase);
-    const isOwn = token.facts().provisioned && isOf(header, token);
-    const slot = header.slots.find(({ method }) => method === recoveryMethod);
-    if (!isOwn && ticket === null)
-      throw new UkeyError('invalid-request', 'the copy is of another KEY', { field: 'ticket', action: askForTicket });
-    if (!isOwn && slot === undefined)
-      throw new UkeyError('invalid-request', 'the copy has no recovery slot: only its own KEY opens it', { field: 'from' });
-    if (!erase && (await access.readFlash(token.facts().provisioned ? token : null)) === 'formatted')
+    const { provisioned } = token.facts();
+    if (!erase && (await access.readFlash(provisioned ? token : null)) === 'formatted')
       throw new UkeyError('invalid-request', 'the FLASH holds a store', { field: 'erase', action: eraseAction });
+    if (!provisioned) successorFor(header, ticket); // what is missing is said before keys are made
     try {
       const spki = unlockedKey(token, options);
-      const succession = isOwn || ticket === null || slot === undefined ? null : { ...ticket, slot, reply: this.#replyKey(options, spki) };
+      // Only now: some modules show their public key after login alone.
+      const isOwn = isSame(header.tokenKeyId, keyIdOfSpki(spki));
+      const succession = isOwn ? null : { ...successorFor(header, ticket), reply: this.#replyKey(options, spki) };
       this.#begun = { from, erase, header, succession, spki };
       if (succession === null) return { kind: 'own' };
       const { code, tokenId, reply } = succession;
@@ -264,7 +262,7 @@ export class Restoration {
   }
 }
 
-export const askForTicket = 'Ask headquarters for a recovery ticket (ticket-server recover), and name it with --ticket.';
+const askForTicket = 'Ask headquarters for a recovery ticket (ticket-server recover), and name it with --ticket.';
 const eraseAction = 'If nothing on this FLASH is needed, repeat with --erase.';
 
 /** The keys of the ledger with the one that was granted. Throws invalid-request: the grant does not fit the copy. */
@@ -279,6 +277,18 @@ function succeeded({ authorityCertificate, signers, chain }: Copy, grant: Succes
   return next;
 }
 
+/** What another KEY needs of the copy and of its ticket. Throws invalid-request naming what is missing. */
+function successorFor(
+  { slots }: StoreHeader,
+  ticket: RestoreOptions['ticket'],
+): NonNullable<RestoreOptions['ticket']> & { readonly slot: KeySlot } {
+  const slot = slots.find(({ method }) => method === recoveryMethod);
+  if (ticket === null) throw new UkeyError('invalid-request', 'the copy is of another KEY', { field: 'ticket', action: askForTicket });
+  if (slot === undefined)
+    throw new UkeyError('invalid-request', 'the copy has no recovery slot: only its own KEY opens it', { field: 'from' });
+  return { ...ticket, slot };
+}
+
 /** Makes keys on a blank token, logs in, and answers the public key (SPKI). */
 function unlockedKey(token: Token, { label, pin, soPin }: RestoreOptions): Uint8Array {
   if (!token.facts().provisioned) {
@@ -291,15 +301,6 @@ function unlockedKey(token: Token, { label, pin, soPin }: RestoreOptions): Uint8
   // The keys are on the token now; a crash here is finished by the next call with the same PIN.
   spendTry(token, pin, false);
   return token.publicKey().export({ type: 'spki', format: 'der' });
-}
-
-function isOf({ tokenKeyId }: StoreHeader, token: Token): boolean {
-  try {
-    return isSame(tokenKeyId, keyIdOfSpki(token.publicKey().export({ type: 'spki', format: 'der' })));
-  } catch (thrown) {
-    if (thrown instanceof UkeyError && thrown.code === 'locked') return false;
-    throw thrown;
-  }
 }
 
 function signed(token: Token, spki: Uint8Array, payload: Uint8Array): Uint8Array {
