@@ -97,8 +97,13 @@ export class Machine {
     return this.kill('SIGTERM');
   }
 
-  admin(): Promise<Client> {
-    return connect({ socketPath: path.join(this.directory, 'run/admin.sock'), client: 'machine/1', waitMs: 20_000 });
+  async admin(): Promise<Client> {
+    try {
+      return await connect({ socketPath: path.join(this.directory, 'run/admin.sock'), client: 'machine/1', waitMs: 20_000 });
+    } catch (cause) {
+      const said = existsSync(this.logFile) ? readFileSync(this.logFile, 'utf8').slice(-1_000) : '';
+      throw new Error(`the service does not answer; it ${this.isRunning ? 'runs' : 'has ended'} and said last: ${said}`, { cause });
+    }
   }
 
   /** Enrols the terminal at the first call. */
