@@ -40,6 +40,8 @@ export function hasCompiler(): boolean {
 export class FaultyModule {
   readonly folder = mkdtempSync(join(tmpdir(), 'ukeyd-shim-'));
   readonly path = join(this.folder, 'faulty-pkcs11.so');
+  /** For a process that does not inherit this one's. */
+  readonly environment: { readonly FAULTY_MODULE: string; readonly FAULTY_RULES: string };
   readonly #rules = join(this.folder, 'rules');
   #generation = 0;
 
@@ -47,8 +49,8 @@ export class FaultyModule {
     const source = new URL('../token/shim/faulty-pkcs11.c', import.meta.url).pathname;
     execFileSync('gcc', ['-std=gnu11', '-O1', '-shared', '-fPIC', '-fvisibility=hidden', '-o', this.path, source, '-ldl']);
     this.calm();
-    process.env['FAULTY_MODULE'] = realModule;
-    process.env['FAULTY_RULES'] = this.#rules;
+    this.environment = { FAULTY_MODULE: realModule, FAULTY_RULES: this.#rules };
+    Object.assign(process.env, this.environment);
   }
 
   /** From the next call on, instead of what was said before. */
