@@ -5,19 +5,19 @@
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import type { MirrorReport } from '#store/store.ts';
-import { copyCount, copyStrideBytes, type DecodedRun, idBytes, segmentOf, segmentPosition, view } from './format.ts';
+import { copyCount, copyStrideBytes, type DecodedRun, segmentOf, segmentPosition, view } from './format.ts';
 import { copySegment, healSegment } from './heal.ts';
 import {
   checkDevice,
   chooseSuperblock,
   headOf,
   judgeCopies,
+  judgingKey,
   readCopies,
   readHeadRuns,
   readLog,
   readTail,
   salvage,
-  superblockKey,
   verifiedWalk,
 } from './mount.ts';
 import { decideHistories, type Head, orderHeads } from './recover.ts';
@@ -68,8 +68,7 @@ function judgeMirror(mirror: Device, copies: readonly CopyState[], macKey: Uint8
 async function readSuperblocks(flash: Device, mirror: Device, dataKey: Uint8Array): Promise<Superblocks> {
   const onFlash = await readCopies(flash);
   const onMirror = await readCopies(mirror);
-  const named = [...onFlash, ...onMirror].find((copy) => copy.kind === 'valid');
-  const macKey = superblockKey(dataKey, named?.superblock.storeId ?? new Uint8Array(idBytes));
+  const macKey = judgingKey([...onFlash, ...onMirror], dataKey);
   try {
     const { superblock: theirs, remake } = judgeMirror(mirror, onMirror, macKey);
     const own = judgeCopies(onFlash, macKey);

@@ -157,11 +157,21 @@ export function checkDevice(device: Device, superblock: Superblock): void {
 /** Key of the HMAC over superblocks; the salt is the store id, as each store has its own data key. */
 export const superblockKey = (dataKey: Uint8Array, storeId: Uint8Array): Buffer => deriveKey(dataKey, storeId, 'superblock');
 
+/** The key by which copies are judged: of the first store they name that the data key opens, so that a stray copy of another store hides none. */
+export function judgingKey(copies: readonly CopyState[], dataKey: Uint8Array): Buffer {
+  for (const copy of copies) {
+    if (copy.kind !== 'valid') continue;
+    const key = superblockKey(dataKey, copy.superblock.storeId);
+    if (isAuthentic(copy.bytes, key)) return key;
+    key.fill(0);
+  }
+  return superblockKey(dataKey, new Uint8Array(idBytes));
+}
+
 /** As chooseSuperblock, with the data key; never null. */
 export async function readSuperblock(device: Device, dataKey: Uint8Array): Promise<SuperblockFound> {
   const copies = await readCopies(device);
-  const anyValid = copies.find((copy) => copy.kind === 'valid');
-  const macKey = superblockKey(dataKey, anyValid?.superblock.storeId ?? new Uint8Array(idBytes));
+  const macKey = judgingKey(copies, dataKey);
   const found = chooseSuperblock(device, copies, macKey);
   macKey.fill(0);
   if (found === null) throw new UkeyError('halted', `${device.path} is blank: it was never formatted`);

@@ -1,7 +1,22 @@
 // Rot: bytes that were durable change. Nothing wrong is ever handed out, and nothing that was there is silently missing.
 import { describe, expect, it } from 'vitest';
-import { flipBit, type Medium, patchMedium, readMedium } from '#test/support/memory-device.ts';
-import { appendAll, deviceOn, failureOf, newStore, open, payloadOf, readAll, seeded, segmentBytes } from './rig.ts';
+import { formatStore } from '#store/log.ts';
+import { flipBit, type Medium, MemoryDevice, patchMedium, readMedium } from '#test/support/memory-device.ts';
+import {
+  appendAll,
+  dataKey,
+  deviceOn,
+  failureOf,
+  formatOptions,
+  newStore,
+  open,
+  payloadOf,
+  readAll,
+  seeded,
+  segmentBytes,
+  sizeFor,
+  storeId,
+} from './rig.ts';
 
 const mebibyte = 1024 * 1024;
 const segments = 4;
@@ -93,6 +108,17 @@ describe('after a clean close', () => {
       }
     }
   });
+});
+
+it('a superblock of another store among ours hides none of them', async () => {
+  const medium = await history(true);
+  const other = new MemoryDevice({ sizeBytes: sizeFor(segments) });
+  const foreign = { ...formatOptions, storeId: storeId.map((byte) => byte ^ 0x55), dataKey: dataKey.map((byte) => byte ^ 0xff) };
+  await formatStore(other, foreign);
+  for (let copy = 0; copy < 4; copy += 1) {
+    const strange = readMedium(other.snapshot(), copy * mebibyte, 16_384);
+    expect(await verdictOn(patchMedium(medium, copy * mebibyte, strange))).toEqual({ kind: 'served', frames: sizes.length });
+  }
 });
 
 describe('after a kill', () => {
