@@ -1,6 +1,7 @@
 // Owns: which request keys were certainly never used, so that a new sale asks no database: a Bloom filter over key hashes (lookup.ts).
 // Invariants: never says "never used" of a key that was added; the other way round it may be wrong, ever more often past its capacity.
 // Must not: be asked before everything older was added (ledger-index.ts sees to that).
+import { UkeyError } from '#ipc-schema/errors.ts';
 
 const bitsPerKey = 12;
 const probes = 6;
@@ -12,6 +13,8 @@ export class KeyFilter {
 
   /** `capacity`: keys up to which about one new key in 300 is taken for a used one. */
   constructor(capacity: number) {
+    // A filter without bits would call every key new, and a repeated sale would become a second invoice.
+    if (!Number.isSafeInteger(capacity) || capacity < 0) throw new UkeyError('internal', `a filter for ${capacity} keys`);
     this.#words = new Uint32Array(Math.ceil((Math.max(capacityMin, capacity) * bitsPerKey) / 32));
     this.#bits = this.#words.length * 32;
   }

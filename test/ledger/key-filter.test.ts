@@ -19,4 +19,10 @@ describe('the filter of request keys', () => {
     expect(mistaken).toBeLessThan(500);
     expect(new KeyFilter(0).mayHave(keyHashOf('till-1', 'key-0'))).toBe(false);
   });
+
+  it('is not made for a number of keys that is none: without bits it would call every key new', () => {
+    for (const capacity of [Number.NaN, Number.POSITIVE_INFINITY, -1]) {
+      expect(() => new KeyFilter(capacity)).toThrowError(expect.objectContaining({ code: 'internal' }));
+    }
+  });
 });
