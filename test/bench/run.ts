@@ -71,7 +71,12 @@ export async function measure(options: RunOptions): Promise<Results> {
   process.env['NODE_COMPILE_CACHE'] ??= path.join(folder, 'compile-cache');
   const requests = readRequests(options.data);
   const load = await Load.start(requests);
-  const worlds = new Map<string, Promise<World>>();
+  const worlds = new Map<string, World>();
+  const kept = async (name: string, open: () => Promise<World>): Promise<World> => {
+    const world = worlds.get(name) ?? (await open());
+    worlds.set(name, world);
+    return world;
+  };
   const loads = options.sizes.rounds * options.sizes.manyTillsCount + options.sizes.backlog;
   const defaults: WorldOptions = {
     module,
@@ -90,18 +95,11 @@ export async function measure(options: RunOptions): Promise<Results> {
     load,
     say,
     note: (times) => stages.push(...times),
-    world: (name, more = {}) => {
-      const known = worlds.get(name) ?? World.open(path.join(folder, name), { ...defaults, ...more });
-      worlds.set(name, known);
-      return known;
-    },
+    world: (name, more = {}) => kept(name, () => World.open(path.join(folder, name), { ...defaults, ...more })),
     ledger: (entries) => {
       const name = `ledger-${entries}`;
-      const known =
-        worlds.get(name) ??
-        filled(context, path.join(folder, name), { ...defaults, flashMib: flashMibFor(entries, options.sizes) }, entries);
-      worlds.set(name, known);
-      return known;
+      const sized = { ...defaults, flashMib: flashMibFor(entries, options.sizes) };
+      return kept(name, () => filled(context, path.join(folder, name), sized, entries));
     },
   };
   const rows: Row[] = [];
@@ -122,7 +120,7 @@ export async function measure(options: RunOptions): Promise<Results> {
     }
   } finally {
     load.close();
-    for (const world of await Promise.allSettled(worlds.values())) if (world.status === 'fulfilled') await world.value.close();
+    for (const world of worlds.values()) await world.close();
   }
   return {
     when: new Date().toISOString(),

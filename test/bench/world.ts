@@ -1,7 +1,7 @@
 // Owns: a provisioned token with its service as a process, a ticket server in this one, the line between them and one enrolled till.
 // Invariants: the line is down unless a benchmark puts it up, so that nothing is uploaded while something else is measured.
 import type { ChildProcess } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { type Client, connect } from '#ipc-schema/client.ts';
 import type { ServiceStatus } from '#ipc-schema/status.ts';
@@ -17,7 +17,7 @@ export type { WorldOptions } from './world-files.ts';
 /** A large ledger brings its index up to date first. */
 const startWaitMs = 300_000;
 const provisionWaitMs = 300_000;
-const lookMs = 5;
+const lookMs = 20;
 const programs = {
   product: fileURLToPath(new URL('../../daemon/main.ts', import.meta.url)),
   instrumented: fileURLToPath(new URL('./instrumented-service.ts', import.meta.url)),
@@ -30,6 +30,8 @@ export class World {
   readonly #server: RunningServer;
   #service: ChildProcess | null = null;
   #admin: Client | null = null;
+  /** How the process ended. */
+  #ended: string | null = null;
   till: Till = { terminal: 'till-1', secret: new Uint8Array() };
 
   private constructor(files: WorldFiles, options: WorldOptions, server: RunningServer, line: TcpProxy) {
@@ -40,6 +42,7 @@ export class World {
   }
 
   static async open(folder: string, options: WorldOptions): Promise<World> {
+    rmSync(folder, { recursive: true, force: true }); // of an attempt that failed
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     const files = worldFiles(folder);
     writeWorldFiles(files, options);
@@ -78,12 +81,16 @@ export class World {
   launch(environment: Environment = {}): void {
     const args = [programs[this.options.program], '--config', this.files.config];
     this.#service = startProgram(args, { ...this.environment, ...environment }, this.files.log);
+    this.#service.once('exit', (code, signal) => {
+      this.#ended = signal ?? `status ${code}`;
+    });
+    this.#ended = null;
   }
 
   /** Returns when a till can issue. */
   async start(): Promise<void> {
     if (this.#service === null) this.launch();
-    this.#admin ??= await connect({ socketPath: this.files.adminSocket, client: 'bench/1', waitMs: startWaitMs });
+    this.#admin ??= await this.#dial();
     await this.until(({ standing }) => standing.startsWith('issuing'), startWaitMs);
   }
 
@@ -125,9 +132,24 @@ export class World {
     await this.#server.close();
   }
 
+  /** A service that ends instead of listening is not waited for. */
+  async #dial(): Promise<Client> {
+    const endMs = performance.now() + startWaitMs;
+    for (;;) {
+      try {
+        return await connect({ socketPath: this.files.adminSocket, client: 'bench/1' });
+      } catch (thrown) {
+        if (this.#ended !== null)
+          throw new Error(`the service ended with ${this.#ended}: ${lastLineOf(this.files.log)}`, { cause: thrown });
+        if (performance.now() > endMs) throw thrown;
+      }
+      await new Promise((resolve) => setTimeout(resolve, lookMs));
+    }
+  }
+
   async #provision(): Promise<void> {
     this.launch();
-    this.#admin = await connect({ socketPath: this.files.adminSocket, client: 'bench/1', waitMs: startWaitMs });
+    this.#admin = await this.#dial();
     const ticket = await this.#server.createTicket({ ...grant, serverUrl: `https://127.0.0.1:${this.line.port}` });
     await this.admin.call('token.provision', { label: 'bench', pin, soPin, ticket }, { timeoutMs: provisionWaitMs });
     const { terminal } = this.till;
@@ -136,4 +158,8 @@ export class World {
     this.lineDown();
     await this.start();
   }
+}
+
+function lastLineOf(file: string): string {
+  return readFileSync(file, 'utf8').trimEnd().split('\n').at(-1) ?? '';
 }
