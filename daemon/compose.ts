@@ -10,8 +10,10 @@ import * as issuing from '#desk/issue.ts';
 import { LedgerReading } from '#desk/ledger-read.ts';
 import * as provisioning from '#desk/provision.ts';
 import * as restoring from '#desk/restore.ts';
+import { finishResume, resume } from '#desk/resume.ts';
 import * as session from '#desk/session.ts';
 import * as status from '#desk/status.ts';
+import { checkStore } from '#desk/store-check.ts';
 import { Terminals } from '#desk/terminals.ts';
 import { UnattendedLogin } from '#desk/unattended-login.ts';
 import { type Clock, systemClock } from '#ground/clock.ts';
@@ -131,6 +133,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     onOpened: async (ledger) => {
       await restoring.finish({ log }, ledger); // first: nothing else may stand before it in its batch
       await provisioning.finish(provision, ledger);
+      await finishResume(provision, ledger);
     },
   });
   // What waited while the token was away goes up at once, and in the mode `online` tills need not wait for the timetable.
@@ -288,6 +291,8 @@ function handlersOf(parts: Parts, clock: Clock, version: string): Handlers<Metho
     'service.identity': () => status.identity(custody),
     'token.provision': (_caller, params) => provisioning.provision(provision, params),
     'store.restore': (_caller, params) => restoring.restore(provision, params),
+    'store.check': (_caller, params) => checkStore({ custody, holder, log: provision.log }, params),
+    'store.resume': (_caller, params) => resume({ ...provision, unattended }, params),
     'terminal.enrol': async (_caller, params) => terminals.enrol(params.terminal, params.role),
     'terminal.list': async () => ({ terminals: terminals.list() }),
     'terminal.remove': async (_caller, params) => terminals.remove(params.terminal),

@@ -16,7 +16,7 @@ export const exitCodes = {
   usage: { status: 2, meaning: 'the command line, or a file that it names, is not right; nothing was sent' },
   refused: { status: 3, meaning: 'the service (or, for verify --store, the token) refused: the code says why' },
   unreachable: { status: 4, meaning: 'the service cannot be reached; nothing was sent' },
-  unverified: { status: 5, meaning: 'of verify: something does not hold' },
+  unverified: { status: 5, meaning: 'of verify: something does not hold; of store: something is damaged' },
   unknown: { status: 6, meaning: 'whether it happened is not known: repeat with the same key' },
 } as const satisfies Record<string, ExitRule>;
 

@@ -67,7 +67,8 @@ export function judgeSeal(anchor: Anchor, sealHash: Uint8Array): void {
   throw rollback(`batch ${anchor.batchIndex} on the FLASH is another one than the KEY has sealed last`);
 }
 
-const whatToDo = 'Nothing was issued. Put back the FLASH that was written last, or give it its mirror.';
+const whatToDo =
+  'Nothing was issued. Put back the FLASH that was written last, or give it its mirror; if neither is there any more, ukeyctl store resume brings this one up to date.';
 
 function rollback(what: string): UkeyError {
   return new UkeyError('halted', `rollback: ${what}. ${whatToDo}`, { action: whatToDo });

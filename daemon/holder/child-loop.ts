@@ -111,6 +111,12 @@ async function perform(holder: Holder, call: Exclude<Call, { kind: 'commit' }>):
       return { kind: 'done' };
     case 'release':
       return { kind: 'released', ...(await holder.release(call.upToBatch)) };
+    case 'check':
+      return { kind: 'checked', checked: await holder.check(call.fromRun, call.heal) };
+    case 'mend':
+      return { kind: 'mended', batches: await holder.mend(call.batches) };
+    case 'resume':
+      return { kind: 'resumed', answer: await holder.resume(call.step) };
     case 'status':
       return { kind: 'status', status: await holder.status() };
     case 'close':

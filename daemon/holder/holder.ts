@@ -4,7 +4,7 @@
 // (and on the mirror where one is set); after unknown-outcome the holder refuses everything until it has opened the log again, by itself or by login.
 // Errors are UkeyError: no-token, locked, pin-*, token-failed (nothing was written), store-full (nothing was written), unknown-outcome, halted.
 import type { Algorithm } from '#ipc-schema/cose.ts';
-import type { MirrorMode, MirrorReport } from '#store/store.ts';
+import type { MirrorMode, MirrorReport, SliceReport } from '#store/store.ts';
 import type { TokenFacts } from '#token/token.ts';
 import type { EraseConsent } from './occupied.ts';
 
@@ -206,6 +206,40 @@ export interface SuccessionGrant {
   readonly succession: Uint8Array;
 }
 
+/** What a check of one segment of the store has found. Frames are batches; `healed`: whether FLASH and mirror were put right from one another. */
+export type SegmentCheck = SliceReport;
+
+/** One batch by name: its index, and the SHA-256 of its seal. */
+export interface BatchMark {
+  readonly batchIndex: number;
+  readonly sealHash: Uint8Array;
+}
+
+export interface AdoptedBatch extends StoredBatch {
+  /** The front's state before it. */
+  readonly checkpoint: Uint8Array;
+}
+
+/** An older FLASH is brought up to what KEY and ticket server have seen (resuming.ts): `inspect` first, `open` last. */
+export type ResumeStep =
+  /** One try; the token is logged in afterwards. The PIN's bytes are overwritten. Writes nothing. */
+  | { readonly kind: 'inspect'; readonly pin: Uint8Array; readonly useLastTry: boolean }
+  | { readonly kind: 'read'; readonly fromBatch: number; readonly maxBytes: number }
+  /** Consecutive batches behind the newest one; `target`: the newest that will come. Repeating it is harmless. */
+  | { readonly kind: 'adopt'; readonly batches: readonly AdoptedBatch[]; readonly target: BatchMark }
+  | { readonly kind: 'open' };
+
+export type ResumeAnswer =
+  /** `anchor`: what the KEY has seen, null where it cannot remember. `isOpenedSince`: a later opening than the FLASH knows of. */
+  | {
+      readonly kind: 'inspected';
+      readonly mount: Mount;
+      readonly anchor: { readonly batchIndex: number; readonly isOpenedSince: boolean } | null;
+    }
+  | { readonly kind: 'batches'; readonly batches: readonly StoredBatch[] }
+  | { readonly kind: 'adopted'; readonly nextBatch: number }
+  | { readonly kind: 'opened'; readonly mount: Mount };
+
 /** Plain callbacks that an upper room hands down. */
 export interface HolderEvents {
   /** Called at every change of state, in order. */
@@ -244,6 +278,11 @@ export interface Holder {
   release(upToBatch: number): Promise<{ readonly segments: number; readonly oldestBatch: number }>;
   /** Throws not-found for a batch that was released. Encoded batches from `fromBatch` on, in order, at least one if there is one, about maxBytes at most. */
   read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]>;
+  /** Reads one segment of the store, on FLASH and mirror, and with `heal` puts right what one of them has whole: from run 1 on, then from each answer's nextRun. */
+  check(fromRun: number, heal: boolean): Promise<SegmentCheck>;
+  /** Puts batches back that neither FLASH nor mirror has whole. Only what is byte for byte what stood there is written; answers the indexes of those. */
+  mend(batches: readonly StoredBatch[]): Promise<readonly number[]>;
+  resume(step: ResumeStep): Promise<ResumeAnswer>;
   status(): Promise<HolderStatus>;
   /** Waits for what is under way (bounded), logs out, wipes, ends the process. */
   close(): Promise<void>;

@@ -5,7 +5,6 @@
 // Must not: know processes or sockets; number anything (the front does).
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
-import { wipe } from '#token/pin.ts';
 import type { Token, TokenFacts } from '#token/token.ts';
 import { encodeCarried } from './carried.ts';
 import { type Access, enrol, format, logIn } from './errands.ts';
@@ -24,11 +23,13 @@ import type {
   ProvisionOptions,
   RestoreBegun,
   RestoreOptions,
+  ResumeAnswer,
+  ResumeStep,
+  SegmentCheck,
   StoredBatch,
   SuccessionGrant,
 } from './holder.ts';
 import { LastRung } from './last-rung.ts';
-import type { MirrorParts } from './mirroring.ts';
 import { mountLedger } from './mounting.ts';
 import { Opened } from './opened.ts';
 import type { HolderParts } from './parts.ts';
@@ -84,21 +85,17 @@ class JoinedHolder implements Holder {
     this.#pollMs = parts.pollMs ?? presencePollMs;
     this.#presence = new Presence(parts.flashPath, parts.presencePaths);
     this.#survey = new Survey(parts, this.#presence);
-    const mirror = this.#mirror;
+    const mirror = parts.mirror ?? null;
     this.#status = statusBefore(parts.flashPath ?? '', mirror === null ? null : { mode: mirror.mode, behindBytes: 0, failure: null });
     void this.#look();
-  }
-
-  get #mirror(): MirrorParts | null {
-    return this.#parts.mirror ?? null;
   }
 
   state(): HolderState {
     return this.#state;
   }
 
-  login(pin: Uint8Array, useLastTry: boolean): Promise<Mount> {
-    return this.#withPins([pin], () => logIn(this.#access, pin, useLastTry));
+  async login(pin: Uint8Array, useLastTry: boolean): Promise<Mount> {
+    return await this.#turns.takeWith([pin], () => logIn(this.#access, pin, useLastTry));
   }
 
   async logout(): Promise<void> {
@@ -111,16 +108,16 @@ class JoinedHolder implements Holder {
     });
   }
 
-  changePin(change: PinChange): Promise<TokenFacts> {
-    return this.#withPins([change.oldPin, change.newPin], () => changePin(this.#access, change));
+  async changePin(change: PinChange): Promise<TokenFacts> {
+    return await this.#turns.takeWith([change.oldPin, change.newPin], () => changePin(this.#access, change));
   }
 
-  unblockPin(unblock: PinUnblock): Promise<TokenFacts> {
-    return this.#withPins([unblock.soPin, unblock.newPin], () => unblockPin(this.#access, unblock));
+  async unblockPin(unblock: PinUnblock): Promise<TokenFacts> {
+    return await this.#turns.takeWith([unblock.soPin, unblock.newPin], () => unblockPin(this.#access, unblock));
   }
 
-  provision(options: ProvisionOptions): Promise<Uint8Array> {
-    return this.#withPins([options.pin, options.soPin], () => enrol(this.#access, options));
+  async provision(options: ProvisionOptions): Promise<Uint8Array> {
+    return await this.#turns.takeWith([options.pin, options.soPin], () => enrol(this.#access, options));
   }
 
   async format(request: FormatRequest): Promise<Mount> {
@@ -128,11 +125,7 @@ class JoinedHolder implements Holder {
   }
 
   async beginRestore(options: RestoreOptions): Promise<RestoreBegun> {
-    try {
-      return await this.#turns.take(async () => (await this.#restoring()).begin(options));
-    } finally {
-      wipe(options.pin, ...(options.soPin === null ? [] : [options.soPin]));
-    }
+    return await this.#turns.takeWith([options.pin, options.soPin], async () => (await this.#restoring()).begin(options));
   }
 
   async unlockRestore(sealedDataKey: Uint8Array): Promise<Uint8Array> {
@@ -154,8 +147,7 @@ class JoinedHolder implements Holder {
   }
 
   async read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {
-    const open = this.#open;
-    if (open === null) throw this.#whyNotOpen();
+    const open = this.#opened();
     try {
       return await open.read(fromBatch, maxBytes);
     } catch (thrown) {
@@ -163,14 +155,32 @@ class JoinedHolder implements Holder {
     }
   }
 
-  async carry(carried: Carried): Promise<void> {
+  #opened(): Opened {
     if (this.#open === null) throw this.#whyNotOpen();
-    await this.#open.write((log) => log.carry(encodeCarried(carried)));
+    return this.#open;
+  }
+
+  async carry(carried: Carried): Promise<void> {
+    await this.#opened().write((log) => log.carry(encodeCarried(carried)));
   }
 
   async release(upToBatch: number): Promise<{ segments: number; oldestBatch: number }> {
-    if (this.#open === null) throw this.#whyNotOpen();
-    return await this.#open.write(async (log) => ({ segments: await log.release(upToBatch), oldestBatch: log.usage().oldestIndex }));
+    return await this.#opened().write(async (log) => ({ segments: await log.release(upToBatch), oldestBatch: log.usage().oldestIndex }));
+  }
+
+  async check(fromRun: number, heal: boolean): Promise<SegmentCheck> {
+    return await this.#opened().write((log) => log.checkSlice(fromRun, heal));
+  }
+
+  async mend(batches: readonly StoredBatch[]): Promise<readonly number[]> {
+    const frames = batches.map(({ batchIndex, bytes }) => ({ index: batchIndex, payload: bytes }));
+    return await this.#opened().write((log) => log.mend(frames));
+  }
+
+  async resume(step: ResumeStep): Promise<ResumeAnswer> {
+    return await this.#turns.takeWith(step.kind === 'inspect' ? [step.pin] : [], async () =>
+      (await import('./resuming.ts')).resume(this.#access, step),
+    );
   }
 
   async status(): Promise<HolderStatus> {
@@ -193,14 +203,6 @@ class JoinedHolder implements Holder {
     this.#state = { kind: 'absent', reason: 'the holder is closed' };
   }
 
-  async #withPins<T>(pins: readonly Uint8Array[], act: () => Promise<T>): Promise<T> {
-    try {
-      return await this.#turns.take(act);
-    } finally {
-      wipe(...pins);
-    }
-  }
-
   #setState(state: HolderState): void {
     if (isSameState(this.#state, state)) return;
     this.#state = state;
@@ -212,7 +214,7 @@ class JoinedHolder implements Holder {
   }
 
   async #mount(token: Token, device: Device): Promise<Mount> {
-    const mounting = await mountLedger(token, device, this.#mirror);
+    const mounting = await mountLedger(token, device, this.#parts.mirror ?? null);
     const { mount, mirrorFailure } = mounting;
     if (mirrorFailure !== null) this.#parts.note('the mirror is not used', new Error(mirrorFailure));
     const opened: Opened = new Opened(this.#parts, token, mounting, (error) => this.#onTrouble(opened, error));
@@ -287,8 +289,7 @@ class JoinedHolder implements Holder {
 
   /** After an errand that changes what the token says of itself. Where a ledger is open the token alone is asked. */
   async #lookAgain(): Promise<void> {
-    if (this.#open === null || this.#token === null) await this.#lookAnew();
-    else await this.#check(this.#token, 0);
+    await (this.#open === null || this.#token === null ? this.#lookAnew() : this.#check(this.#token, 0));
   }
 
   /** Whether what was there is still there. A signature not older than `maxProofAgeMs` stands for asking the token. */

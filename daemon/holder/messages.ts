@@ -19,6 +19,9 @@ import type {
   ProvisionOptions,
   RestoreBegun,
   RestoreOptions,
+  ResumeAnswer,
+  ResumeStep,
+  SegmentCheck,
   StoredBatch,
   SuccessionGrant,
 } from './holder.ts';
@@ -37,6 +40,9 @@ export type Call =
   | { readonly kind: 'read'; readonly id: number; readonly fromBatch: number; readonly maxBytes: number }
   | { readonly kind: 'carry'; readonly id: number; readonly carried: Carried }
   | { readonly kind: 'release'; readonly id: number; readonly upToBatch: number }
+  | { readonly kind: 'check'; readonly id: number; readonly fromRun: number; readonly heal: boolean }
+  | { readonly kind: 'mend'; readonly id: number; readonly batches: readonly StoredBatch[] }
+  | { readonly kind: 'resume'; readonly id: number; readonly step: ResumeStep }
   | { readonly kind: 'status'; readonly id: number }
   | { readonly kind: 'close'; readonly id: number };
 
@@ -49,6 +55,9 @@ export type Answer =
   | { readonly kind: 'enrolment'; readonly request: Uint8Array }
   | { readonly kind: 'restoreBegun'; readonly begun: RestoreBegun }
   | { readonly kind: 'batches'; readonly batches: StoredBatch[] }
+  | { readonly kind: 'checked'; readonly checked: SegmentCheck }
+  | { readonly kind: 'mended'; readonly batches: readonly number[] }
+  | { readonly kind: 'resumed'; readonly answer: ResumeAnswer }
   | { readonly kind: 'released'; readonly segments: number; readonly oldestBatch: number }
   | { readonly kind: 'status'; readonly status: HolderStatus };
 
@@ -77,6 +86,9 @@ const kindsToChild: ReadonlySet<unknown> = new Set<ToChild['kind']>([
   'read',
   'carry',
   'release',
+  'check',
+  'mend',
+  'resume',
   'status',
   'close',
 ]);

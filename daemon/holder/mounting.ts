@@ -77,23 +77,39 @@ async function readFromMirror(
   }
 }
 
+/** An older FLASH is being brought up to what the KEY has seen (resuming.ts): its age is no reason to refuse it yet. */
+export interface Rejoining {
+  /** The store's mount epoch is at least this afterwards. */
+  readonly epochMin: number;
+}
+
 /** `token` is logged in. The log's opening is the first write, where the device is writable. */
-export async function mountLedger(token: Token, device: Device, mirror: MirrorParts | null): Promise<Mounting> {
+export async function mountLedger(
+  token: Token,
+  device: Device,
+  mirror: MirrorParts | null,
+  rejoining: Rejoining | null = null,
+): Promise<Mounting> {
   const publicKey = token.publicKey();
   const header = await readOwnHeader(device, publicKey, mirror);
   if (header === null) throw new UkeyError('token-failed', 'the FLASH is not formatted: provision the token first');
   // Before the log is read: a service that goes on writing beside a reader makes it no rollback.
   const anchor = readAnchor(token);
   const { dataKey, method } = unwrapFirst(token, header.slots);
-  const { log, mirrorFailure } = await openMirrored(device, dataKey, mirror, keyIdOf(publicKey), (second) =>
-    refuseRollback(anchor, device, second, dataKey),
+  const { log, mirrorFailure } = await openMirrored(
+    device,
+    dataKey,
+    mirror,
+    keyIdOf(publicKey),
+    async (second) => (rejoining === null ? await refuseRollback(anchor, device, second, dataKey) : undefined),
+    rejoining?.epochMin,
   ).finally(() => wipe(dataKey));
   try {
     const identity = decodeIdentity(log.mounted.identity);
     const spki = publicKey.export({ type: 'spki', format: 'der' });
     const { chain, front, signers } = await readChain(log, identity);
     checkTurn(signers, spki);
-    await compareWith(anchor, log, chain);
+    if (rejoining === null) await compareWith(anchor, log, chain);
     const mount: Mount = {
       tokenId: signers.tokenId,
       algorithm: token.algorithm(),

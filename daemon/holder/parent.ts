@@ -23,6 +23,9 @@ import type {
   ProvisionOptions,
   RestoreBegun,
   RestoreOptions,
+  ResumeAnswer,
+  ResumeStep,
+  SegmentCheck,
   StoredBatch,
   SuccessionGrant,
 } from './holder.ts';
@@ -182,6 +185,23 @@ class HolderParent implements ParentHolder {
   async release(upToBatch: number): Promise<{ segments: number; oldestBatch: number }> {
     const { segments, oldestBatch } = await this.#up().ask('released', 'device', this.#deadlines.sync, { kind: 'release', upToBatch });
     return { segments, oldestBatch };
+  }
+
+  async check(fromRun: number, heal: boolean): Promise<SegmentCheck> {
+    return (await this.#up().ask('checked', 'device', this.#deadlines.read, { kind: 'check', fromRun, heal })).checked;
+  }
+
+  async mend(batches: readonly StoredBatch[]): Promise<readonly number[]> {
+    return (await this.#up().ask('mended', 'device', this.#deadlines.read, { kind: 'mend', batches })).batches;
+  }
+
+  async resume(step: ResumeStep): Promise<ResumeAnswer> {
+    try {
+      const allowanceMs = this.#deadlines.format + this.#imagesMs();
+      return (await this.#up().ask('resumed', 'token', allowanceMs, { kind: 'resume', step })).answer;
+    } finally {
+      if (step.kind === 'inspect') step.pin.fill(0);
+    }
   }
 
   async status(): Promise<HolderStatus> {

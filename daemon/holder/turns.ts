@@ -1,6 +1,7 @@
 // Owns: the order in which logins, logouts, formatting and looks at the token take place: one at a time.
 // Invariants: a bounded number waits; after `end` nobody begins. Must not: know what a turn does.
 import { UkeyError } from '#ipc-schema/errors.ts';
+import { wipe } from '#token/pin.ts';
 
 const turnsMax = 32;
 const busyRetryMs = 1_000;
@@ -21,6 +22,15 @@ export class Turns {
     });
     this.#last = done.catch(() => undefined); // the caller has the error; the next turn only waits
     return done;
+  }
+
+  /** A turn with secrets, which are overwritten when it ends or was refused. */
+  async takeWith<T>(secrets: readonly (Uint8Array | null)[], act: () => Promise<T>): Promise<T> {
+    try {
+      return await this.take(act);
+    } finally {
+      wipe(...secrets.filter((secret) => secret !== null));
+    }
   }
 
   /** Resolves when those that were taken are over. */

@@ -115,6 +115,12 @@ export class Lookup {
   }
 
   /** What the index reaches, or null when it is empty. */
+  /** Newest batch with an entry of another kind than this one; 0: there is none. */
+  async newestBatchBeside(kind: number): Promise<number> {
+    const [row] = await this.#all<{ batch: number | null }>('SELECT max(batch) AS batch FROM entry WHERE kind <> ?', [kind]);
+    return row?.batch ?? 0;
+  }
+
   async head(): Promise<IndexHead | null> {
     const [row] = await this.#all<IndexHead>('SELECT token_id AS tokenId, batch, seal_hash AS sealHash FROM head', []);
     return row ?? null;

@@ -12,14 +12,14 @@ import { catchUp } from './catch-up.ts';
 import type { OpenLedger } from './ledger.ts';
 import { Lookup } from './lookup.ts';
 import { carriedWith } from './reclaiming.ts';
-import { readBatches } from './stored.ts';
+import { type Reads, readBatches } from './stored.ts';
 import { decodeTip, emptyTip, type Tip, withBatchEnd, withEntry } from './tip.ts';
 
 const chunkBytes = 1024 * 1024;
 const progressLogMs = 10_000;
 const inMemory = ':memory:';
 
-export async function readLedger(holder: Holder, mount: Mount): Promise<OpenLedger> {
+export async function readLedger(holder: Reads, mount: Mount): Promise<OpenLedger> {
   try {
     const tip = await foldTip(holder, mount);
     const authorityKey = new X509Certificate(mount.authorityCertificate).publicKey;
@@ -78,7 +78,7 @@ export async function openIndex(
   return await fill(inMemory);
 }
 
-async function foldTip(holder: Holder, mount: Mount): Promise<Tip> {
+async function foldTip(holder: Reads, mount: Mount): Promise<Tip> {
   let tip = mount.checkpoint === null ? emptyTip : decodeTip(mount.checkpoint);
   if (tip.nextBatch !== mount.checkpointBatch)
     throw new UkeyError('halted', `the checkpoint is of batch ${tip.nextBatch}, its place is ${mount.checkpointBatch}`);

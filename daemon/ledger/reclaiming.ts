@@ -12,7 +12,7 @@ import { decodeJson } from '#ipc-schema/json.ts';
 import { templateSchema } from '#ipc-schema/template.ts';
 import { decideKeeping } from './keeping.ts';
 import type { Ledger } from './ledger.ts';
-import { readBatch } from './stored.ts';
+import { type Reads, readBatch } from './stored.ts';
 import type { Tip } from './tip.ts';
 
 const dayMs = 86_400_000;
@@ -93,20 +93,20 @@ async function releasable(holder: Holder, ledger: Ledger, keepMs: number): Promi
 }
 
 /** The documents in force, signed, as they are to be carried. */
-export async function carriedWith(holder: Holder, tip: Tip, kept: Kept): Promise<Carried> {
+export async function carriedWith(holder: Reads, tip: Tip, kept: Kept): Promise<Carried> {
   const templates: CarriedDocument[] = [];
   for (const place of tip.templates) templates.push(await signedTemplate(holder, place, kept));
   return { charter: tip.charter === null ? null : await signedCharter(holder, tip.charter, kept), templates };
 }
 
-async function signedCharter(holder: Holder, place: NonNullable<Tip['charter']>, kept: Kept): Promise<CarriedDocument> {
+async function signedCharter(holder: Reads, place: NonNullable<Tip['charter']>, kept: Kept): Promise<CarriedDocument> {
   const isIt = (signed: Uint8Array): boolean => charterSchema.parse(contentOf(signed, 'charter')).serial === place.serial;
   const { charter } = kept.carried ?? { charter: null };
   const known = charter === null ? [] : [charter];
   return await documentIn(holder, 'charter', place.batch, kept.oldestBatch, known, isIt);
 }
 
-async function signedTemplate(holder: Holder, place: Tip['templates'][number], kept: Kept): Promise<CarriedDocument> {
+async function signedTemplate(holder: Reads, place: Tip['templates'][number], kept: Kept): Promise<CarriedDocument> {
   const isIt = (signed: Uint8Array): boolean => {
     const { id, version } = templateSchema.parse(contentOf(signed, 'template'));
     return id === place.id && version === place.version;
@@ -117,7 +117,7 @@ async function signedTemplate(holder: Holder, place: Tip['templates'][number], k
 const contentOf = (signed: Uint8Array, what: string): unknown => decodeJson(decodeSign1(signed, what).payload);
 
 async function documentIn(
-  holder: Holder,
+  holder: Reads,
   kind: 'charter' | 'template',
   batchIndex: number,
   oldestBatch: number,

@@ -10,6 +10,9 @@ import { buildTree, inclusionPath, leafHash } from '#ipc-schema/merkle.ts';
 import { money, zero } from '#ipc-schema/money.ts';
 import { type IndexRow, keyHashOf } from './lookup.ts';
 
+/** What reading a ledger needs of a holder. */
+export type Reads = Pick<Holder, 'read'>;
+
 /** One committed entry, with what proves it. */
 export interface Committed {
   readonly leaf: Leaf;
@@ -41,7 +44,7 @@ export function openBatch(batchIndex: number, bytes: Uint8Array): OpenBatch {
 }
 
 /** Reads batches one after the other, a bounded amount at a time, the next amount while the caller works on this one. Ends after `lastBatch`. */
-export async function* readBatches(holder: Holder, fromBatch: number, lastBatch: number, chunkBytes: number): AsyncGenerator<OpenBatch> {
+export async function* readBatches(holder: Reads, fromBatch: number, lastBatch: number, chunkBytes: number): AsyncGenerator<OpenBatch> {
   let next = fromBatch;
   let coming = next <= lastBatch ? holder.read(next, chunkBytes) : null;
   while (coming !== null) {
@@ -59,7 +62,7 @@ export async function* readBatches(holder: Holder, fromBatch: number, lastBatch:
   }
 }
 
-export async function readBatch(holder: Holder, batchIndex: number): Promise<OpenBatch> {
+export async function readBatch(holder: Reads, batchIndex: number): Promise<OpenBatch> {
   for await (const batch of readBatches(holder, batchIndex, batchIndex, 1)) return batch;
   throw new UkeyError('halted', `batch ${batchIndex} cannot be read`);
 }

@@ -13,7 +13,16 @@ import {
   successionAnswerSchema,
 } from '#ipc-schema/recovery.ts';
 import { check } from '#ipc-schema/schema.ts';
-import { type Enrolment, enrolmentSchema, mediaTypes, paths, type Refusal, refusalSchema } from '#ipc-schema/upstream.ts';
+import {
+  decodeUpload,
+  type Enrolment,
+  enrolmentSchema,
+  mediaTypes,
+  paths,
+  type Refusal,
+  refusalSchema,
+  uploadMaxBytes,
+} from '#ipc-schema/upstream.ts';
 
 export const probeTimeoutMs = 3_000;
 /** A slow line needs its time for an upload; one on which nothing moves (idleTimeoutMs) does not get it. */
@@ -63,6 +72,15 @@ export class Upstream {
     throw new UkeyError('offline', `the question for alarms was answered with status ${answer.status}`);
   }
 
+  /** Stored batches of a token from `fromBatch` on, consecutive; empty past the last. Nothing in them is verified. Throws offline. */
+  async batches(tokenId: Uint8Array, fromBatch: number, limit: number): Promise<readonly Uint8Array[]> {
+    const path = `${paths.tokens}/${hex(tokenId)}/batches?from=${fromBatch}&limit=${limit}`;
+    const answer = await this.#call('GET', path, null, uploadTimeoutMs, uploadMaxBytes);
+    if (answer.status === 404) return [];
+    if (answer.status !== 200) throw new UkeyError('offline', `the question for batches was answered with status ${answer.status}`);
+    return decodeUpload(answer.body).batches;
+  }
+
   /** Throws offline when no answer came. */
   async upload(sealed: Uint8Array): Promise<UploadAnswer> {
     const answer = await this.#call('POST', paths.batches, { type: mediaTypes.upload, bytes: sealed }, uploadTimeoutMs);
@@ -110,6 +128,7 @@ export class Upstream {
     path: string,
     body: { readonly type: string; readonly bytes: Uint8Array } | null,
     timeoutMs: number,
+    maxBytes = answerMaxBytes,
   ): Promise<HttpAnswer> {
     const headers = body === null ? {} : { 'content-type': body.type, 'content-length': String(body.bytes.length) };
     return new Promise((resolve, reject) => {
@@ -122,7 +141,7 @@ export class Upstream {
         let length = 0;
         response.on('data', (part: Buffer) => {
           length += part.length;
-          if (length > answerMaxBytes) request.destroy(new Error('the answer is too long'));
+          if (length > maxBytes) request.destroy(new Error('the answer is too long'));
           else parts.push(part);
         });
         response.on('error', fail);

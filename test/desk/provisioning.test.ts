@@ -221,6 +221,9 @@ function without(holder: Holder, step: 'format' | 'commit'): Holder {
     read: (from, maxBytes) => holder.read(from, maxBytes),
     carry: (carried) => holder.carry(carried),
     release: (upToBatch) => holder.release(upToBatch),
+    check: (fromRun, heal) => holder.check(fromRun, heal),
+    mend: (batches) => holder.mend(batches),
+    resume: (step) => holder.resume(step),
     status: () => holder.status(),
     close: () => holder.close(),
   };

@@ -1,6 +1,6 @@
 // Shows: frames that nobody has whole come back from payloads kept elsewhere, to the byte; what would not be the very same bytes is never written.
 import { describe, expect, it } from 'vitest';
-import type { StoreLog } from '#store/store.ts';
+import type { SliceReport, StoreLog } from '#store/store.ts';
 import { type MemoryDevice, readMedium } from '#test/support/memory-device.ts';
 import { appendAll, deviceOn, newStore, open, payloadOf, segmentBytes, sizeFor } from './rig.ts';
 
@@ -116,7 +116,7 @@ it('a check by slices finds what a check of all finds, while appends go on', asy
   let frames = 0;
   let slices = 0;
   for (let from: number | null = 1; from !== null; slices += 1) {
-    const [slice] = await Promise.all([log.checkSlice(from, false), log.append(Buffer.from('x'), Buffer.from('c'))]);
+    const [slice]: [SliceReport, number] = await Promise.all([log.checkSlice(from, false), log.append(Buffer.from('x'), Buffer.from('c'))]);
     frames += slice.frames;
     missing.push(...slice.missing);
     from = slice.nextRun;

@@ -207,6 +207,18 @@ export class FakeHolder implements Holder {
     return { segments, oldestBatch: this.oldestBatch };
   }
 
+  check(): Promise<never> {
+    return Promise.reject(new UkeyError('internal', 'not in this fake'));
+  }
+
+  mend(): Promise<never> {
+    return Promise.reject(new UkeyError('internal', 'not in this fake'));
+  }
+
+  resume(): Promise<never> {
+    return Promise.reject(new UkeyError('internal', 'not in this fake'));
+  }
+
   async login(): Promise<Mount> {
     return this.reopen();
   }

@@ -1,0 +1,293 @@
+// Owns: the errand store.resume: a FLASH that is older than what KEY or ticket server have seen is brought up to date from the server's copies, and the
+// ledger goes on.
+// Invariants: nothing is issued before all that is known of this ledger is on the FLASH; each batch is verified under the token's key and in its place before
+// it is written, and the last one must be the very one that the server has signed for. The plan is durable before the first write (and the KEY knows the
+// end of it): cut short, the ledger does not open until it is done, and its admin entry `rollback-healed` is written once, when it opens.
+// Known limit: what was issued behind KEY's last look (at most a minute), did not reach the server and stands in no index here, nobody knows of.
+import { createPublicKey, X509Certificate } from 'node:crypto';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
+import path from 'node:path';
+import { writeDurably } from '#ground/durable-file.ts';
+import { type Log, whyOf } from '#ground/log.ts';
+import type { AdoptedBatch, BatchMark, Holder, Mount, ResumeAnswer, ResumeStep } from '#holder/holder.ts';
+import { type AdminEvent, decodeAdminEvent, encodeAdminEvent } from '#ipc-schema/admin.ts';
+import { decodeBatch, sealHashOf } from '#ipc-schema/batch.ts';
+import { entryKinds } from '#ipc-schema/entry.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import { decodeJson } from '#ipc-schema/json.ts';
+import type { Params, Result } from '#ipc-schema/methods.ts';
+import { check, z } from '#ipc-schema/schema.ts';
+import { type Signers, signersBefore } from '#ipc-schema/signers.ts';
+import { signersOf, succeedBy } from '#ipc-schema/succession.ts';
+import type { Acknowledgement } from '#ipc-schema/upstream.ts';
+import { type ChainHead, verifyNext, verifySeal } from '#ipc-schema/verify.ts';
+import type { Custody } from '#ledger/custody.ts';
+import type { Ledger } from '#ledger/ledger.ts';
+import { Lookup } from '#ledger/lookup.ts';
+import { readLedger } from '#ledger/mounting.ts';
+import { type Reads, readBatch } from '#ledger/stored.ts';
+import { encodeTip, type Tip, withBatchEnd, withEntry } from '#ledger/tip.ts';
+import { Holdings, parted } from '#upload/holdings.ts';
+import { decideResume, type ResumeFacts } from './resume-decision.ts';
+import type { UnattendedLogin } from './unattended-login.ts';
+
+export interface ResumeParts {
+  readonly holder: Holder;
+  readonly custody: Custody;
+  readonly stateDirectory: string;
+  readonly unattended: UnattendedLogin | null;
+  readonly log: Log;
+}
+
+const bodyMaxBytes = 4 * 1024;
+/** Reading a ledger anew, its index included. */
+const judgedWithinMs = 60_000;
+const lookMs = 20;
+const hexHash = z.string().regex(/^[0-9a-f]{64}$/);
+
+/** What is under way, until its admin entry is written. */
+const planSchema = z.strictObject({
+  format: z.literal('ukey-resume/1'),
+  tokenId: z.string().regex(/^[0-9a-f]{32}$/),
+  foundBatch: z.int().min(0),
+  anchoredBatch: z.int().min(0),
+  healedToBatch: z.int().min(0),
+  headSealHash: hexHash,
+});
+type Plan = z.infer<typeof planSchema>;
+
+const interruptedAction = 'Run ukeyctl store resume again: it goes on where it was cut short.';
+const lostAction =
+  'Look for the FLASH that was written last, or its mirror, and put it back. If it is lost for good, keep this token as it is and ask headquarters for one with ' +
+  'another series of numbers: this ledger ends.';
+
+export async function resume(parts: ResumeParts, params: Params<'store.resume'>): Promise<Result<'store.resume'>> {
+  const { holder, custody, unattended } = parts;
+  if (custody.ledger !== null)
+    throw new UkeyError('invalid-request', 'the ledger is open and goes on: there is nothing to resume', {
+      action: 'Nothing is to be done.',
+    });
+  unattended?.suspend();
+  try {
+    // A ledger that the server's proof has stopped is open in the holder still.
+    if (holder.state().kind === 'open') await holder.logout();
+    const pin = Buffer.from(params.pin, 'utf8');
+    const { mount, anchor } = await ask(holder, { kind: 'inspect', pin, useLastTry: params.useLastTry === true }, 'inspected');
+    const reads: Reads = {
+      read: async (fromBatch, maxBytes) => [...(await ask(holder, { kind: 'read', fromBatch, maxBytes }, 'batches')).batches],
+    };
+    const open = await readLedger(reads, mount);
+    if (open.charter === null) throw new UkeyError('halted', 'the FLASH holds no charter: which server knows more is not known');
+    const server = new Holdings(open.charter, mount.tokenId);
+    try {
+      return await bringUp(parts, { mount, anchor, reads, server, tip: open.tip });
+    } finally {
+      server.close();
+    }
+  } finally {
+    unattended?.resume();
+  }
+}
+
+interface Older {
+  readonly mount: Mount;
+  readonly anchor: Extract<ResumeAnswer, { kind: 'inspected' }>['anchor'];
+  readonly reads: Reads;
+  readonly server: Holdings;
+  readonly tip: Tip;
+}
+
+async function bringUp(parts: ResumeParts, older: Older): Promise<Result<'store.resume'>> {
+  const { holder, custody, log } = parts;
+  const { mount, anchor, reads, server } = older;
+  const foundBatch = mount.nextBatch - 1;
+  const [oldest] = await reads.read(mount.oldestBatch, 1);
+  if (oldest === undefined) throw new UkeyError('halted', 'the FLASH holds no batch that the ticket server could know');
+  const ack = await server.head(oldest.bytes);
+  const decision = decideResume({
+    foundBatch,
+    anchoredBatch: anchor?.batchIndex ?? null,
+    isOpenedSince: anchor?.isOpenedSince ?? false,
+    serverBatch: ack.upToBatch,
+    ...(await indexed(parts, mount)),
+  });
+  if (decision.kind === 'lost') throw lost(decision.lastBatch, decision.knownBatch);
+  if (ack.upToBatch <= foundBatch) await compareHead(older, ack);
+  const found = { foundBatch, anchoredBatch: anchor?.batchIndex ?? 0 };
+  if (decision.kind === 'adopt') {
+    const target = await targetOf(older, ack, decision.toBatch);
+    keepPlan(parts, mount, { ...found, healedToBatch: target.batchIndex, headSealHash: hex(target.sealHash) });
+    // Durable now: what is to come, and from where. From here on the ledger opens only when all of it is there.
+    await adopt(parts, older, target);
+  }
+  const { reason } = custody.standing();
+  await ask(holder, { kind: 'open' }, 'opened');
+  await judged(custody, reason);
+  await custody.use(); // opening the ledger has written the admin entry (`finishResume`)
+  const healedToBatch = decision.kind === 'adopt' ? decision.toBatch : foundBatch;
+  log.warn('an older FLASH was brought up to date', { ...found, healedToBatch });
+  return { standing: custody.standing().standing, ...found, healedToBatch, serverBatch: ack.upToBatch };
+}
+
+/** Where the server's proof has stopped the ledger before, callers are told so at once until what was opened now has been judged. */
+async function judged(custody: Custody, reason: string): Promise<void> {
+  const endMs = performance.now() + judgedWithinMs;
+  while (custody.ledger === null && custody.standing().reason === reason && performance.now() < endMs)
+    await new Promise((resolve) => setTimeout(resolve, lookMs));
+}
+
+function lost(lastBatch: number, knownBatch: number): UkeyError {
+  const which = lastBatch + 1 === knownBatch ? `batch ${knownBatch}` : `batches ${lastBatch + 1} to ${knownBatch}, at least,`;
+  return new UkeyError('halted', `${which} of this ledger stand neither on this FLASH nor at the ticket server; nothing was changed`, {
+    action: lostAction,
+  });
+}
+
+/** The index may know of batches that neither KEY nor server have seen. */
+async function indexed(
+  { stateDirectory, log }: ResumeParts,
+  { tokenId }: Mount,
+): Promise<Pick<ResumeFacts, 'indexBatch' | 'indexWeightyBatch'>> {
+  const nothing = { indexBatch: 0, indexWeightyBatch: 0 };
+  const file = path.join(stateDirectory, `index-${hex(tokenId)}.sqlite`);
+  if (!existsSync(file)) return nothing;
+  try {
+    const lookup = await Lookup.open(file);
+    try {
+      const head = await lookup.head();
+      if (head === null || head.tokenId !== hex(tokenId)) return nothing;
+      return { indexBatch: head.batch, indexWeightyBatch: await lookup.newestBatchBeside(entryKinds.acknowledgement) };
+    } finally {
+      await lookup.close();
+    }
+  } catch (error) {
+    log.warn('the index does not say how far it went', { why: whyOf(error) });
+    return nothing;
+  }
+}
+
+/** The server's newest batch stands on the FLASH: it must be the same. */
+async function compareHead({ mount, reads }: Older, ack: Acknowledgement): Promise<void> {
+  if (ack.upToBatch < mount.oldestBatch) return; // released: it was compared when it was acknowledged
+  const { sealBytes } = await readBatch(reads, ack.upToBatch);
+  if (Buffer.compare(sealHashOf(sealBytes), ack.headSealHash) !== 0)
+    throw parted(`the server holds another batch ${ack.upToBatch} of this token`);
+}
+
+/** The newest batch that will be there, sealed by this ledger's key. */
+async function targetOf({ mount, server }: Older, ack: Acknowledgement, toBatch: number): Promise<BatchMark> {
+  if (toBatch < mount.nextBatch) return { batchIndex: toBatch, sealHash: mount.headSealHash };
+  for await (const [bytes] of server.batches(toBatch, toBatch)) {
+    if (bytes === undefined) break;
+    const { sealBytes } = decodeBatch(bytes);
+    const sealHash = sealHashOf(sealBytes);
+    if (Buffer.compare(sealHash, ack.headSealHash) !== 0)
+      throw new UkeyError('halted', `the ticket server gives another batch ${toBatch} than the one that it has signed for`);
+    verifySeal(sealBytes, createPublicKey({ key: Buffer.from(mount.publicKey), format: 'der', type: 'spki' }), mount.tokenId);
+    return { batchIndex: toBatch, sealHash };
+  }
+  throw new UkeyError('halted', `the ticket server does not give batch ${toBatch}`);
+}
+
+async function adopt({ holder }: ResumeParts, { mount, server, tip: before }: Older, target: BatchMark): Promise<void> {
+  const authorityKey = new X509Certificate(mount.authorityCertificate).publicKey;
+  const succeed = succeedBy(authorityKey);
+  let signers: Signers = signersBefore(knownSigners(mount, authorityKey), mount.nextBatch);
+  let head: ChainHead = { batchIndex: mount.nextBatch - 1, nextSequence: mount.nextSequence, sealHash: mount.headSealHash };
+  let tip = before;
+  // Also without a batch to bring: the store learns that it was opened since.
+  await ask(holder, { kind: 'adopt', batches: [], target }, 'adopted');
+  for await (const page of server.batches(mount.nextBatch, target.batchIndex)) {
+    const batches: AdoptedBatch[] = [];
+    for (const bytes of page) {
+      const next = verified(bytes, signers, head, succeed);
+      batches.push({ batchIndex: next.batch.seal.batchIndex, bytes, checkpoint: encodeTip(tip) });
+      for (const { parsed, body } of next.batch.entries) tip = withEntry(tip, parsed, { body });
+      tip = withBatchEnd(tip);
+      head = next.batch.head;
+      signers = next.signers;
+    }
+    await ask(holder, { kind: 'adopt', batches, target }, 'adopted');
+  }
+}
+
+function verified(...given: Parameters<typeof verifyNext>): ReturnType<typeof verifyNext> {
+  try {
+    return verifyNext(...given);
+  } catch (cause) {
+    throw parted(`what the server holds behind batch ${given[2].batchIndex} does not go on with this ledger`, cause);
+  }
+}
+
+function knownSigners({ signers: [first, ...others] }: Mount, authorityKey: ReturnType<typeof createPublicKey>): Signers {
+  return signersOf(
+    first.certificate,
+    others.flatMap(({ succession }) => (succession === null ? [] : [succession])),
+    authorityKey,
+  );
+}
+
+async function ask<Kind extends ResumeAnswer['kind']>(
+  holder: Holder,
+  step: ResumeStep,
+  expected: Kind,
+): Promise<Extract<ResumeAnswer, { kind: Kind }>> {
+  const answer = await holder.resume(step);
+  const isExpected = (given: ResumeAnswer): given is Extract<ResumeAnswer, { kind: Kind }> => given.kind === expected;
+  if (!isExpected(answer)) throw new UkeyError('internal', `the holder answered ${answer.kind} to ${step.kind}`);
+  return answer;
+}
+
+// ---- The plan, and its admin entry
+
+/** One that was cut short keeps what it began from. */
+function keepPlan(parts: ResumeParts, { tokenId }: Mount, plan: Omit<Plan, 'format' | 'tokenId'>): void {
+  const before = readPlan(parts);
+  const first = before?.tokenId === hex(tokenId) ? { foundBatch: before.foundBatch, anchoredBatch: before.anchoredBatch } : {};
+  const content: Plan = { format: 'ukey-resume/1', tokenId: hex(tokenId), ...plan, ...first };
+  writeDurably(planFile(parts), JSON.stringify(content));
+}
+
+/** When a ledger opens: what resuming it has still to say is written; one that is not whole does not open. Throws halted. */
+export async function finishResume(parts: Pick<ResumeParts, 'holder' | 'stateDirectory' | 'log'>, ledger: Ledger): Promise<void> {
+  const plan = readPlan(parts);
+  if (plan === null || plan.tokenId !== hex(ledger.mount.tokenId)) return;
+  const { foundBatch, anchoredBatch, healedToBatch } = plan;
+  const { nextBatch } = ledger.tip;
+  const isThere = nextBatch > healedToBatch && (await sealHashAt(parts.holder, ledger, healedToBatch)) === plan.headSealHash;
+  if (!isThere)
+    throw new UkeyError('halted', `bringing the FLASH up to batch ${healedToBatch} was cut short`, { action: interruptedAction });
+  const event: AdminEvent = { event: 'rollback-healed', foundBatch, anchoredBatch, healedToBatch };
+  // A crash between the entry and the end of the plan: it stands in the first batch behind.
+  if (nextBatch === healedToBatch + 1 || !(await tells(parts.holder, healedToBatch + 1, event)))
+    await ledger.addOwn({ kind: 'own', entryKind: 'admin', bodyMaxBytes, body: () => encodeAdminEvent(event) });
+  rmSync(planFile(parts), { force: true });
+}
+
+async function sealHashAt(holder: Reads, ledger: Ledger, batchIndex: number): Promise<string> {
+  if (batchIndex === ledger.mount.nextBatch - 1) return hex(ledger.mount.headSealHash);
+  return hex(sealHashOf((await readBatch(holder, batchIndex)).sealBytes));
+}
+
+async function tells(holder: Reads, batchIndex: number, event: AdminEvent): Promise<boolean> {
+  const { leaves, entries } = await readBatch(holder, batchIndex);
+  const text = Buffer.from(encodeAdminEvent(event)).toString('utf8');
+  return entries.some(
+    ({ body }, at) => leaves[at]?.kind === 'admin' && Buffer.from(encodeAdminEvent(decodeAdminEvent(body))).toString('utf8') === text,
+  );
+}
+
+const planFile = ({ stateDirectory }: Pick<ResumeParts, 'stateDirectory'>): string => path.join(stateDirectory, 'pending-resume.json');
+
+/** Throws halted where there is one that cannot be read: whether a ledger is whole is then not known. */
+function readPlan(parts: Pick<ResumeParts, 'stateDirectory'>): Plan | null {
+  const file = planFile(parts);
+  if (!existsSync(file)) return null;
+  try {
+    return check(planSchema, decodeJson(readFileSync(file)));
+  } catch (cause) {
+    throw new UkeyError('halted', `${file} is not what it should be`, { action: interruptedAction, cause });
+  }
+}
+
+const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');

@@ -1,0 +1,136 @@
+// Owns: bringing a FLASH that is older than what KEY or ticket server have seen up to date again, from the server's copies of this ledger's own
+// batches: inspect, read, adopt, open (holder.ts, ResumeStep). Each step opens the store and closes it; the token stays logged in between them.
+// Invariants: nothing is signed and nothing issued here; looking writes nothing. Before the first batch is written the KEY's anchor names the newest one that
+// is to come, so that a FLASH on which this was cut short is refused as a rollback until it is done. A batch is appended only with a seal
+// that holds, in its place in the chain, as it is. The last step is an opening like any other: the anchor is judged there.
+// Errors: locked (step `inspect` comes first), halted (what contradicts), and those of login and store.
+import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
+import { signersBefore } from '#ipc-schema/signers.ts';
+import { openLog } from '#store/log.ts';
+import type { StoreLog } from '#store/store.ts';
+import { wipe } from '#token/pin.ts';
+import type { Token } from '#token/token.ts';
+import { AnchorWriter, readAnchor } from './anchor.ts';
+import { encodeCheckpoint, follow, type Walk } from './chain.ts';
+import { type Access, refuseReadOnly } from './errands.ts';
+import type { AdoptedBatch, BatchMark, ResumeAnswer, ResumeStep, StoredBatch } from './holder.ts';
+import { decodeIdentity, keysIn } from './identity.ts';
+import { mountLedger, readOwnHeader, unwrapFirst } from './mounting.ts';
+import { readMaxBytes } from './opened.ts';
+import { publicKeyIfShown } from './survey.ts';
+import { spendTry } from './try.ts';
+
+export async function resume(access: Access, step: ResumeStep): Promise<ResumeAnswer> {
+  if (access.open() !== null) throw new UkeyError('invalid-request', 'the ledger is open: there is nothing to resume');
+  refuseReadOnly(access.parts);
+  switch (step.kind) {
+    case 'inspect':
+      return await inspect(access, step.pin, step.useLastTry);
+    case 'read':
+      return { kind: 'batches', batches: await readOlder(access, step.fromBatch, step.maxBytes) };
+    case 'adopt':
+      return { kind: 'adopted', nextBatch: await adopt(access, step.batches, step.target) };
+    case 'open':
+      return await open(access);
+    default:
+      return unreachable(step);
+  }
+}
+
+async function inspect(access: Access, pin: Uint8Array, useLastTry: boolean): Promise<ResumeAnswer> {
+  const { parts } = access;
+  const token = await access.present();
+  const device = await parts.openDevice(true);
+  try {
+    if ((await readOwnHeader(device, publicKeyIfShown(token), parts.mirror ?? null)) === null)
+      throw new UkeyError('token-failed', 'the FLASH is blank: there is nothing to resume');
+    spendTry(token, pin, useLastTry);
+    const anchor = readAnchor(token);
+    const { log, mount } = await mountLedger(token, device, null, { epochMin: 0 });
+    const { mountEpoch } = log.mounted;
+    const { storeId } = log.header;
+    await log.close();
+    if (anchor !== null && Buffer.compare(anchor.storeId, storeId) !== 0)
+      throw new UkeyError('halted', 'the FLASH holds another store than the KEY has last written: it cannot be brought up to that one');
+    const seen = anchor === null ? null : { batchIndex: anchor.batchIndex, isOpenedSince: anchor.mountEpoch > mountEpoch };
+    return { kind: 'inspected', mount, anchor: seen };
+  } catch (thrown) {
+    throw await access.backOut(token, device, thrown);
+  }
+}
+
+async function loggedIn(access: Access): Promise<Token> {
+  const token = await access.present();
+  if (!token.facts().loggedIn) throw new UkeyError('locked', 'nobody is logged in: the resumption begins anew');
+  return token;
+}
+
+async function readOlder(access: Access, fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {
+  const token = await loggedIn(access);
+  const device = await access.parts.openDevice(true);
+  try {
+    const header = await readOwnHeader(device, token.publicKey(), null);
+    if (header === null) throw new UkeyError('halted', 'the FLASH is blank');
+    const { dataKey } = unwrapFirst(token, header.slots);
+    const log = await openLog(device, dataKey).finally(() => wipe(dataKey));
+    try {
+      const frames = await log.read(fromBatch, Math.min(maxBytes, readMaxBytes));
+      return frames.map(({ index, payload }) => ({ batchIndex: index, bytes: payload }));
+    } finally {
+      await log.close();
+    }
+  } finally {
+    await device.close();
+  }
+}
+
+async function adopt(access: Access, batches: readonly AdoptedBatch[], target: BatchMark): Promise<number> {
+  const { parts } = access;
+  const token = await loggedIn(access);
+  const anchor = readAnchor(token);
+  const device = await parts.openDevice(false);
+  try {
+    // The KEY knows what is to come before any of it is written: a crash from here on is a rollback until all of it is there.
+    // Where what it has seen behind is given up (acknowledgements alone), only a later opening rules over that.
+    const mountEpoch = anchor === null ? 0 : anchor.mountEpoch + (anchor.batchIndex > target.batchIndex ? 1 : 0);
+    if (anchor !== null && anchor.batchIndex !== target.batchIndex)
+      new AnchorWriter(token, { ...anchor, mountEpoch }, parts.note).write(target.batchIndex, target.sealHash, parts.clock.monotonicMs());
+    const { log, chain } = await mountLedger(token, device, parts.mirror ?? null, { epochMin: mountEpoch });
+    try {
+      const { signers, succeed } = await keysIn(decodeIdentity(log.mounted.identity));
+      let walk: Walk = { chain, signers: signersBefore(signers, chain.nextBatch) };
+      const appends: Promise<unknown>[] = [];
+      for (const { batchIndex, bytes, checkpoint } of batches) {
+        if (batchIndex < chain.nextBatch) await compare(log, batchIndex, bytes);
+        else {
+          const before = walk.chain;
+          walk = follow(walk, bytes, succeed);
+          appends.push(log.append(bytes, encodeCheckpoint(before, checkpoint), { reserved: true }));
+        }
+      }
+      await Promise.all(appends);
+      return walk.chain.nextBatch;
+    } finally {
+      await log.close();
+    }
+  } finally {
+    await device.close();
+  }
+}
+
+/** The mirror knew it, and it is on the FLASH by now. */
+async function compare(log: StoreLog, batchIndex: number, bytes: Uint8Array): Promise<void> {
+  const [frame] = await log.read(batchIndex, 1);
+  if (frame === undefined || Buffer.compare(frame.payload, bytes) !== 0)
+    throw new UkeyError('halted', `the mirror holds another batch ${batchIndex} than the ticket server`);
+}
+
+async function open(access: Access): Promise<ResumeAnswer> {
+  const token = await loggedIn(access);
+  const device = await access.parts.openDevice(false);
+  try {
+    return { kind: 'opened', mount: await access.mount(token, device) };
+  } catch (thrown) {
+    throw await access.backOut(token, device, thrown);
+  }
+}
