@@ -8,6 +8,7 @@ import { Deliveries } from '#desk/deliveries.ts';
 import * as find from '#desk/find.ts';
 import * as issuing from '#desk/issue.ts';
 import { LedgerReading } from '#desk/ledger-read.ts';
+import type { PinPlace } from '#desk/pin-source.ts';
 import * as provisioning from '#desk/provision.ts';
 import * as restoring from '#desk/restore.ts';
 import { finishResume, resume } from '#desk/resume.ts';
@@ -103,7 +104,7 @@ interface Parts {
 
 function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides, closing: (() => Promise<void> | void)[]): Parts {
   const terminals = new Terminals(config.state);
-  const deliveries = new Deliveries();
+  const deliveries = new Deliveries(() => uploader.hurry());
   const herald = new Herald(clock);
   // The holder calls back before the parts above it stand; its first states wait here.
   let follow: (state: HolderState) => void = () => undefined;
@@ -186,11 +187,12 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
       herald.standing(custody);
     },
   });
+  const pin = pinPlace(config);
   const unattended: UnattendedLogin | null =
-    config.token.pin_file === undefined
+    pin === null
       ? null
       : new UnattendedLogin({
-          ...{ pinFile: config.token.pin_file, stateDirectory: config.state, holder, log },
+          ...{ pin, stateDirectory: config.state, holder, log },
           onRetry: (attempt) => void custody.loggingIn(attempt),
         });
   follow = (state) => {
@@ -234,6 +236,12 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
 
 function startChild(config: HolderConfig, events: HolderEvents, log: Log): Holder {
   return startHolder({ config, events, onChatter: (line) => log.info('holder', { line }) });
+}
+
+/** Where the stored PIN is, or null: a person logs in. */
+function pinPlace({ token: { pin_file: file, pin_credential: name } }: Config): PinPlace | null {
+  if (name !== undefined) return { kind: 'credential', name, directory: process.env['CREDENTIALS_DIRECTORY'] ?? null };
+  return file === undefined ? null : { kind: 'file', path: file };
 }
 
 function holderConfig(config: Config): HolderConfig {

@@ -1,11 +1,11 @@
-// Owns: the login without a person, from a file that the service manager provides, and the memory of how that went.
+// Owns: the login without a person, with a stored PIN (pin-source.ts), and the memory of how that went.
 // Invariants: one automatic try per stored PIN: it is recorded durably before the call; a PIN that was wrong is not tried again until the file says
-// another, whatever the file is called, and however often the service starts (a service manager makes the file anew each time). A try whose
+// another, wherever it comes from, and however often the service starts (a service manager makes the file anew each time). A try whose
 // end is unknown is repeated only while the token shows that none was used up, or, where tokens do not show it, a bounded number of times.
 // The record never holds anything of a PIN that may be right: only a salted scrypt hash of one that was wrong. A try that failed for another
 // reason than the PIN is repeated by a timer, ever more rarely, while the token stays locked and nobody locked it on purpose.
 import { randomBytes, scrypt, timingSafeEqual } from 'node:crypto';
-import { readFileSync, rmSync, statSync } from 'node:fs';
+import { readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { getSystemErrorMap, promisify } from 'node:util';
 import { writeDurably } from '#ground/durable-file.ts';
@@ -16,8 +16,8 @@ import { decodeJson } from '#ipc-schema/json.ts';
 import { check, z } from '#ipc-schema/schema.ts';
 import type { StoredPin } from '#ipc-schema/status.ts';
 import type { LockedWhy } from '#ledger/standing.ts';
+import { type PinPlace, PinSource } from './pin-source.ts';
 
-const pinFileMaxBytes = 256;
 const hashBytes = 32;
 const saltBytes = 16;
 const scryptCost = { N: 2 ** 15, r: 8, p: 1, maxmem: 64 * 1024 * 1024 };
@@ -51,7 +51,7 @@ const untried: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['no-token', 'pin-las
 const byHand = 'or log in with the PIN (ukeyctl login).';
 
 export interface UnattendedParts {
-  readonly pinFile: string;
+  readonly pin: PinPlace;
   readonly stateDirectory: string;
   readonly holder: Holder;
   readonly log: Log;
@@ -61,7 +61,7 @@ export interface UnattendedParts {
 }
 
 export class UnattendedLogin {
-  readonly #pinFile: string;
+  readonly #source: PinSource;
   readonly #recordFile: string;
   readonly #holder: Holder;
   readonly #log: Log;
@@ -80,7 +80,7 @@ export class UnattendedLogin {
   #timer: NodeJS.Timeout | null = null;
 
   constructor(parts: UnattendedParts) {
-    this.#pinFile = parts.pinFile;
+    this.#source = new PinSource(parts.pin);
     this.#recordFile = path.join(parts.stateDirectory, 'stored-pin-try.json');
     this.#holder = parts.holder;
     this.#log = parts.log;
@@ -96,7 +96,7 @@ export class UnattendedLogin {
 
   /** What is known of the PIN that lies in the file now. */
   get storedPin(): StoredPin {
-    return this.#known !== null && this.#known.sight === this.#sight() ? this.#known.fate : 'unknown';
+    return this.#known !== null && this.#known.sight === this.#source.sight() ? this.#known.fate : 'unknown';
   }
 
   /**
@@ -126,7 +126,7 @@ export class UnattendedLogin {
       this.#writeQuietly({ kind: 'worked' });
     } else if (this.storedPin !== 'wrong') {
       await this.#keepWrong(stored);
-      this.#log.warn('the stored PIN is not the PIN of the token; it is not tried until the file changes', { file: this.#pinFile });
+      this.#log.warn('the stored PIN is not the PIN of the token; it is not tried until the file changes', { file: this.#source.name });
     }
     stored.fill(0);
   }
@@ -162,7 +162,7 @@ export class UnattendedLogin {
     let pin: Buffer | null = null;
     let why: LockedWhy | null = null;
     try {
-      pin = this.#readPin();
+      pin = this.#source.read();
       const decision = await this.#decide(state, pin);
       if (decision.kind === 'refuse') why = decision;
       else await this.#try(pin, decision);
@@ -201,7 +201,7 @@ export class UnattendedLogin {
   get #wrongWhy(): LockedWhy {
     return {
       reason: 'the stored PIN was refused; it is not tried again until the file changes',
-      action: `Put the right PIN into ${this.#pinFile}, ${byHand}`,
+      action: this.#source.replaceAction,
     };
   }
 
@@ -230,22 +230,12 @@ export class UnattendedLogin {
   }
 
   #know(fate: 'works' | 'wrong'): void {
-    this.#known = { fate, sight: this.#sight() };
-  }
-
-  /** Changes when the file is replaced or written. */
-  #sight(): string | null {
-    try {
-      const { dev, ino, mtimeNs, size } = statSync(this.#pinFile, { bigint: true });
-      return `${dev}:${ino}:${mtimeNs}:${size}`;
-    } catch {
-      return null; // no file, no PIN
-    }
+    this.#known = { fate, sight: this.#source.sight() };
   }
 
   #storedOrNull(): Buffer | null {
     try {
-      return this.#readPin();
+      return this.#source.read();
     } catch (error) {
       this.#log.debug('there is no stored PIN to compare with', { why: whyOf(error) });
       return null;
@@ -272,7 +262,7 @@ export class UnattendedLogin {
         return { kind: 'trying', proven: false, unknownEnds: 0, triesLeft };
       }
       if (this.#wrong === null)
-        this.#log.warn('the stored PIN was tried once and is wrong; a person must log in or replace it', { file: this.#pinFile });
+        this.#log.warn('the stored PIN was tried once and is wrong; a person must log in or replace it', { file: this.#source.name });
       this.#wrong = record;
       this.#know('wrong');
       if (kept?.kind !== 'wrong') this.#writeQuietly(record);
@@ -282,30 +272,9 @@ export class UnattendedLogin {
     const noneUsedUp = record.triesLeft !== null && triesLeft !== null && triesLeft >= record.triesLeft;
     const mayStill = pinState === 'ok' && unknownEnds <= unknownEndsMax[record.proven ? 'proven' : 'unproven'];
     if (noneUsedUp || (triesLeft === null && mayStill)) return { ...record, unknownEnds, triesLeft };
-    this.#log.warn('the end of the last try with the stored PIN is not known; a person must log in', { file: this.#pinFile });
+    this.#log.warn('the end of the last try with the stored PIN is not known; a person must log in', { file: this.#source.name });
     const reason = 'how the last try with the stored PIN ended is not known, and another may use up a try';
     return { kind: 'refuse', reason, action: errorTable.locked.action };
-  }
-
-  #readPin(): Buffer {
-    const content = this.#pinContent();
-    const end = content.indexOf('\n');
-    const pin = content.subarray(0, end < 0 ? content.length : end);
-    if (pin.length === 0 || content.length > pinFileMaxBytes)
-      throw new UkeyError('invalid-request', `${this.#pinFile} holds no PIN in its first line`, { action: this.#fileAction });
-    return pin;
-  }
-
-  #pinContent(): Buffer {
-    try {
-      return readFileSync(this.#pinFile);
-    } catch (cause) {
-      throw new UkeyError('invalid-request', `${this.#pinFile}: ${systemText(cause)}`, { cause, action: this.#fileAction });
-    }
-  }
-
-  get #fileAction(): string {
-    return `Put the PIN into the first line of ${this.#pinFile}, which the service must be able to read, ${byHand}`;
   }
 
   #read(): TryRecord | null {

@@ -29,8 +29,12 @@ const schema = z.strictObject({
     flash: filePath,
     /** Size of an image that provisioning creates. */
     flash_mib: z.int().min(16).max(1_048_576).default(256),
-    /** Root-only file that holds the PIN, for unattended login. */
+    /** For unattended login: file of its owner alone that holds the PIN, or the name of a credential of the service manager (docs/unattended.md). */
     pin_file: filePath.optional(),
+    pin_credential: z
+      .string()
+      .regex(/^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}$/, 'a name, not a path')
+      .optional(),
     /** Files that vanish with the token (soft tokens); the FLASH is always watched. */
     presence: z.array(filePath).max(8).default([]),
   }),
@@ -97,6 +101,10 @@ export function parseConfig(text: string, base: string): Config {
   if (config.token.module === undefined && config.token.soft_token === undefined) {
     const field = 'token.soft_token';
     throw new UkeyError('invalid-request', `${field}: needed where token.module is left out`, { field, action: correctFile });
+  }
+  if (config.token.pin_file !== undefined && config.token.pin_credential !== undefined) {
+    const field = 'token.pin_credential';
+    throw new UkeyError('invalid-request', `${field}: only where token.pin_file is left out`, { field, action: correctFile });
   }
   const at = (file: string): string => path.resolve(base, file);
   const { token, mirror } = config;

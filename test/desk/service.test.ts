@@ -245,10 +245,14 @@ test('the state folder holds no secret of a person, and no document', async () =
   expect(readFileSync(path.join(rig.config.state, 'terminals.json'), 'utf8')).toContain('till-1');
 });
 
+const withToken = 'state = "s"\nsocket = "a"\nadmin_socket = "b"\n[token]\nflash = "f"\nsoft_token = "k"';
+
 test.each([
   ['a key is missing', 'socket = "a"'],
   ['it is no TOML', '= ='],
   ['no token is named', 'state = "s"\nsocket = "a"\nadmin_socket = "b"\n[token]\nflash = "f"'],
+  ['two places hold the PIN', `${withToken}\npin_file = "p"\npin_credential = "p"`],
+  ['a credential is a path', `${withToken}\npin_credential = "../p"`],
 ])('a configuration in which %s is to be corrected, not sent again', (_, text) => {
   const action = 'Correct the configuration file.';
   expect(() => parseConfig(text, '/')).toThrow(expect.objectContaining({ code: 'invalid-request', action }));

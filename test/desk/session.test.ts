@@ -89,7 +89,7 @@ describe('the PIN that the service manager provides', () => {
         if (start > 0) {
           // A service manager puts the credential into a new place each time.
           rmSync(pinFile());
-          writeFileSync(pinFile(), '999999\n');
+          writeFileSync(pinFile(), '999999\n', { mode: 0o600 });
           utimesSync(pinFile(), start, start);
         }
         await rig.restart();
@@ -138,7 +138,7 @@ describe('the PIN that the service manager provides', () => {
     const full = triesInFile();
     for (const content of [null, '', '\n', 'x'.repeat(300)]) {
       rmSync(pinFile(), { force: true });
-      if (content !== null) writeFileSync(pinFile(), content);
+      if (content !== null) writeFileSync(pinFile(), content, { mode: 0o600 });
       await rig.restart();
       await expect
         .poll(async () => (await rig.admin.call('service.status', {})).reason, { timeout: 5_000 })

@@ -1,7 +1,8 @@
-import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { type FileFacts, type PinPlace, PinSource, refusalOf } from '#desk/pin-source.ts';
 import { UnattendedLogin } from '#desk/unattended-login.ts';
 import { silentLog } from '#ground/log.ts';
 import type { HolderState } from '#holder/holder.ts';
@@ -12,11 +13,17 @@ const pin = '135790';
 let directory = '';
 beforeEach(() => {
   directory = mkdtempSync(path.join(os.tmpdir(), 'ukeyd-pin-'));
-  writeFileSync(path.join(directory, 'pin'), `${pin}\n`);
+  writeFileSync(path.join(directory, 'pin'), `${pin}\n`, { mode: 0o600 });
 });
 afterEach(() => rmSync(directory, { recursive: true, force: true }));
 
-describe('a stored PIN whose try has no known end', () => {
+/** The same file, as a file and as a credential. */
+const placeOf = {
+  file: (): PinPlace => ({ kind: 'file', path: path.join(directory, 'pin') }),
+  credential: (): PinPlace => ({ kind: 'credential', name: 'pin', directory }),
+} as const;
+
+describe.each(['file', 'credential'] as const)('a stored PIN (%s) whose try has no known end', (kind) => {
   const recordFile = (): string => path.join(directory, 'stored-pin-try.json');
 
   /** Starts one after the other against a token that does `login`; how often it was asked. */
@@ -31,7 +38,7 @@ describe('a stored PIN whose try has no known end', () => {
         },
       };
       const unattended = new UnattendedLogin({
-        pinFile: path.join(directory, 'pin'),
+        pin: placeOf[kind](),
         stateDirectory: directory,
         holder: holder as unknown as ConstructorParameters<typeof UnattendedLogin>[0]['holder'],
         log: silentLog,
@@ -82,7 +89,7 @@ describe('a stored PIN whose try has no known end', () => {
       },
     };
     const unattended = new UnattendedLogin({
-      pinFile: path.join(directory, 'pin'),
+      pin: placeOf[kind](),
       stateDirectory: directory,
       holder: holder as unknown as ConstructorParameters<typeof UnattendedLogin>[0]['holder'],
       log: silentLog,
@@ -98,7 +105,7 @@ describe('a stored PIN whose try has no known end', () => {
   });
 });
 
-describe('a stored PIN that cannot be used now', () => {
+describe.each(['file', 'credential'] as const)('a stored PIN (%s) that cannot be used now', (kind) => {
   const firstMs = 10;
   const locked: Extract<HolderState, { kind: 'locked' }> = { kind: 'locked', facts: { ...fakeFacts, loggedIn: false, triesLeft: null } };
   /** A file on a full disk: every write to it is refused. */
@@ -120,7 +127,7 @@ describe('a stored PIN that cannot be used now', () => {
       },
     };
     unattended = new UnattendedLogin({
-      ...{ pinFile: path.join(directory, 'pin'), stateDirectory: directory, log: silentLog, retryFirstMs: firstMs },
+      ...{ pin: placeOf[kind](), stateDirectory: directory, log: silentLog, retryFirstMs: firstMs },
       holder: holder as unknown as ConstructorParameters<typeof UnattendedLogin>[0]['holder'],
     });
   }
@@ -145,7 +152,7 @@ describe('a stored PIN that cannot be used now', () => {
     rmSync(path.join(directory, 'pin'));
     await unattended.attempt(locked);
     expect(unattended.why).not.toBeNull();
-    writeFileSync(path.join(directory, 'pin'), `${pin}\n`);
+    writeFileSync(path.join(directory, 'pin'), `${pin}\n`, { mode: 0o600 });
     await expect.poll(() => asked).toEqual([pin]);
   });
 
@@ -189,5 +196,55 @@ describe('a stored PIN that cannot be used now', () => {
       .toMatchObject({ kind: 'wrong' });
     writeFileSync(path.join(directory, 'pin'), '24680\n');
     await expect.poll(() => asked, { timeout: 5_000 }).toEqual([pin, '24680']);
+  });
+});
+
+describe('a PIN is read', () => {
+  const read = (place: PinPlace): string => new PinSource(place).read().toString();
+  const codeOf = (place: PinPlace): ErrorCode | null => {
+    try {
+      read(place);
+      return null;
+    } catch (error) {
+      return error instanceof UkeyError && !error.message.includes(pin) && error.action !== '' ? error.code : 'internal';
+    }
+  };
+
+  test.each([`${pin}\n`, pin, `${pin}\r\n`, `${pin}\nand more\n`])('from the first line of %j', (content) => {
+    writeFileSync(path.join(directory, 'pin'), content);
+    for (const place of Object.values(placeOf)) expect(read(place())).toBe(pin);
+  });
+
+  test('and not from what is missing, empty, too long or no file', () => {
+    for (const content of ['', '\n', `\r\n${pin}`, pin.padEnd(257, ' ')]) {
+      writeFileSync(path.join(directory, 'pin'), content);
+      for (const place of Object.values(placeOf)) expect(codeOf(place())).toBe('invalid-request');
+    }
+    rmSync(path.join(directory, 'pin'));
+    for (const place of Object.values(placeOf)) expect(codeOf(place())).toBe('invalid-request');
+    mkdirSync(path.join(directory, 'pin'));
+    for (const place of Object.values(placeOf)) expect(codeOf(place())).toBe('invalid-request');
+    expect(codeOf({ kind: 'credential', name: 'pin', directory: null })).toBe('invalid-request');
+  });
+
+  test('and not from a file that others may read; as a manager hands one over, it is', () => {
+    const file = path.join(directory, 'pin');
+    const modes: readonly [number, number][] = [0o400, 0o600, 0o440, 0o640, 0o404, 0o460, 0o604].map((mode) => [mode, mode & 0o077]);
+    for (const [mode, others] of modes) {
+      chmodSync(file, mode);
+      expect(codeOf(placeOf.file())).toBe(others === 0 ? null : 'invalid-request');
+      expect(codeOf(placeOf.credential())).toBe((others & 0o037) === 0 ? null : 'invalid-request');
+    }
+  });
+
+  test.each<[string, Partial<FileFacts>, number | null, boolean]>([
+    ['root, whoever runs the service', { uid: 0 }, 990, true],
+    ["the service's user", { uid: 990 }, 990, true],
+    ['another user', { uid: 1000 }, 990, false],
+    ['another user, root runs the service', { uid: 1000 }, 0, false],
+    ['nobody: a system without owners', { uid: 0, mode: 0o666 }, null, true],
+  ])('from a file of %s', (_who, facts, processUid, isTaken) => {
+    for (const kind of ['file', 'credential'] as const)
+      expect(refusalOf(kind, { isFile: true, uid: 0, mode: 0o400, ...facts }, processUid) === null).toBe(isTaken);
   });
 });
