@@ -76,7 +76,8 @@ async function acceptUpload(parts: AcceptParts, upload: Upload, tokenId: string)
     }
     const taken = await database.takenNumbers(tokenId, numbersOf(verdict.batches));
     const batches = parkTaken(verdict.batches, taken);
-    const stored = await database.store(tokenId, token.head, batches, verdict.next, wallMs());
+    const judged = { ...token.head, succession: facts.keys.all.at(-1)?.serial ?? 0 };
+    const stored = await database.store(tokenId, judged, batches, verdict.next, wallMs());
     if (stored === 'moved') continue;
     // The batches are durable now. A crash from here on loses only the answer, and the repeat gets it.
     for (const entry of batches.flatMap((batch) => batch.entries))

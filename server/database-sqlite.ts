@@ -14,6 +14,7 @@ import {
   type Database,
   type EntryPlace,
   type EntryQuery,
+  type Judged,
   type NewBatch,
   type RecoveryCode,
   type RecoveryState,
@@ -199,17 +200,13 @@ class SqliteDatabase implements Database {
     });
   }
 
-  async store(
-    tokenId: string,
-    expected: ChainHead,
-    batches: readonly NewBatch[],
-    next: ChainHead,
-    atMs: number,
-  ): Promise<'stored' | 'moved'> {
+  async store(tokenId: string, expected: Judged, batches: readonly NewBatch[], next: ChainHead, atMs: number): Promise<'stored' | 'moved'> {
     return this.#transact('BEGIN IMMEDIATE', (sql) => {
       const token = sql.tokenRow.get(tokenId);
       if (token === undefined) return 'moved';
       const id = countOf(token, 'id');
+      // Batches of a key that another one was let take over from meanwhile would stand where that one's belong.
+      if (sql.successionsSince.get(id, expected.succession ?? 0) !== undefined) return 'moved';
       const documents = batches.reduce((sum, batch) => sum + batch.entries.filter((entry) => entry.number !== null).length, 0);
       const { changes } = sql.moveHead.run(
         next.batchIndex,

@@ -105,6 +105,12 @@ export interface SuccessionRecord {
   readonly madeAtMs: number;
 }
 
+/** What batches were judged by. */
+export interface Judged extends ChainHead {
+  /** Serial of the newest succession then; left out: there was none. */
+  readonly succession?: number;
+}
+
 /** Permission to put one ledger on another key. */
 export interface RecoveryCode {
   /** SHA-256 of the code, hex. */
@@ -146,10 +152,10 @@ export interface Database {
   /** Those of `numbers` that a stored document of the token bears. */
   takenNumbers(tokenId: string, numbers: readonly string[]): Promise<ReadonlySet<string>>;
   /**
-   * Adds consecutive batches behind `expected` and moves the head to `next`; `moved` (nothing stored) when the head is no longer `expected`.
-   * No batches: only the time of contact.
+   * Adds consecutive batches behind `expected` and moves the head to `next`; `moved` (nothing stored) when the head is no longer `expected`, or
+   * another key was let go on since. No batches: only the time of contact.
    */
-  store(tokenId: string, expected: ChainHead, batches: readonly NewBatch[], next: ChainHead, atMs: number): Promise<'stored' | 'moved'>;
+  store(tokenId: string, expected: Judged, batches: readonly NewBatch[], next: ChainHead, atMs: number): Promise<'stored' | 'moved'>;
   /** Keeps the alarm; the same one twice is one, and beyond tokenMaxAlarms none is added. */
   raiseAlarm(tokenId: string, alarm: Alarm): Promise<void>;
   /** Those that are not settled, in the order in which they were raised. */

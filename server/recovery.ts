@@ -90,15 +90,27 @@ export async function recoverKey(parts: TicketParts, body: Uint8Array): Promise<
   });
 }
 
-/** Answers what waits for the recovery key of a ledger, with the key in hand. The number of answers. */
+/**
+ * Answers what waits for the recovery key of a ledger, with the key in hand. The number of answers. Throws invalid-request where nothing of what
+ * waits can be answered.
+ */
 export async function answerWaiting(parts: TicketParts, tokenId: string, open: Opener): Promise<number> {
   const waiting = await parts.database.waitingRecoveries(tokenId);
+  let answered = 0;
+  let refused: unknown = null;
   for (const { codeHash, asked } of waiting) {
     if (asked === null) continue;
-    const reply = await sealReply(open, asked.slot, asked.replyKey, Buffer.from(tokenId, 'hex'));
-    await parts.database.replyRecovery(codeHash, asked.replyKey, reply);
+    try {
+      const reply = await sealReply(open, asked.slot, asked.replyKey, Buffer.from(tokenId, 'hex'));
+      await parts.database.replyRecovery(codeHash, asked.replyKey, reply);
+      answered += 1;
+    } catch (thrown) {
+      if (!(thrown instanceof UkeyError) || thrown.code !== 'invalid-request') throw thrown;
+      refused = thrown; // one that was asked for with a wrong copy keeps no other one waiting
+    }
   }
-  return waiting.length;
+  if (answered === 0 && refused !== null) throw refused;
+  return answered;
 }
 
 /** Throws invalid-request where the slot is not of this ledger, or not sealed to the recovery key. */
@@ -138,10 +150,7 @@ async function trySucceed(parts: TicketParts, request: SuccessionRequest, keyId:
   const successions = await database.successions(tokenId);
   const { fromBatch, previousSealHash, spki } = request;
   const mine = successions.find((one) => one.keyId === keyId);
-  if (mine !== undefined) {
-    if (mine.fromBatch === fromBatch && same(mine.previousSealHash, previousSealHash)) return answerOf(parts, mine.signed);
-    return refuse('bad-request', 'this key has gone on with the ledger at another batch already: take a blank token');
-  }
+  if (mine !== undefined) return again(parts, token, mine, request, mine === successions.at(-1));
   const contradiction = contradictionOf(token, successions.at(-1) ?? null, request, recovery.supersedes);
   if (contradiction !== null) return contradiction;
   const madeAtMs = wallMs();
@@ -152,7 +161,7 @@ async function trySucceed(parts: TicketParts, request: SuccessionRequest, keyId:
     ...{ tokenId, serial, fromBatch },
     previousSealHash: hex(previousSealHash),
     certificate: Buffer.from(certificate).toString('base64'),
-    reason: 'token-lost',
+    reason: request.reason,
     issuedAt: new Date(madeAtMs).toISOString(),
   };
   const record = { serial, keyId, fromBatch, previousSealHash, signed: authority.signDocument(content), madeAtMs };
@@ -166,6 +175,22 @@ async function trySucceed(parts: TicketParts, request: SuccessionRequest, keyId:
     case 'moved':
       return null;
   }
+}
+
+/** The same key asks once more: whoever has already gone on from there, this key or another, would do so a second time. */
+function again(
+  parts: TicketParts,
+  { head }: TokenState,
+  mine: SuccessionRecord,
+  { fromBatch, previousSealHash }: SuccessionRequest,
+  isNewest: boolean,
+): SuccessionAnswer | Refusal {
+  if (mine.fromBatch !== fromBatch || !same(mine.previousSealHash, previousSealHash))
+    return refuse('bad-request', 'this key has gone on with the ledger at another batch already: take a blank token');
+  if (!isNewest) return refuse('fork', 'another key goes on with this ledger since: take a blank token');
+  if (head.batchIndex >= fromBatch)
+    return refuse('fork', `the server has batch ${head.batchIndex}, which this key has sealed: restore from its own copy`);
+  return answerOf(parts, mine.signed);
 }
 
 function contradictionOf(

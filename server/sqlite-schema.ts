@@ -131,6 +131,7 @@ export const statementSql = {
   settleAlarms: 'UPDATE alarms SET settled_at = ?, settled_note = ? WHERE token = ? AND settled_at IS NULL',
   successions: 'SELECT serial, key_id, from_batch, made_at, previous_seal_hash, signed FROM successions WHERE token = ? ORDER BY serial',
   successor: 'SELECT 1 AS one FROM successions WHERE key_id = ?',
+  successionsSince: 'SELECT 1 AS one FROM successions WHERE token = ? AND serial > ? LIMIT 1',
   addSuccession: `INSERT INTO successions (token, serial, key_id, from_batch, made_at, previous_seal_hash, signed) VALUES (?, ?, ?, ?, ?, ?, ?)`,
   headIs: 'SELECT 1 AS one FROM tokens WHERE id = ? AND head_batch = ? AND head_seal_hash = ?',
   addRecovery: 'INSERT INTO recoveries (code_hash, token, made_at, expires_at, supersedes) VALUES (?, ?, ?, ?, ?)',

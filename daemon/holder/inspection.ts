@@ -1,4 +1,5 @@
-// Owns: looking at FLASH and mirror before either is written: whether at least one of them is as new as the KEY's anchor.
+// Owns: looking at FLASH and mirror before either is written: whether at least one of them is as new as the KEY's anchor, and what a FLASH holds that is to
+// be written over.
 // Invariants: nothing is written; a side that cannot be read alone decides nothing (the two may heal each other), the check after opening does;
 // one side that is new enough suffices, because opening takes what is newer from it.
 import { UkeyError } from '#ipc-schema/errors.ts';
@@ -16,6 +17,25 @@ export async function refuseRollback(anchor: Anchor | null, flash: Device, mirro
   if (onMirror !== null && isNewEnough(anchor, onMirror)) return;
   if (onFlash === null || (isMirror && onMirror === null)) return;
   judgeAge(anchor, onFlash);
+}
+
+/**
+ * Before a store is written over with a copy of the store `storeId` that ends at `lastBatch`, whatever the consent: throws `halted` where that would cost
+ * batches that the copy lacks, or another ledger. A store that cannot be read alone is no loss.
+ */
+export async function refuseLoss(target: Device, dataKey: Uint8Array, storeId: Uint8Array, lastBatch: number): Promise<void> {
+  const header = await readStoreHeader(target).catch(() => null);
+  if (header === null) return;
+  if (Buffer.compare(header.storeId, storeId) !== 0) {
+    throw new UkeyError('halted', `${target.path} holds another ledger, of token ${Buffer.from(header.tokenKeyId).toString('hex')}`, {
+      action: 'Nothing was written. Take another FLASH.',
+    });
+  }
+  const found = await findingsOn(target, dataKey);
+  if (found === null || found.lastBatch <= lastBatch) return;
+  throw new UkeyError('halted', `${target.path} ends at batch ${found.lastBatch} of this ledger, and the copy at batch ${lastBatch}`, {
+    action: 'Nothing was written. Copy that FLASH to a file, and restore from it; or take another FLASH.',
+  });
 }
 
 function isNewEnough(anchor: Anchor, found: Findings): boolean {

@@ -1,16 +1,21 @@
 // Owns: a lost FLASH made anew from a copy of its store (the mirror, or the FLASH of a dead KEY), for the same KEY or for another one that goes on with the
 // ledger: begin, unlock (another KEY only), finish.
 // Invariants: the copy is read only, and verified to its head before anything is written; a FLASH that is not blank is only erased when asked; its
-// superblocks are written last, so that a crash before leaves a blank FLASH and the whole is repeated. The same KEY takes no copy that is older
-// than what it has seen. The data key comes sealed to a key of this process, lives here between two steps, and is overwritten when they end.
+// superblocks are written last, so that a crash before leaves a blank FLASH and the whole is repeated. No KEY takes a copy that is older than what it has
+// seen, and no store is written over that holds more of the ledger than the copy, or another one. The data key comes sealed to a key of this process,
+// lives here between two steps, and is overwritten when they end.
 // Must not: talk to a server; who calls does.
 import { X509Certificate } from 'node:crypto';
+import { stat } from 'node:fs/promises';
+import path from 'node:path';
 import { makeReplyKey, type ReplyKey } from '#ground/hpke.ts';
+import { handsOver } from '#ipc-schema/admin.ts';
+import { decodeBatch } from '#ipc-schema/batch.ts';
 import { keyIdOfSpki, makeSign1 } from '#ipc-schema/cose.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { keyRequestPayload, successionRequestPayload } from '#ipc-schema/recovery.ts';
 import { newestSigner, type Signers } from '#ipc-schema/signers.ts';
-import { withSuccession } from '#ipc-schema/succession.ts';
+import { type SuccessionReason, withSuccession } from '#ipc-schema/succession.ts';
 import { recoveryReplyInfo } from '#ipc-schema/upstream.ts';
 import type { Device } from '#store/device.ts';
 import { openLog, readStoreHeader } from '#store/log.ts';
@@ -18,11 +23,12 @@ import { restoreFromMirror } from '#store/restore.ts';
 import type { KeySlot, StoreHeader } from '#store/store.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token } from '#token/token.ts';
-import { bindAnchor, judgeAge, readAnchor } from './anchor.ts';
+import { type Anchor, bindAnchor, judgeAge, readAnchor } from './anchor.ts';
 import type { Chain } from './chain.ts';
 import { type Access, refuseReadOnly } from './errands.ts';
 import type { Mount, RestoreBegun, RestoreOptions, SuccessionGrant } from './holder.ts';
 import { checkTurn, decodeIdentity, encodeIdentity, identityWith } from './identity.ts';
+import { refuseLoss } from './inspection.ts';
 import { compareWith, readChain, recoveryMethod, unwrapFirst } from './mounting.ts';
 import { openOrCreate } from './parts.ts';
 import { spendTry } from './try.ts';
@@ -70,7 +76,8 @@ export class Restoration {
     const { from, erase, ticket } = options;
     if (access.open() !== null) throw new UkeyError('invalid-request', 'a ledger is open', { action: 'Log out first (ukeyctl logout).' });
     refuseReadOnly(parts);
-    if (from === parts.flashPath) throw new UkeyError('invalid-request', 'from: a FLASH cannot be restored from itself', { field: 'from' });
+    if (parts.flashPath !== null && (await isSamePlace(from, parts.flashPath)))
+      throw new UkeyError('invalid-request', 'from: a FLASH cannot be restored from itself', { field: 'from' });
     const header = await this.#readHeader(from);
     const token = await access.presentOrBlank(erase);
     const { provisioned } = token.facts();
@@ -101,14 +108,21 @@ export class Restoration {
     const token = await this.#access.present();
     const dataKey = await succession.reply.open(sealedDataKey, recoveryReplyInfo);
     try {
-      const copy = await this.#readCopy(from, dataKey);
+      let reason: SuccessionReason = 'token-lost';
+      const copy = await this.#readCopy(from, dataKey, async ({ chain }, log) => {
+        const [newest] = chain.nextBatch > 1 ? await log.read(chain.nextBatch - 1, 1) : [];
+        if (newest !== undefined && handsOver(decodeBatch(newest.payload))) reason = 'token-replaced';
+      });
       const { code, tokenId } = succession;
       const { nextBatch: fromBatch, headSealHash: previousSealHash } = copy.chain;
+      // Before the authority is asked: what it grants rules out whatever follows the copy.
+      refuseSealed(readAnchor(token), copy);
+      await this.#refuseLoss(dataKey, copy);
       if (!isSame(copy.signers.tokenId, tokenId))
         throw new UkeyError('invalid-request', 'the copy is of another ledger than the ticket', { field: 'ticket' });
       if (fromBatch < 2)
         throw new UkeyError('invalid-request', 'the copy holds no batch: provision the token for a new ledger', { field: 'from' });
-      const request = signed(token, spki, successionRequestPayload({ spki, code, tokenId, fromBatch, previousSealHash }));
+      const request = signed(token, spki, successionRequestPayload({ spki, code, tokenId, fromBatch, previousSealHash, reason }));
       this.#unlocked = { dataKey, copy };
       return request;
     } catch (thrown) {
@@ -131,6 +145,7 @@ export class Restoration {
         : this.#forSuccessor(begun, token, grant));
       const tokenKeyId = keyIdOfSpki(begun.spki);
       target = await openOrCreate(access.parts);
+      await refuseLoss(target, dataKey, copy.storeId, copy.chain.nextBatch - 1);
       // The KEY knows the store before it exists: a crash in between leaves a FLASH that is restored again.
       if (grant !== null) bindAnchor(token, copy.storeId);
       await this.#write(begun, target, dataKey, { tokenKeyId, slots, ...(identity === null ? {} : { identity }) });
@@ -168,6 +183,22 @@ export class Restoration {
     const before = this.#begun;
     const isSameErrand = before?.from === from && before.succession?.code === ticket?.code && isSame(before.spki, spki);
     return (isSameErrand ? before.succession?.reply : undefined) ?? makeReplyKey();
+  }
+
+  async #refuseLoss(dataKey: Uint8Array, { storeId, chain }: Copy): Promise<void> {
+    const { parts } = this.#access;
+    let target: Device;
+    try {
+      target = await parts.openDevice(true);
+    } catch (thrown) {
+      if (parts.createDevice !== undefined && thrown instanceof UkeyError && thrown.code === 'no-token') return; // it will be made
+      throw thrown;
+    }
+    try {
+      await refuseLoss(target, dataKey, storeId, chain.nextBatch - 1);
+    } finally {
+      await target.close();
+    }
   }
 
   async #readHeader(from: string): Promise<StoreHeader> {
@@ -260,6 +291,21 @@ export class Restoration {
       await source.close();
     }
   }
+}
+
+/** This KEY went on with the ledger before, further than the copy: from the copy on it would seal other batches of the same index. Throws `halted`. */
+function refuseSealed(anchor: Anchor | null, { storeId, chain }: Copy): void {
+  if (anchor === null || !isSame(anchor.storeId, storeId) || anchor.batchIndex < chain.nextBatch) return;
+  throw new UkeyError('halted', `this KEY has sealed batch ${anchor.batchIndex} of the ledger, and the copy ends before it`, {
+    action: 'Nothing was written. Restore from its own mirror, or from a copy that is newer.',
+  });
+}
+
+/** One file or device under two names (a link, another path). */
+async function isSamePlace(one: string, other: string): Promise<boolean> {
+  const [a, b] = await Promise.all([one, other].map((name) => stat(name).catch(() => null)));
+  if (a == null || b == null) return path.resolve(one) === path.resolve(other); // not there: opening will say so
+  return a.isBlockDevice() && b.isBlockDevice() ? a.rdev === b.rdev : a.dev === b.dev && a.ino === b.ino;
 }
 
 const askForTicket = 'Ask headquarters for a recovery ticket (ticket-server recover), and name it with --ticket.';

@@ -1,5 +1,5 @@
 import { generateKeyPairSync } from 'node:crypto';
-import { copyFileSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import { LedgerCheck } from '#ctl/ledger-check.ts';
@@ -165,7 +165,9 @@ describe('a FLASH that was lost', { timeout: 60_000 }, () => {
     const { mirror, kept } = await lose(rig, ['flash.img']);
     writeFileSync(inside(rig, 'token', 'flash.img'), Buffer.alloc(statSync(path.join(kept, 'flash.img')).size, 7));
     await expect(restore(rig, { from: mirror })).rejects.toMatchObject({ code: 'halted' });
-    await expect(restore(rig, { from: inside(rig, 'token', 'flash.img'), erase: true })).rejects.toMatchObject({ code: 'invalid-request' });
+    symlinkSync(inside(rig, 'token', 'flash.img'), inside(rig, 'another-name'));
+    for (const from of [inside(rig, 'token', 'flash.img'), inside(rig, 'another-name')])
+      await expect(restore(rig, { from, erase: true })).rejects.toMatchObject({ code: 'invalid-request' });
     await restore(rig, { from: mirror, erase: true });
     await expectAllSold(rig, sold);
   });
@@ -209,6 +211,41 @@ describe('a token that died', { timeout: 60_000 }, () => {
     await rig.running.close();
     await expectLedgersHold(rig, tokenId);
     await rig.startLocked();
+  });
+
+  test('leaves a FLASH that is not written over with a copy that lacks some of it', async () => {
+    const { rig, sold } = await shop();
+    const tokenId = await tokenIdOf(rig);
+    await rig.running.close();
+    const [old, newest] = [inside(rig, 'old.img'), inside(rig, 'newest.img')];
+    copyFileSync(inside(rig, 'token', 'flash.img'), old);
+    await rig.stopServer();
+    await rig.startLocked();
+    await rig.admin.call('session.login', { pin: rigPin });
+    const till = await rig.connectTill();
+    sold.set('f', await till.call('invoice.issue', sale('f')));
+    till.close();
+    await lose(rig, ['key.json']);
+    await rig.startServer();
+    const ticket = await rig.server.createRecoveryTicket({ tokenId });
+    await expect(restore(rig, { from: old, ticket, erase: true, ...blankToken })).rejects.toMatchObject({ code: 'halted' });
+    copyFileSync(inside(rig, 'token', 'flash.img'), newest);
+    await restore(rig, { from: newest, ticket, erase: true });
+    await expectAllSold(rig, sold);
+  });
+
+  test('leaves a ledger that is written over no other one', async () => {
+    const { rig } = await shop();
+    const other = await shop();
+    const tokenId = await tokenIdOf(rig);
+    const { mirror } = await lose(rig);
+    await other.rig.running.close();
+    copyFileSync(inside(other.rig, 'token', 'flash.img'), inside(rig, 'token', 'flash.img'));
+    const before = readFileSync(inside(rig, 'token', 'flash.img'));
+    const ticket = await rig.server.createRecoveryTicket({ tokenId });
+    await expect(restore(rig, { from: mirror, ticket, erase: true, ...blankToken })).rejects.toMatchObject({ code: 'halted' });
+    expect(readFileSync(inside(rig, 'token', 'flash.img')).equals(before)).toBe(true);
+    await other.rig.startLocked();
   });
 
   test('gives evidence that is proven with the certificate of its time', async () => {

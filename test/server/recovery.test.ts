@@ -14,7 +14,9 @@ import {
 import { openSuccession } from '#ipc-schema/succession.ts';
 import { mediaTypes, paths, recoveryInfoOf } from '#ipc-schema/upstream.ts';
 import { openAuthority } from '#server/authority.ts';
+import { openSqliteDatabase } from '#server/database-sqlite.ts';
 import { recover } from '#server/recover-command.ts';
+import { answerWaiting, recoverKey } from '#server/recovery.ts';
 import { rawPublicKey, sealTo } from '#server/seal.ts';
 import { openDirectory } from '#server/serve.ts';
 import { BuiltToken } from '#test/support/batch-builder.ts';
@@ -50,9 +52,9 @@ function askSuccession(key: BuiltToken, change: { fromBatch?: number; previousSe
   );
 }
 
-async function succeed(key: BuiltToken): Promise<Uint8Array> {
+async function succeed(key: BuiltToken, change: { fromBatch?: number; previousSealHash?: Uint8Array } = {}): Promise<Uint8Array> {
   expect((await askKey(key)).status).toBe(200);
-  const reply = await askSuccession(key);
+  const reply = await askSuccession(key, change);
   expect(reply.status).toBe(200);
   const answer = successionAnswerSchema.parse(JSON.parse(reply.body.toString('utf8')));
   return Buffer.from(answer.succession, 'base64');
@@ -116,6 +118,24 @@ describe('a succession', () => {
     expect(openSuccession(signed, publicKey)).toMatchObject({ serial: 2, fromBatch: 3 });
   });
 
+  test('is not given a second time from where its key, or another one, has gone on since', async () => {
+    const key = new BuiltToken();
+    const signed = await succeed(key);
+    const before = { ...enrolled.token.head };
+    key.goOn(enrolled.token);
+    await rig.acknowledged(enrolled, [key.batch(carried(signed))]);
+    const from = { fromBatch: before.batchIndex + 1, previousSealHash: before.sealHash };
+    expect(refusalIn(await askSuccession(key, from))).toMatchObject({ code: 'fork' });
+  });
+
+  test('is not given again to a key whose place another one has taken', async () => {
+    const [first, firstTicket] = [new BuiltToken(), ticket];
+    await succeed(first);
+    ticket = await rig.server.createRecoveryTicket({ tokenId: enrolled.token.tokenId, supersedes: true });
+    await succeed(new BuiltToken());
+    expect(refusalIn(await askSuccession(first, { code: firstTicket.code }))).toMatchObject({ code: 'fork' });
+  });
+
   test('is refused to a key that is enrolled, and too old a ticket is none', async () => {
     await askKey(enrolled.token);
     expect(refusalIn(await askSuccession(enrolled.token))).toMatchObject({ code: 'bad-request' });
@@ -153,6 +173,23 @@ describe('after a succession', () => {
     expect(refusalIn(await rig.send(enrolled, [stranger.batch(1)]))).toMatchObject({ code: 'bad-signature' });
   });
 
+  test('a batch of the old key that is being judged when the new one is let go on is not stored', async () => {
+    const { token } = enrolled;
+    const database = openSqliteDatabase(path.join(rig.directory, 'tickets.db'));
+    const taken = database.takenNumbers.bind(database);
+    const { batchIndex, sealHash: previousSealHash } = token.head;
+    const old = token.batch(1);
+    database.takenNumbers = async (...request) => {
+      database.takenNumbers = taken;
+      await succeed(new BuiltToken(), { fromBatch: batchIndex + 1, previousSealHash });
+      return await taken(...request);
+    };
+    await rig.restart({ database });
+    expect(refusalIn(await rig.send(enrolled, [old]))).toMatchObject({ code: 'fork' });
+    const view = JSON.parse((await rig.client.ask(`/v1/tokens/${token.tokenId}`)).body.toString('utf8')) as { upToBatch: number };
+    expect(view.upToBatch).toBe(2);
+  });
+
   test('a backlog of the old key arrives, and one that leads elsewhere is a fork', async () => {
     const { token } = enrolled;
     const behind = token.batch(2);
@@ -181,6 +218,27 @@ describe('ticket-server recover', () => {
     await expect(recover(parts, { ...base, recoveryKey: `${file}.key` })).rejects.toMatchObject({ code: 'invalid-request' });
     await expect(recover(parts, { ...base, recoveryKey: `${file}.none` })).rejects.toMatchObject({ code: 'invalid-request' });
     rmSync(file);
+    await parts.database.close();
+  });
+
+  test('answers what can be answered: a request with the slot of another ledger keeps none waiting', async () => {
+    const parts = await openDirectory({ directory: rig.directory });
+    const { openRecovery } = parts.authority;
+    if (openRecovery === null) throw new Error('the recovery key is away');
+    const withoutKey = { ...parts, authority: { ...parts.authority, openRecovery: null } };
+    const { tokenIdBytes: tokenId } = enrolled.token;
+    const wait = async (ledger: Uint8Array): Promise<void> => {
+      const { code } = await rig.server.createRecoveryTicket({ tokenId: enrolled.token.tokenId });
+      const slot = await sealTo(parts.authority.recoveryPublicKey, recoveryInfoOf(ledger), new Uint8Array(32).fill(7));
+      const replyKey = rawPublicKey(generateKeyPairSync('ec', { namedCurve: 'P-256' }).publicKey);
+      const key = new BuiltToken();
+      const request = key.sign(keyRequestPayload({ spki: key.spki, serial: 'S', code, tokenId, slot, replyKey }));
+      expect(await recoverKey(withoutKey, request)).toMatchObject({ kind: 'refused', refusal: { code: 'no-recovery-key' } });
+    };
+    await wait(new Uint8Array(16));
+    await expect(answerWaiting(parts, enrolled.token.tokenId, openRecovery)).rejects.toMatchObject({ code: 'invalid-request' });
+    await wait(tokenId);
+    expect(await answerWaiting(parts, enrolled.token.tokenId, openRecovery)).toBe(1);
     await parts.database.close();
   });
 });

@@ -221,6 +221,19 @@ export function databaseSuite(name: string, makePlace: () => Promise<DatabasePla
       expect((await database.findToken(tokenId))?.lastContactMs).toBe(1);
     });
 
+    test('nothing is stored of what was judged before another key was let go on', async () => {
+      const start = await enrolled();
+      const one = batch(1, [entry(1)]);
+      await database.store(tokenId, start, [one], headAfter(one), 1);
+      await database.addRecovery({ codeHash: 'r', tokenId, madeAtMs: 1, expiresAtMs: 9, supersedes: false });
+      await database.bindRecovery('r', 'key-1', Uint8Array.of(1), Uint8Array.of(2));
+      const succession = { serial: 1, keyId: 'key-1', fromBatch: 2, previousSealHash: one.sealHash, signed: Uint8Array.of(5), madeAtMs: 6 };
+      expect(await database.succeed('r', tokenId, headAfter(one), succession)).toBe('succeeded');
+      const two = batch(2, [entry(2)]);
+      expect(await database.store(tokenId, headAfter(one), [two], headAfter(two), 2)).toBe('moved');
+      expect(await database.store(tokenId, { ...headAfter(one), succession: 1 }, [two], headAfter(two), 2)).toBe('stored');
+    });
+
     test('one of a run that cannot be stored leaves all of it out', async () => {
       const start = await enrolled();
       const one = batch(1, [entry(1)]);

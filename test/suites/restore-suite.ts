@@ -190,6 +190,12 @@ export function describeRestore(name: string, makeRig: () => Promise<RestoreRig>
       const again = await rig.holder.login(pinBytes(), false);
       await rig.holder.commit(new DraftMaker(again).next(['e'])).durable;
       expect(await walk(rig.holder, again, authority)).toEqual(['a', 'b', 'c', text, 'd', 'e']);
+      // Its own FLASH is lost now: the dead KEY's copy lacks what this one has sealed since.
+      await rig.loseFlash();
+      const late = await rig.holder.beginRestore(options(from, { ticket: ticket() }));
+      if (late.kind === 'own') throw new Error('another KEY is not the same');
+      expect(await codeOf(rig.holder.unlockRestore(await authority.sealedDataKey(openKeyRequest(late.request))))).toBe('halted');
+      expect(await codeOf(rig.holder.finishRestore(grant))).toBe('invalid-request');
     });
 
     test('a data key of another store, and a copy of another ledger than the ticket, are refused', async () => {

@@ -225,9 +225,9 @@ export const seededBugs: readonly SeededBug[] = [
   {
     name: 'server answers before it stored',
     file: 'server/accept.ts',
-    find: 'const stored = await database.store(tokenId, token.head, batches, verdict.next, wallMs());',
+    find: 'const stored = await database.store(tokenId, judged, batches, verdict.next, wallMs());',
     replace:
-      "const stored: string = 'stored';\n    void database.store(tokenId, token.head, batches, verdict.next, wallMs()).catch(() => undefined);",
+      "const stored: string = 'stored';\n    void database.store(tokenId, judged, batches, verdict.next, wallMs()).catch(() => undefined);",
     test: 'server/upload.test.ts',
     only: 'an answer that was lost',
   },
