@@ -2,11 +2,12 @@
 // Invariants: a row is found from the moment it is added: in memory first, then in the lookup, so that nothing falls between; rows are written in
 // batch order, each with the head that it leads to; a failed write loses nothing: the rows stay and are tried again; no more than unwrittenMaxRows
 // wait: past that the ledger takes nothing new (`full`). A new key asks the lookup only until the filter has learned all that were used before.
-// A lookup that cannot be read is told once (`onBroken`): it is a cache and is made anew.
+// A lookup that is damaged is told (`onBroken`), and told again at each question, because whoever heard it first may not have been able to act yet: it is
+// a cache and is made anew.
 import { type Log, whyOf } from '#ground/log.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { KeyFilter } from './key-filter.ts';
-import type { IndexHead, IndexRow, Lookup } from './lookup.ts';
+import { type IndexHead, type IndexRow, isDamage, type Lookup } from './lookup.ts';
 
 const unwrittenMaxRows = 50_000;
 const rowsPerWrite = 1_024;
@@ -113,6 +114,7 @@ export class LedgerIndex {
 
   async #ask<T>(question: (lookup: Lookup) => Promise<T>): Promise<T> {
     try {
+      if (this.#broken) throw new UkeyError('internal', 'the index is broken');
       return await question(this.#parts.lookup);
     } catch (cause) {
       this.#break(cause);
@@ -121,9 +123,9 @@ export class LedgerIndex {
   }
 
   #break(cause: unknown): void {
-    if (this.#broken || this.#closed) return;
+    if (this.#closed) return;
+    if (!this.#broken) this.#parts.log.error('the index is damaged and is made anew', { why: whyOf(cause) });
     this.#broken = true;
-    this.#parts.log.error('the index cannot be read and is made anew', { why: whyOf(cause) });
     this.#parts.onBroken();
   }
 
@@ -157,6 +159,8 @@ export class LedgerIndex {
     try {
       await this.#parts.lookup.write(rows, last.head);
     } catch (error) {
+      // What waiting does not mend would end with a ledger that takes nothing any more (`full`).
+      if (isDamage(error)) return this.#break(error);
       this.#parts.log.warn('the index cannot be written; rows wait in memory', { why: whyOf(error), rows: this.#rowCount });
       this.#arm(retryMs);
       return;

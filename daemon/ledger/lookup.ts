@@ -77,6 +77,12 @@ function keepToOwner(path: string): void {
   for (const suffix of suffixes) if (existsSync(path + suffix)) chmodSync(path + suffix, ownerOnly);
 }
 
+/** Whether the file itself is spoilt: no full disk, no lock, nothing that passes. */
+export function isDamage(error: unknown): boolean {
+  const code = error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined;
+  return code === 'SQLITE_CORRUPT' || code === 'SQLITE_NOTADB';
+}
+
 type Parameter = string | number;
 
 export class Lookup {

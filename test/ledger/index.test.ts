@@ -13,6 +13,7 @@ import {
 } from 'node:fs';
 import { afterEach, describe, expect, test } from 'vitest';
 import { silentLog } from '#ground/log.ts';
+import { asUkeyError } from '#ipc-schema/errors.ts';
 import { LedgerIndex } from '#ledger/ledger-index.ts';
 import { type IndexRow, keyHashOf, Lookup } from '#ledger/lookup.ts';
 import { openBatch, rowFromLog } from '#ledger/stored.ts';
@@ -172,6 +173,72 @@ describe('an index that is', () => {
     expect(repeated).toBe(true);
     expect((await (await rig.custody.use()).add(documentDraft('new'))).leaf.number).toBe('A-00000041');
   });
+
+  test('damaged where only learning its keys finds it, while the ledger is being opened, is made anew all the same', async () => {
+    const parts: { onOpened?: () => Promise<void> } = {};
+    rig = await LedgerRig.open({ parts });
+    await Promise.all(Array.from({ length: 600 }, (_, at) => rig.ledger.add(documentDraft(`key-${at}`))));
+    await rig.custody.close();
+    spoilRowsWith('A-00000300');
+    parts.onOpened = () => new Promise((resolve) => setTimeout(resolve, 150));
+    await rig.restart();
+    expect(await addAtLast('key-300')).toMatchObject({ repeated: true });
+    expect(await addAtLast('new')).toMatchObject({ repeated: false });
+    await expectWritten();
+  });
+
+  test('damaged where only writing finds it is made anew before the ledger is full of what waits', async () => {
+    rig = await LedgerRig.open();
+    await Promise.all(Array.from({ length: 600 }, (_, at) => rig.ledger.add(documentDraft(`key-${at}`))));
+    await rig.settle();
+    const { write } = Lookup.prototype;
+    let failures = 0;
+    Lookup.prototype.write = () => {
+      failures += 1;
+      Lookup.prototype.write = write;
+      return Promise.reject(Object.assign(new Error('SQLITE_CORRUPT: malformed'), { code: 'SQLITE_CORRUPT' }));
+    };
+    await addAtLast('new');
+    await expect.poll(() => failures).toBe(1);
+    expect(await addAtLast('newer')).toMatchObject({ repeated: false });
+    expect(await addAtLast('new')).toMatchObject({ repeated: true });
+    await expectWritten();
+  });
+
+  /** The table's page that holds this number. */
+  function spoilRowsWith(number: string): void {
+    const pageBytes = 4_096;
+    const tableLeaf = 0x0d; // SQLite's file format, 1.6
+    const bytes = readFileSync(rig.indexFile);
+    const pages = Array.from({ length: bytes.length / pageBytes }, (_, at) => at * pageBytes);
+    const page = pages.find((at) => bytes[at] === tableLeaf && bytes.subarray(at, at + pageBytes).includes(number));
+    if (page === undefined) throw new Error('no page has it');
+    const fd = openSync(rig.indexFile, 'r+');
+    writeSync(fd, Buffer.alloc(pageBytes, 0x5a), 0, undefined, page);
+    closeSync(fd);
+  }
+
+  /** As a till does: the same again while the index is being made anew. */
+  async function addAtLast(key: string): Promise<{ readonly repeated: boolean }> {
+    for (let at = 0; at < 20; at += 1) {
+      try {
+        return await (await rig.custody.use()).add(documentDraft(key));
+      } catch (error) {
+        if (asUkeyError(error).code !== 'busy') throw error;
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+    }
+    throw new Error('busy for ever');
+  }
+
+  /** All that is in the log is in the index's file. */
+  async function expectWritten(): Promise<void> {
+    await rig.custody.close();
+    const { lookup } = await openedLookup();
+    const head = await lookup.head();
+    await lookup.close();
+    expect(head?.batch).toBe(rig.holder.stored.length);
+  }
 
   test('impossible to keep on disk is kept in memory', async () => {
     await filled();
