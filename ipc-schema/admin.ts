@@ -1,5 +1,7 @@
 // Owns: the body of an admin entry: UTF-8 JSON that says what was done to this ledger, as one of a closed list of events.
 // Invariants: an event says what an auditor needs to follow it without asking anybody; nothing secret stands in one.
+import type { Batch } from './batch.ts';
+import { decodeLeaf } from './entry.ts';
 import { decodeJson } from './json.ts';
 import { base64Text, check, z } from './schema.ts';
 
@@ -10,6 +12,10 @@ const tokenIdText = z.string().regex(/^[0-9a-f]{32}$/);
 export const adminEventSchema = z.discriminatedUnion('event', [
   /** Another KEY goes on with this ledger: the authority's signed succession (succession.ts). First entry of the first batch that the new KEY seals. */
   z.strictObject({ event: z.literal('succession'), succession: base64Text }),
+  /** This KEY hands the ledger over, as planned: it seals nothing after this. Last entry of its batch. */
+  z.strictObject({ event: z.literal('handover') }),
+  /** The handover before it is void: nobody has gone on, and this KEY does. First entry of the batch behind. */
+  z.strictObject({ event: z.literal('handover-cancelled') }),
   /** An older FLASH was put back, and the ticket server's copies brought it up to what the KEY has seen, without a loss. */
   z.strictObject({
     event: z.literal('rollback-healed'),
@@ -25,7 +31,7 @@ export const adminEventSchema = z.discriminatedUnion('event', [
     /** Its newest batch that the ticket server has, and the hash of its seal. */
     lastBatch: batchIndex,
     lastSealHash: hashText,
-    /** Its newest batch that its KEY had seen: at least so far went what was lost. */
+    /** Its newest batch that its KEY, or the index beside it, had seen: at least so far went what was lost. */
     anchoredBatch: batchIndex,
   }),
 ]);
@@ -38,4 +44,19 @@ export function encodeAdminEvent(event: AdminEvent): Uint8Array {
 /** Throws invalid-request for another shape. */
 export function decodeAdminEvent(body: Uint8Array): AdminEvent {
   return check(adminEventSchema, decodeJson(body));
+}
+
+/** The event in the body of an admin entry; null for what is none of this list (whoever verifies a ledger uses decodeAdminEvent, and finds it). */
+export function adminEventIn(body: Uint8Array): AdminEvent['event'] | null {
+  try {
+    return decodeAdminEvent(body).event;
+  } catch {
+    return null;
+  }
+}
+
+/** Whether the ledger was handed over with this batch: its KEY seals nothing more. */
+export function handsOver({ entries }: Pick<Batch, 'entries'>): boolean {
+  const last = entries.at(-1);
+  return last !== undefined && decodeLeaf(last.leaf).kind === 'admin' && adminEventIn(last.body) === 'handover';
 }

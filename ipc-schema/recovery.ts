@@ -1,13 +1,14 @@
 // Owns: what crosses the line when another KEY goes on with a ledger: the recovery ticket, the two requests of the new key, and their answers.
 // 1. POST /v1/recover-key: COSE_Sign1 by the new key over CBOR [1, "recover-key", spki, serial, code, tokenId, slot, replyKey]: the server opens the
 //    store's recovery slot with the authority's recovery key and answers the data key, sealed to replyKey: recoveredKeySchema.
-// 2. POST /v1/succeed: COSE_Sign1 by the new key over CBOR [1, "succeed", spki, code, tokenId, fromBatch, previousSealHash]: where its ledger ended
+// 2. POST /v1/succeed: COSE_Sign1 by the new key over CBOR [1, "succeed", spki, code, tokenId, fromBatch, previousSealHash, reason]: where its ledger ended
 //    is known only once the store is open. The answer is the succession: successionAnswerSchema.
 // Invariants: a code belongs to the first key that used it; that key may repeat both requests and gets the same succession. Pure.
 import { decodeCbor, encodeCbor, FieldReader, malformed } from './cbor.ts';
 import { decodeSign1, keyIdOfSpki, publicKeyFromSpki, type Sign1, toBeSigned, verifySignature } from './cose.ts';
 import { hashBytes } from './merkle.ts';
 import { base64Text, check, nameText, text, z } from './schema.ts';
+import { type SuccessionReason, successionReasons } from './succession.ts';
 
 export const recoveryPaths = { key: '/v1/recover-key', succession: '/v1/succeed' } as const;
 
@@ -37,6 +38,7 @@ export interface SuccessionRequest {
   /** First batch that the new key would seal. */
   readonly fromBatch: number;
   readonly previousSealHash: Uint8Array;
+  readonly reason: SuccessionReason;
 }
 
 export function keyRequestPayload({ spki, serial, code, tokenId, slot, replyKey }: KeyRequest): Uint8Array {
@@ -61,8 +63,8 @@ export function openKeyRequest(bytes: Uint8Array): KeyRequest {
   return request;
 }
 
-export function successionRequestPayload({ spki, code, tokenId, fromBatch, previousSealHash }: SuccessionRequest): Uint8Array {
-  return encodeCbor([1, 'succeed', spki, code, tokenId, fromBatch, previousSealHash]);
+export function successionRequestPayload({ spki, code, tokenId, fromBatch, previousSealHash, reason }: SuccessionRequest): Uint8Array {
+  return encodeCbor([1, 'succeed', spki, code, tokenId, fromBatch, previousSealHash, reason]);
 }
 
 /** Throws invalid-request unless the sender holds the private key of the public key inside. */
@@ -74,11 +76,18 @@ export function openSuccessionRequest(bytes: Uint8Array): SuccessionRequest {
     tokenId: fields.bytes('tokenId', tokenIdBytes),
     fromBatch: fields.count('fromBatch'),
     previousSealHash: fields.bytes('previousSealHash', hashBytes),
+    reason: reasonIn(fields.text('reason')),
   };
   fields.end();
   if (request.fromBatch < 2) throw malformed('succeed', 'is of a ledger without a batch: there is nothing to go on with');
   proven(sign1, request, 'succeed');
   return request;
+}
+
+function reasonIn(text: string): SuccessionReason {
+  const reason = successionReasons.find((one) => one === text);
+  if (reason === undefined) throw malformed('succeed', 'has a reason that is none');
+  return reason;
 }
 
 function begin(bytes: Uint8Array, purpose: string): { readonly sign1: Sign1; readonly fields: FieldReader } {
@@ -139,6 +148,8 @@ export const restoredSchema = z.strictObject({
   tokenId: z.string(),
   /** Another KEY goes on with the ledger. */
   successor: z.boolean(),
+  /** The KEY before it had handed the ledger over. */
+  planned: z.boolean(),
   batches: z.int().min(0),
   entries: z.int().min(0),
   keyWrapping: z.string(),

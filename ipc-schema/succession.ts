@@ -22,7 +22,9 @@ import {
   type Succeed,
 } from './signers.ts';
 
+/** `token-replaced`: the key before it had handed the ledger over (admin.ts). */
 export const successionReasons = ['token-lost', 'token-replaced'] as const;
+export type SuccessionReason = (typeof successionReasons)[number];
 
 export const successionSchema = z.strictObject({
   format: z.literal('ukey-succession/1'),

@@ -6,6 +6,7 @@
 import type { KeyObject } from 'node:crypto';
 import { X509Certificate } from 'node:crypto';
 import { arithmeticFaults, readChecked } from '#ctl/document-check.ts';
+import { HandoverCheck, refuseSuccession } from '#ctl/handover-check.ts';
 import { decodeBatch, decodeSeal } from '#ipc-schema/batch.ts';
 import { malformed } from '#ipc-schema/cbor.ts';
 import { type ChartedSeries, type Charter, charterSchema, openCharter } from '#ipc-schema/charter.ts';
@@ -17,7 +18,7 @@ import { decodeJson } from '#ipc-schema/json.ts';
 import { type Money, money, zero } from '#ipc-schema/money.ts';
 import { check } from '#ipc-schema/schema.ts';
 import { newestSigner, type Signers } from '#ipc-schema/signers.ts';
-import { signersOf, succeedBy, successionOf } from '#ipc-schema/succession.ts';
+import { signersOf, succeedBy } from '#ipc-schema/succession.ts';
 import { openTemplate, type Template, templateSchema } from '#ipc-schema/template.ts';
 import { decodeAcknowledgementBody, openAcknowledgement } from '#ipc-schema/upstream.ts';
 import { type ChainHead, chainStart, type VerifiedBatch, type VerifiedEntry, verifyNext } from '#ipc-schema/verify.ts';
@@ -143,6 +144,7 @@ export class LedgerCheck {
   readonly #creditable = new Map<string, Money>();
   readonly #findings: Finding[] = [];
   #findingsCount = 0;
+  readonly #handover: HandoverCheck;
 
   /** Throws invalid-request when the certificates cannot be read. That the one signed the other is certificates.ts's to check. */
   constructor(origin: LedgerOrigin) {
@@ -152,6 +154,7 @@ export class LedgerCheck {
     this.#tokenId = Buffer.from(this.#signers.tokenId).toString('hex');
     this.#before = remainder === undefined ? chainStart(origin.certificate) : headBefore(remainder.firstBatch);
     this.#head = this.#before;
+    this.#handover = new HandoverCheck(remainder === undefined);
     for (const body of remainder?.charters ?? []) this.#addCharter(body);
     for (const body of remainder?.templates ?? []) this.#addTemplate(body);
   }
@@ -172,6 +175,7 @@ export class LedgerCheck {
     const isSucceeding = newestSigner(signers).serial !== newestSigner(this.#signers).serial;
     this.#signers = signers;
     this.#head = batch.head;
+    for (const { sequence, what } of this.#handover.add(batch, isSucceeding)) this.#find('admin', sequence, what);
     this.#sealHashes.push(batch.head.sealHash);
     this.#documentsByBatch.push(0);
     for (const [place, entry] of batch.entries.entries()) {
@@ -390,9 +394,4 @@ export const kindsInOrder = Object.keys(entryKinds) as readonly EntryKind[];
 
 function instant(ms: number | null): string | null {
   return ms === null ? null : new Date(ms).toISOString();
-}
-
-/** Where no other key begins it lets nobody go on: then somebody meant it to. Throws invalid-request. */
-function refuseSuccession(adminBody: Uint8Array): void {
-  if (successionOf(adminBody) !== null) throw malformed('succession', 'stands where no other key begins');
 }

@@ -8,6 +8,7 @@ import { readJson } from '#ctl/input.ts';
 import { readPin } from '#ctl/prompt.ts';
 import { facts } from '#ctl/screen.ts';
 import { asUkeyError } from '#ipc-schema/errors.ts';
+import type { Result } from '#ipc-schema/methods.ts';
 import { parseRecoveryTicket, type RecoveryTicket } from '#ipc-schema/recovery.ts';
 
 /** Writing a whole FLASH and its mirror. */
@@ -61,13 +62,18 @@ export const restore: Command = {
       facts([
         ['Standing', result.standing],
         ['Token id', result.tokenId],
-        ['Key', result.successor ? 'another one goes on with the ledger' : 'the same'],
+        ['Key', keyText(result)],
         ['Restored', `${result.entries} entries in ${result.batches} batches`],
         ['Key wrapping', result.keyWrapping],
       ]),
     );
   },
 };
+
+function keyText({ successor, planned }: Result<'store.restore'>): string {
+  if (!successor) return 'the same';
+  return planned ? 'another one goes on with the ledger, which was handed over' : 'another one goes on with the ledger';
+}
 
 async function readTicket(file: string): Promise<RecoveryTicket> {
   const value = await readJson(file, '--ticket');

@@ -3,13 +3,14 @@
 // Invariants: nothing of the server's answer is used before it is checked against the ticket (authority's fingerprint); the data key passes by here only
 // sealed to the holder. Before a till may use a ledger that another KEY goes on with, its succession is the first entry that this KEY seals: the
 // store itself says that it is wanted, so that a crash in between is finished at the next opening.
-import { createHash } from 'node:crypto';
+import { createHash, X509Certificate } from 'node:crypto';
 import type { Log } from '#ground/log.ts';
 import type { Holder, Mount } from '#holder/holder.ts';
 import { encodeAdminEvent } from '#ipc-schema/admin.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Params, Result } from '#ipc-schema/methods.ts';
 import type { RecoveryTicket } from '#ipc-schema/recovery.ts';
+import { openSuccession } from '#ipc-schema/succession.ts';
 import type { Custody } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { Upstream } from '#upload/upstream.ts';
@@ -40,10 +41,17 @@ export async function restore(parts: RestoreParts, params: Params<'store.restore
     standing: custody.standing().standing,
     tokenId: Buffer.from(mount.tokenId).toString('hex'),
     successor: begun.kind === 'successor',
+    planned: begun.kind === 'successor' && wasHandedOver(mount),
     batches: nextBatch - 1,
     entries: nextSequence - 1,
     keyWrapping: mount.keyWrapping,
   };
+}
+
+function wasHandedOver({ authorityCertificate, signers }: Mount): boolean {
+  const signed = signers.at(-1)?.succession ?? null;
+  if (signed === null) return false;
+  return openSuccession(signed, new X509Certificate(authorityCertificate).publicKey).reason === 'token-replaced';
 }
 
 async function succeed({ holder }: RestoreParts, request: Uint8Array, ticket: RecoveryTicket | undefined): Promise<Mount> {

@@ -12,6 +12,7 @@ import { usualDecimals } from '#ipc-schema/money.ts';
 import type { Budget } from '#ipc-schema/status.ts';
 import { type CloneAlarm, type Contradiction, Contradictions } from './contradiction.ts';
 import { Gauge, type GaugeParts } from './gauge.ts';
+import { handedOver, isHandedOver } from './handover.ts';
 import { Ledger } from './ledger.ts';
 import { LedgerIndex } from './ledger-index.ts';
 import { budgetOf, judgeClock, judgeStanding, type LimitFacts } from './limits.ts';
@@ -19,7 +20,7 @@ import { Lookup } from './lookup.ts';
 import { openIndex, readLedger, tellMirror } from './mounting.ts';
 import type { PlannedEntry } from './numbering.ts';
 import { Reclaimer } from './reclaiming.ts';
-import { type HoldingFact, type LockedWhy, type StandingReport, standingOf } from './standing.ts';
+import { blankFact, type HoldingFact, type LockedWhy, type StandingReport, type Stop, standingOf } from './standing.ts';
 import type { Tip } from './tip.ts';
 import { WaitingRoom } from './waiting-room.ts';
 
@@ -61,7 +62,7 @@ export class Custody {
   /** Counts openings: work of an earlier one is dropped. */
   #generation = 0;
   /** What stops issuing whatever is opened (`kind` null), or whatever contradicts the server's proof. */
-  #halted: { readonly reason: string; readonly kind: Contradiction['kind'] | null } | null = null;
+  #halted: Stop | null = null;
   readonly #contradictions: Contradictions;
   /** Why the opened token's ledger could not be read; goes with the state. */
   #mountFailure: string | null = null;
@@ -89,6 +90,7 @@ export class Custody {
     this.#generation += 1;
     this.#readPercent = null;
     this.#mountFailure = null;
+    if (state.kind === 'open' && this.#halted?.kind === handedOver.kind) this.#halted = null; // the log that is opened now tells
     // Where the server's proof stops us, what is opened now may be the right one: it is judged, while callers are told `halted` at once.
     const mayOpen = state.kind === 'open' && (this.#halted === null || this.#halted.kind !== null) && !this.#closed;
     this.#underWay = mayOpen && this.#halted === null;
@@ -140,15 +142,21 @@ export class Custody {
   /** The server has proven that this ledger cannot go on beside its own: kept durably, then issuing stops. */
   contradicted(ledger: Ledger, found: Contradiction): void {
     this.#contradictions.keep(ledger.mount.tokenId, found, this.#parts.clock.wallMs());
-    this.#stop(found.reason, found.kind);
+    this.#stop(found);
+  }
+
+  /** This ledger ends with the entry that hands it over: its KEY issues nothing more. */
+  handedOver(ledger: Ledger): void {
+    ledger.close(new UkeyError('locked', handedOver.reason)); // nobody has proven anything against it
+    this.#stop(handedOver);
   }
 
   /** Stops issuing until the service starts anew. */
   halt(reason: string): void {
-    this.#stop(reason, null);
+    this.#stop({ reason, kind: null });
   }
 
-  #stop(reason: string, kind: Contradiction['kind'] | null): void {
+  #stop({ reason, kind }: Stop): void {
     this.#parts.log.error('issuing stops', { reason });
     this.#halted = { reason, kind };
     this.#underWay = false;
@@ -212,7 +220,7 @@ export class Custody {
         const { opened, found } = await this.#mount(mount);
         if (isStale()) return await shut(opened, this.#unavailable());
         if (found !== null) {
-          this.#stop(found.reason, found.kind);
+          this.#stop(found);
           return await shut(opened, this.#unavailable());
         }
         this.#halted = null;
@@ -228,7 +236,7 @@ export class Custody {
     });
   }
 
-  async #mount(mount: Mount): Promise<{ readonly opened: Opened; readonly found: Contradiction | null }> {
+  async #mount(mount: Mount): Promise<{ readonly opened: Opened; readonly found: Stop | null }> {
     const { holder, clock, log, onCommitted } = this.#parts;
     const open = await readLedger(holder, mount);
     const lookup = await openIndex(this.#indexPath(mount), holder, mount, log, (done, total) => {
@@ -238,10 +246,10 @@ export class Custody {
     const limitFacts = this.limitFacts.bind(this);
     const ledger = new Ledger({ holder, index, clock, log, open, limitFacts, onCommitted, onFailed: () => this.#failed(opened) });
     const opened: Opened = { ledger, index };
-    let found: Contradiction | null;
+    let found: Stop | null;
     try {
       await this.#parts.onOpened(ledger);
-      found = await this.#contradictions.against(ledger);
+      found = (await this.#contradictions.against(ledger)) ?? ((await isHandedOver(holder, ledger)) ? handedOver : null);
     } catch (error) {
       await shut(opened, asUkeyError(error));
       throw error;
@@ -346,7 +354,7 @@ export class Custody {
       case 'starting':
         return state;
       case 'blank':
-        return { kind: 'blank', what: blankOf(state.facts) };
+        return blankFact(state.facts);
       case 'absent':
         return state;
       case 'halted':
@@ -373,11 +381,6 @@ export class Custody {
       alarm: this.alarm,
     };
   }
-}
-
-function blankOf({ provisioned, loggedIn }: Extract<HolderState, { kind: 'blank' }>['facts']): 'token' | 'half' | 'flash' {
-  if (!provisioned) return 'token';
-  return loggedIn ? 'half' : 'flash';
 }
 
 async function shut({ ledger, index }: Opened, why: UkeyError): Promise<void> {

@@ -208,6 +208,25 @@ export class Ledger {
     return this.#sequencer.commit(draft);
   }
 
+  /**
+   * Commits this ledger's last entry, alone in its batch: what was taken before goes its way, and nothing new is taken (callers get `error`).
+   * Where nothing was written, it goes on. Errors: busy, and the holder's.
+   */
+  async addLast(draft: OwnDraft, error: UkeyError): Promise<Committed> {
+    if (this.#sequencer.ended !== null) throw this.#sequencer.ended;
+    this.#sequencer.stop(error);
+    try {
+      await this.#sequencer.drained();
+      this.#sequencer.stop(null);
+      const committed = this.#sequencer.commit(draft);
+      this.#sequencer.stop(error); // in the same turn: nothing else got in
+      return await committed;
+    } catch (thrown) {
+      this.#sequencer.stop(null);
+      throw thrown;
+    }
+  }
+
   async find(which: Which): Promise<Committed> {
     const { index } = this.#parts;
     const row = await this.#asking(() =>

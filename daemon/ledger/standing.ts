@@ -26,8 +26,14 @@ export type HoldingFact =
       readonly refusedFor: string | null;
       readonly alarm: CloneAlarm | null;
     }
-  /** `by`: what the server has proven, or null. */
-  | { readonly kind: 'halted'; readonly reason: string; readonly by: Contradiction['kind'] | null };
+  /** `by`: what the server has proven, or that another KEY is to go on; or null. */
+  | { readonly kind: 'halted'; readonly reason: string; readonly by: Stop['kind'] };
+
+/** What stops issuing; `kind` null: whatever is opened. */
+export interface Stop {
+  readonly reason: string;
+  readonly kind: Contradiction['kind'] | 'handed-over' | null;
+}
 
 export interface StandingReport {
   readonly standing: Standing;
@@ -41,9 +47,16 @@ const haltedAction = 'Keep the token as it is: do not unplug, format or provisio
 const rollbackAction = 'Plug in the newest FLASH of this token, or ask an administrator to heal this one; do not format or provision it.';
 const cloneAction =
   'Two copies of this token have issued: keep this one as it is, and ask the authority. What it has not uploaded must be accounted for by another token.';
+const handedOverAction =
+  'Plug in the spare token and put the ledger on it (ukeyctl store restore, with a recovery ticket). If the spare fails, plug this one in and take it back (ukeyctl token replace --cancel).';
 const alarmAction = 'Ask the authority: a second copy of this token has issued. This one goes on.';
 
 const report = (standing: Standing, reason: string, action = ''): StandingReport => ({ standing, reason, action });
+
+export function blankFact({ provisioned, loggedIn }: { readonly provisioned: boolean; readonly loggedIn: boolean }): HoldingFact {
+  if (!provisioned) return { kind: 'blank', what: 'token' };
+  return { kind: 'blank', what: loggedIn ? 'half' : 'flash' };
+}
 
 export function standingOf(fact: HoldingFact): StandingReport {
   switch (fact.kind) {
@@ -86,7 +99,7 @@ function blankStanding(what: Extract<HoldingFact, { kind: 'blank' }>['what']): S
 
 const refusedAction = 'Ask headquarters why the ticket server refuses; invoices wait on the token until it takes them.';
 
-const haltedActions = { rollback: rollbackAction, clone: cloneAction, other: haltedAction } as const;
+const haltedActions = { rollback: rollbackAction, clone: cloneAction, 'handed-over': handedOverAction, other: haltedAction } as const;
 
 function openStanding(fact: Extract<HoldingFact, { kind: 'open' }>): StandingReport {
   if (!fact.roomLeft) return report('store-full', 'the FLASH has no room for another batch', errorTable['store-full'].action);

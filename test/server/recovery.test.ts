@@ -48,7 +48,7 @@ function askSuccession(key: BuiltToken, change: { fromBatch?: number; previousSe
   const { fromBatch = head.batchIndex + 1, previousSealHash = head.sealHash, code = ticket.code } = change;
   return ask(
     'succession',
-    key.sign(successionRequestPayload({ spki: key.spki, code, tokenId: tokenIdBytes, fromBatch, previousSealHash })),
+    key.sign(successionRequestPayload({ spki: key.spki, code, tokenId: tokenIdBytes, fromBatch, previousSealHash, reason: 'token-lost' })),
   );
 }
 
