@@ -30,8 +30,9 @@ export class AlarmWatch {
     this.#parts = parts;
   }
 
-  get alarm(): CloneAlarm | null {
-    return this.#told?.alarm ?? null;
+  /** Of this token; what was told of another one says nothing of it. */
+  alarmOf(tokenId: Uint8Array): CloneAlarm | null {
+    return this.#told?.tokenId === nameOf(tokenId) ? this.#told.alarm : null;
   }
 
   /** The next `look` asks. */
@@ -40,7 +41,7 @@ export class AlarmWatch {
   }
 
   /** Asks, if it is time. Answers what stops this ledger: that it is our own batch which the server refused. Never rejects. */
-  async look(ledger: Ledger, charter: Charter, upstream: Upstream): Promise<Contradiction | null> {
+  async look(ledger: Ledger, charter: Charter, upstream: Pick<Upstream, 'alarm'>): Promise<Contradiction | null> {
     const { clock, log } = this.#parts;
     if (clock.monotonicMs() < this.#notBeforeMs) return null;
     this.#notBeforeMs = clock.monotonicMs() + alarmPauseMs;
@@ -50,7 +51,7 @@ export class AlarmWatch {
       if (signed === null) return null;
       const alarm = await alarmFor(ledger, charter, signed, nonce);
       const found = alarm === null ? await contradictionIn(ledger, charter, { kind: 'alarm', signed }) : null;
-      if (found === null) this.#take(Buffer.from(ledger.mount.tokenId).toString('hex'), alarm);
+      if (found === null) this.#take(nameOf(ledger.mount.tokenId), alarm);
       return found;
     } catch (error) {
       log.warn('the question for alarms', { why: whyOf(error) });
@@ -59,9 +60,10 @@ export class AlarmWatch {
   }
 
   #take(tokenId: string, alarm: CloneAlarm | null): void {
-    const before = this.#told;
+    const before = this.#told?.tokenId === tokenId ? this.#told.alarm : null;
     this.#told = alarm === null ? null : { tokenId, alarm };
-    const isSame = before?.tokenId === this.#told?.tokenId && before?.alarm.batchIndex === alarm?.batchIndex;
-    if (!isSame || before?.alarm.raisedAtMs !== alarm?.raisedAtMs) this.#parts.onAlarm(alarm);
+    if (before?.batchIndex !== alarm?.batchIndex || before?.raisedAtMs !== alarm?.raisedAtMs) this.#parts.onAlarm(alarm);
   }
 }
+
+const nameOf = (tokenId: Uint8Array): string => Buffer.from(tokenId).toString('hex');

@@ -99,7 +99,8 @@ export class Uploader {
 
   /** Another copy of the token that is open, as the server told last. */
   get alarm(): CloneAlarm | null {
-    return this.#watch.alarm;
+    const { ledger } = this.#parts.custody;
+    return ledger === null ? null : this.#watch.alarmOf(ledger.mount.tokenId);
   }
 
   get report(): UploadReport {
