@@ -22,6 +22,7 @@ export interface MirrorMaking {
   /** How far it is, or why it was given up. */
   text(): string;
   hasFailed(): boolean;
+  isWhole(): boolean;
   /** Resolves when it is whole: the log is to be opened again. Never rejects. */
   readonly made: Promise<void>;
 }
@@ -46,6 +47,8 @@ export function mirrorAt(mode: MirrorMode, place: MirrorPlace, atOnceBytes = atO
         if (!readOnly) making = null;
         return device;
       } catch (thrown) {
+        // One that was made and cannot be opened is not on its way any more: the log would be opened again and again for it.
+        if (!readOnly && making?.isWhole() === true) making = null;
         if (readOnly || sizeBytes === null || !(thrown instanceof UkeyError) || thrown.code !== 'no-token') throw thrown;
       }
       const imageBytes = Math.ceil(sizeBytes / imageUnitBytes) * imageUnitBytes;
@@ -67,15 +70,23 @@ function pathOf(place: MirrorPlace, tokenId: Uint8Array): string {
 function makeBeside(file: string, sizeBytes: number): MirrorMaking {
   let doneBytes = 0;
   let failure: string | null = null;
+  let isWhole = false;
   const { promise: made, resolve } = Promise.withResolvers<void>();
   makeImage(file, sizeBytes, (bytes) => {
     doneBytes = bytes;
-  }).then(resolve, (error: unknown) => {
-    failure = asUkeyError(error).message; // the next opening tries again
-  });
+  }).then(
+    () => {
+      isWhole = true;
+      resolve();
+    },
+    (error: unknown) => {
+      failure = asUkeyError(error).message; // the next opening tries again
+    },
+  );
   return {
     made,
     hasFailed: () => failure !== null,
+    isWhole: () => isWhole,
     text: () => failure ?? `it is being made: ${Math.floor((100 * doneBytes) / sizeBytes)} %; until then the FLASH alone has every batch`,
   };
 }

@@ -1,5 +1,5 @@
 // Shows: a mirror that takes long to make is made beside the tills: the token opens at once, says how far the mirror is, and takes it when it is whole.
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, expect, test } from 'vitest';
@@ -41,4 +41,28 @@ test('a large mirror is made beside the tills, with its progress, and used by it
   expect(state.kind === 'open' ? state.mount.mirror : null).toMatchObject({ remade: true });
   expect(existsSync(path.join(directory, 'state', `mirror-${Buffer.from(mount.tokenId).toString('hex')}.img`))).toBe(true);
   expect(states.filter((kind) => kind === 'open').length).toBeGreaterThanOrEqual(2);
+});
+
+test('one that was made and cannot be opened, or is gone again, is not on its way for ever', async () => {
+  directory = mkdtempSync(path.join(os.tmpdir(), 'ukeyd-making-'));
+  const tokenId = new Uint8Array(16);
+  const file = path.join(directory, `mirror-${'00'.repeat(16)}.img`);
+  const mirror = mirrorAt('sync', { kind: 'folder', folder: directory }, 0);
+  const open = () => mirror.open(tokenId, { readOnly: false, sizeBytes: 1 });
+  await expect(open()).rejects.toMatchObject({ code: 'busy' });
+  await mirror.making?.()?.made;
+  rmSync(file);
+  mkdirSync(file);
+  await expect(open()).rejects.toMatchObject({ code: 'halted' });
+  expect(mirror.making?.()).toBeNull();
+  rmSync(file, { recursive: true });
+  await expect(open()).rejects.toMatchObject({ code: 'busy' });
+  const first = mirror.making?.();
+  await first?.made;
+  rmSync(file);
+  await expect(open()).rejects.toMatchObject({ code: 'busy' });
+  expect(mirror.making?.()).not.toBe(first);
+  await mirror.making?.()?.made;
+  await (await open()).close();
+  expect(mirror.making?.()).toBeNull();
 });
