@@ -7,7 +7,7 @@ import { createHash, X509Certificate } from 'node:crypto';
 import type { Log } from '#ground/log.ts';
 import type { Holder, Mount } from '#holder/holder.ts';
 import { encodeAdminEvent } from '#ipc-schema/admin.ts';
-import { UkeyError } from '#ipc-schema/errors.ts';
+import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { Params, Result } from '#ipc-schema/methods.ts';
 import type { RecoveryTicket } from '#ipc-schema/recovery.ts';
 import { openSuccession } from '#ipc-schema/succession.ts';
@@ -34,8 +34,7 @@ export async function restore(parts: RestoreParts, params: Params<'store.restore
   });
   log.warn('the FLASH is being restored', { from, key: begun.kind });
   const mount = begun.kind === 'own' ? await holder.finishRestore(null) : await succeed(parts, begun.request, ticket);
-  const ledger = await custody.use(); // opening the ledger has committed the succession (`finish`)
-  const { nextBatch, nextSequence } = ledger.tip;
+  const { nextBatch, nextSequence } = await tipOf(custody, mount);
   log.warn('the FLASH is restored', { batches: nextBatch - 1, entries: nextSequence - 1 });
   return {
     standing: custody.standing().standing,
@@ -46,6 +45,16 @@ export async function restore(parts: RestoreParts, params: Params<'store.restore
     entries: nextSequence - 1,
     keyWrapping: mount.keyWrapping,
   };
+}
+
+/** Opening the ledger has committed the succession (`finish`). One that takes long to read is restored all the same, and the standing says how far it is. */
+async function tipOf(custody: Custody, mount: Mount): Promise<Pick<Mount, 'nextBatch' | 'nextSequence'>> {
+  try {
+    return (await custody.use()).tip;
+  } catch (error) {
+    if (asUkeyError(error).code !== 'busy') throw error;
+    return mount;
+  }
 }
 
 function wasHandedOver({ authorityCertificate, signers }: Mount): boolean {

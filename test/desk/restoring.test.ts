@@ -143,6 +143,25 @@ describe('a FLASH that was lost', { timeout: 60_000 }, () => {
     await expect(rig.admin.call('session.login', { pin: rigPin })).rejects.toMatchObject({ code: 'halted' });
   });
 
+  test('is restored also where its ledger takes longer to read than a caller waits', async () => {
+    let reading = Promise.resolve();
+    const { rig, sold } = await shop({
+      overrides: {
+        startHolder: (config, events) => {
+          const holder = joinHolder({ ...partsOf(config), events, note: () => undefined, pollMs: 50 });
+          const read = holder.read.bind(holder);
+          return Object.assign(holder, { read: (from: number, bytes: number) => reading.then(() => read(from, bytes)) });
+        },
+      },
+    });
+    const { mirror } = await lose(rig, ['flash.img']);
+    const held = Promise.withResolvers<void>();
+    reading = held.promise;
+    const restored = await restore(rig, { from: mirror }).finally(() => held.resolve());
+    expect(restored.entries).toBeGreaterThan(sold.size);
+    await expectAllSold(rig, sold);
+  });
+
   test('is not made from a copy that is older than what its KEY has seen', async () => {
     const { rig, sold } = await shop();
     await rig.running.close();
