@@ -303,9 +303,9 @@ describe('memory', () => {
     await using service = await FakeService.start({ script: serving(long, 1, before) });
     const file = fresh();
     await exportCommand.run(new Given([], { output: file, socket: service.socketPath }), quiet);
-    expect(held.length).toBeGreaterThan(5);
-    expect(Math.abs((held.at(-1) ?? 0) - (held[1] ?? 0))).toBeLessThan(4 * mib);
-    expect(Math.abs(await grownWhileVerified(file, () => undefined))).toBeLessThan(4 * mib);
+    expect(held.length).toBeGreaterThan(8);
+    expect(Math.min(...held.slice(-3)) - Math.min(...held.slice(1, 4))).toBeLessThan(4 * mib);
+    expect(await grownWhileVerified(file, () => undefined)).toBeLessThan(4 * mib);
     const hoard: unknown[] = [];
     expect(await grownWhileVerified(file, (record) => hoard.push(record))).toBeGreaterThan(10 * mib);
     expect(hoard.length).toBeGreaterThan(all * perBatch);
@@ -320,8 +320,8 @@ describe('memory', () => {
       also(record);
       if (check !== null) check.add(record, bytes);
       else if (record.kind === 'origin') check = new ExportCheck(record.origin, bytes, { kind: 'none' });
-      if (record.kind === 'seal' && record.seal.batch === early) from = heldBytes();
-      if (record.kind === 'end') to = heldBytes();
+      if (record.kind === 'seal' && record.seal.batch === early) from = await leastHeldBytes();
+      if (record.kind === 'end') to = await leastHeldBytes();
     }
     expect(check?.end?.batches).toBe(all);
     return to - from;
@@ -337,4 +337,14 @@ function heldBytes(): number {
   collect();
   const { heapUsed, arrayBuffers } = process.memoryUsage();
   return heapUsed + arrayBuffers;
+}
+
+/** Memory outside of the heap is counted until some turns after it was collected. */
+async function leastHeldBytes(): Promise<number> {
+  let least = heldBytes();
+  for (let turn = 0; turn < 3; turn++) {
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    least = Math.min(least, heldBytes());
+  }
+  return least;
 }
