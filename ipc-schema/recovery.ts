@@ -1,7 +1,7 @@
 // Owns: what crosses the line when another KEY goes on with a ledger: the recovery ticket, the two requests of the new key, and their answers.
 // 1. POST /v1/recover-key: COSE_Sign1 by the new key over CBOR [1, "recover-key", spki, serial, code, tokenId, slot, replyKey]: the server opens the
 //    store's recovery slot with the authority's recovery key and answers the data key, sealed to replyKey: recoveredKeySchema.
-// 2. POST /v1/succeed: COSE_Sign1 by the new key over CBOR [1, "succeed", spki, code, tokenId, fromBatch, previousSealHash, reason]: where its ledger ended
+// 2. POST /v1/succeed: COSE_Sign1 by the new key over CBOR [1, "succeed", spki, code, tokenId, fromBatch, previousSealHash, afterSerial, reason]: where its ledger ended
 //    is known only once the store is open. The answer is the succession: successionAnswerSchema.
 // Invariants: a code belongs to the first key that used it; that key may repeat both requests and gets the same succession. Pure.
 import { decodeCbor, encodeCbor, FieldReader, malformed } from './cbor.ts';
@@ -38,6 +38,8 @@ export interface SuccessionRequest {
   /** First batch that the new key would seal. */
   readonly fromBatch: number;
   readonly previousSealHash: Uint8Array;
+  /** Succession of the newest key that the copy knows; 0: the ledger's first. A copy that lacks one may hold batches of a key whose turn is over. */
+  readonly afterSerial: number;
   readonly reason: SuccessionReason;
 }
 
@@ -63,8 +65,9 @@ export function openKeyRequest(bytes: Uint8Array): KeyRequest {
   return request;
 }
 
-export function successionRequestPayload({ spki, code, tokenId, fromBatch, previousSealHash, reason }: SuccessionRequest): Uint8Array {
-  return encodeCbor([1, 'succeed', spki, code, tokenId, fromBatch, previousSealHash, reason]);
+export function successionRequestPayload(request: SuccessionRequest): Uint8Array {
+  const { spki, code, tokenId, fromBatch, previousSealHash, afterSerial, reason } = request;
+  return encodeCbor([1, 'succeed', spki, code, tokenId, fromBatch, previousSealHash, afterSerial, reason]);
 }
 
 /** Throws invalid-request unless the sender holds the private key of the public key inside. */
@@ -76,6 +79,7 @@ export function openSuccessionRequest(bytes: Uint8Array): SuccessionRequest {
     tokenId: fields.bytes('tokenId', tokenIdBytes),
     fromBatch: fields.count('fromBatch'),
     previousSealHash: fields.bytes('previousSealHash', hashBytes),
+    afterSerial: fields.count('afterSerial'),
     reason: reasonIn(fields.text('reason')),
   };
   fields.end();

@@ -196,7 +196,7 @@ function again(
 function contradictionOf(
   { head }: TokenState,
   newest: SuccessionRecord | null,
-  { fromBatch, previousSealHash }: SuccessionRequest,
+  { fromBatch, previousSealHash, afterSerial }: SuccessionRequest,
   supersedes: boolean,
 ): Refusal | null {
   const lastBatch = fromBatch - 1;
@@ -207,6 +207,11 @@ function contradictionOf(
   if (newest === null) return null;
   if (fromBatch < newest.fromBatch)
     return refuse('fork', `another key goes on with this ledger from batch ${newest.fromBatch}: the copy is older than that`);
+  if (fromBatch > newest.fromBatch && afterSerial !== newest.serial)
+    return refuse(
+      'fork',
+      `another key goes on with this ledger from batch ${newest.fromBatch}, and the copy knows nothing of it: what it holds from there on is of another key`,
+    );
   if (fromBatch === newest.fromBatch && !supersedes)
     return refuse(
       'fork',

@@ -122,7 +122,12 @@ export class Restoration {
         throw new UkeyError('invalid-request', 'the copy is of another ledger than the ticket', { field: 'ticket' });
       if (fromBatch < 2)
         throw new UkeyError('invalid-request', 'the copy holds no batch: provision the token for a new ledger', { field: 'from' });
-      const request = signed(token, spki, successionRequestPayload({ spki, code, tokenId, fromBatch, previousSealHash, reason }));
+      const { serial: afterSerial } = newestSigner(copy.signers);
+      const request = signed(
+        token,
+        spki,
+        successionRequestPayload({ spki, code, tokenId, fromBatch, previousSealHash, afterSerial, reason }),
+      );
       this.#unlocked = { dataKey, copy };
       return request;
     } catch (thrown) {

@@ -43,12 +43,16 @@ async function askKey(key: BuiltToken, { code } = ticket, tokenId = enrolled.tok
   return await ask('key', key.sign(keyRequestPayload({ spki: key.spki, serial: 'S', code, tokenId, slot, replyKey })));
 }
 
-function askSuccession(key: BuiltToken, change: { fromBatch?: number; previousSealHash?: Uint8Array; code?: string } = {}): Promise<Reply> {
+function askSuccession(
+  key: BuiltToken,
+  change: { fromBatch?: number; previousSealHash?: Uint8Array; code?: string; afterSerial?: number } = {},
+): Promise<Reply> {
   const { head, tokenIdBytes } = enrolled.token;
-  const { fromBatch = head.batchIndex + 1, previousSealHash = head.sealHash, code = ticket.code } = change;
+  const { fromBatch = head.batchIndex + 1, previousSealHash = head.sealHash, code = ticket.code, afterSerial = 0 } = change;
+  const reason = 'token-lost';
   return ask(
     'succession',
-    key.sign(successionRequestPayload({ spki: key.spki, code, tokenId: tokenIdBytes, fromBatch, previousSealHash, reason: 'token-lost' })),
+    key.sign(successionRequestPayload({ spki: key.spki, code, tokenId: tokenIdBytes, fromBatch, previousSealHash, afterSerial, reason })),
   );
 }
 
@@ -134,6 +138,17 @@ describe('a succession', () => {
     ticket = await rig.server.createRecoveryTicket({ tokenId: enrolled.token.tokenId, supersedes: true });
     await succeed(new BuiltToken());
     expect(refusalIn(await askSuccession(first, { code: firstTicket.code }))).toMatchObject({ code: 'fork' });
+  });
+
+  test('is refused from a copy that knows nothing of the key whose turn it is', async () => {
+    const key = new BuiltToken();
+    await succeed(key);
+    enrolled.token.batch(2); // the old key, which was not dead after all
+    ticket = await rig.server.createRecoveryTicket({ tokenId: enrolled.token.tokenId });
+    const next = new BuiltToken();
+    await askKey(next);
+    expect(refusalIn(await askSuccession(next))).toMatchObject({ code: 'fork' });
+    expect((await askSuccession(next, { afterSerial: 1 })).status).toBe(200);
   });
 
   test('is refused to a key that is enrolled, and too old a ticket is none', async () => {

@@ -219,6 +219,7 @@ export function describeRestore(name: string, makeRig: () => Promise<RestoreRig>
               tokenId: mount.tokenId,
               fromBatch: 4,
               previousSealHash: new Uint8Array(32),
+              afterSerial: 0,
               reason: 'token-lost',
             }),
           ),
