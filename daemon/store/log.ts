@@ -39,6 +39,7 @@ import { mendFrames } from './mend.ts';
 import { MirroredDevice } from './mirror.ts';
 import { chooseSuperblock, headerOf, identityOf, judgeCopies, type LogFound, readCopies, readLog, readSuperblock } from './mount.ts';
 import { Reader } from './reader.ts';
+import { withoutStrays } from './recover.ts';
 import { identityMaxBytes, isGeometry, type Superblock } from './superblock.ts';
 import { type RandomBytes, Writer } from './writer.ts';
 
@@ -84,14 +85,20 @@ export async function formatStore(device: Device, options: FormatOptions, random
 }
 
 /**
- * What needs no key; null when the device is blank. Where all copies of the FLASH rotted, those of the mirror tell. Throws
- * `halted`: foreign, newer format, damaged, other device.
+ * What needs no key; null when the device is blank. Where all copies of the FLASH rotted, those of the mirror tell. `tokenKeyId`: a stray copy of
+ * another store does not hide the store of this token. Throws `halted`: foreign, newer format, damaged, other device.
  */
-export async function readStoreHeader(device: Device, mirror: Device | null = null): Promise<StoreHeader | null> {
-  const copies = await readCopies(device);
+export async function readStoreHeader(
+  device: Device,
+  mirror: Device | null = null,
+  tokenKeyId: Uint8Array | null = null,
+): Promise<StoreHeader | null> {
+  const copies = withoutStrays(await readCopies(device), tokenKeyId);
   const isRotten = judgeCopies(copies, null).kind === 'damage' && !copies.some((copy) => copy.kind === 'valid');
   const found =
-    isRotten && mirror !== null ? chooseSuperblock(mirror, await readCopies(mirror), null) : chooseSuperblock(device, copies, null);
+    isRotten && mirror !== null
+      ? chooseSuperblock(mirror, withoutStrays(await readCopies(mirror), tokenKeyId), null)
+      : chooseSuperblock(device, copies, null);
   return found === null ? null : headerOf(found.superblock);
 }
 

@@ -20,7 +20,17 @@ import {
   segmentOf,
   segmentPosition,
 } from './format.ts';
-import { type CopyChoice, chooseCopy, type Damage, decideTail, type Head, nameFrames, orderHeads, type TailDecision } from './recover.ts';
+import {
+  type CopyChoice,
+  chooseCopy,
+  type Damage,
+  decideTail,
+  type Head,
+  joinGaps,
+  nameFrames,
+  orderHeads,
+  type TailDecision,
+} from './recover.ts';
 import { type CopyState, decodeSuperblock, isAuthentic, type Superblock, superblockBytes } from './superblock.ts';
 import { type Gap, type Walk, walkSegment } from './walk.ts';
 
@@ -272,7 +282,8 @@ async function missingInHoles(
   return gaps;
 }
 
-interface Reading extends LogFound {
+/** One reading, with what it says about the end of the log. */
+export interface Reading extends LogFound {
   readonly decision: TailDecision;
 }
 
@@ -291,7 +302,8 @@ export async function readTail(device: Device, superblock: Superblock, dataKey: 
   return torn ? await readTail(device, superblock, dataKey, heads.slice(0, -1)) : { heads, newest, walk };
 }
 
-async function readOnce(device: Device, superblock: Superblock, dataKey: Uint8Array): Promise<Reading> {
+/** Never throws for damage. */
+export async function readOnce(device: Device, superblock: Superblock, dataKey: Uint8Array): Promise<Reading> {
   const seen = (await readHeadRuns(device, superblock)).map(headOf);
   const order = orderHeads(seen, superblock.segmentCount, superblock.oldestRun);
   const { heads, newest, walk } = await readTail(device, superblock, dataKey, order.heads);
@@ -353,7 +365,8 @@ function lostHeads(newest: Head | undefined, walk: Walk | null, behind: Walk | n
   return gaps;
 }
 
-export function damaged(damage: Damage): UkeyError {
+export function damaged(found: Damage): UkeyError {
+  const damage = { ...found, missing: joinGaps(found.missing) };
   const frames = damage.missing.length > 0 ? `frames ${nameFrames(damage.missing)}` : '';
   const what = [frames, damage.carryLost ? 'carried bytes' : ''].filter((part) => part !== '').join(' and ');
   return new UkeyError('halted', `the store is damaged: ${what} were durable and cannot be read`, { cause: damage });

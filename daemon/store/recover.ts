@@ -43,6 +43,20 @@ export function chooseCopy(copies: readonly CopyState[]): CopyChoice {
   return copies.every((copy) => copy.kind === 'blank') ? { kind: 'empty' } : { kind: 'foreign' };
 }
 
+/**
+ * Where nobody can check who wrote a copy: if copies name a store of this token, those of other stores count as damaged. Copies of one store are left to
+ * their counters, whatever token they name, and so are two stores of one token: that is damage.
+ */
+export function withoutStrays(copies: readonly CopyState[], tokenKeyId: Uint8Array | null): readonly CopyState[] {
+  if (tokenKeyId === null) return copies;
+  const storeOf = ({ superblock }: CopyState & { kind: 'valid' }): string => Buffer.from(superblock.storeId).toString('hex');
+  const ours = new Set<string>();
+  for (const copy of copies)
+    if (copy.kind === 'valid' && Buffer.compare(copy.superblock.tokenKeyId, tokenKeyId) === 0) ours.add(storeOf(copy));
+  if (ours.size === 0) return copies;
+  return copies.map((copy) => (copy.kind === 'valid' && !ours.has(storeOf(copy)) ? { kind: 'damaged' } : copy));
+}
+
 /** First run header of a segment, as read; segments without a valid one are not listed. */
 export interface Head {
   readonly segment: number;
@@ -161,6 +175,17 @@ export interface Damage {
 export function damageOf(thrown: unknown): Damage | null {
   const cause: unknown = thrown instanceof Error ? thrown.cause : null;
   return typeof cause === 'object' && cause !== null && 'kind' in cause && cause.kind === 'damage' ? (cause as Damage) : null;
+}
+
+/** In order, each frame once. */
+export function joinGaps(gaps: readonly Gap[]): Gap[] {
+  const all: Gap[] = [];
+  for (const gap of gaps.toSorted((a, b) => a.from - b.from)) {
+    const last = all.at(-1);
+    if (last !== undefined && gap.from <= last.to + 1) all[all.length - 1] = { from: last.from, to: Math.max(last.to, gap.to) };
+    else all.push(gap);
+  }
+  return all;
 }
 
 /** For a person: `7, 9-12`. */

@@ -1,6 +1,6 @@
 // Rot: bytes that were durable change. Nothing wrong is ever handed out, and nothing that was there is silently missing.
 import { describe, expect, it } from 'vitest';
-import { formatStore } from '#store/log.ts';
+import { formatStore, readStoreHeader } from '#store/log.ts';
 import { flipBit, type Medium, MemoryDevice, patchMedium, readMedium } from '#test/support/memory-device.ts';
 import {
   appendAll,
@@ -16,6 +16,7 @@ import {
   segmentBytes,
   sizeFor,
   storeId,
+  tokenKeyId,
 } from './rig.ts';
 
 const mebibyte = 1024 * 1024;
@@ -119,6 +120,37 @@ it('a superblock of another store among ours hides none of them', async () => {
     const strange = readMedium(other.snapshot(), copy * mebibyte, 16_384);
     expect(await verdictOn(patchMedium(medium, copy * mebibyte, strange))).toEqual({ kind: 'served', frames: sizes.length });
   }
+});
+
+it('without the data key, a superblock of another store hides none of the token that asks', async () => {
+  const medium = await history(true);
+  const other = new MemoryDevice({ sizeBytes: sizeFor(segments) });
+  const foreign = { ...formatOptions, storeId: storeId.map((byte) => byte ^ 0x55), tokenKeyId: tokenKeyId.map((byte) => byte ^ 0x55) };
+  await formatStore(other, foreign);
+  for (const strays of [[0], [3], [0, 1, 2]]) {
+    let mixed = medium;
+    for (const copy of strays) mixed = patchMedium(mixed, copy * mebibyte, readMedium(other.snapshot(), copy * mebibyte, 16_384));
+    const device = deviceOn(mixed, segments);
+    expect((await failureOf(readStoreHeader(device)))?.code).toBe('halted');
+    expect((await readStoreHeader(device, null, tokenKeyId))?.storeId).toEqual(storeId);
+    expect((await readStoreHeader(device, null, foreign.tokenKeyId))?.storeId).toEqual(foreign.storeId);
+    expect(
+      (
+        await failureOf(
+          readStoreHeader(
+            device,
+            null,
+            tokenKeyId.map((byte) => byte ^ 0xff),
+          ),
+        )
+      )?.code,
+    ).toBe('halted');
+  }
+  // Two stores of one token are damage: nobody can say which of them is the right one.
+  const twin = new MemoryDevice({ sizeBytes: sizeFor(segments) });
+  await formatStore(twin, { ...foreign, tokenKeyId });
+  const mixed = deviceOn(patchMedium(medium, 0, readMedium(twin.snapshot(), 0, 16_384)), segments);
+  expect((await failureOf(readStoreHeader(mixed, null, tokenKeyId)))?.code).toBe('halted');
 });
 
 describe('after a kill', () => {
