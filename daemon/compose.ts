@@ -6,6 +6,7 @@ import path from 'node:path';
 import * as backlog from '#desk/backlog.ts';
 import { Deliveries } from '#desk/deliveries.ts';
 import * as find from '#desk/find.ts';
+import { Handover } from '#desk/handover.ts';
 import * as issuing from '#desk/issue.ts';
 import { LedgerReading } from '#desk/ledger-read.ts';
 import type { PinPlace } from '#desk/pin-source.ts';
@@ -96,6 +97,7 @@ interface Parts {
   readonly deliveries: Deliveries;
   readonly terminals: Terminals;
   readonly provision: provisioning.ProvisionParts;
+  readonly handover: Handover;
   readonly unattended: UnattendedLogin | null;
   readonly filling: Filling;
   /** From now on events reach subscribers. */
@@ -133,6 +135,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     },
     onOpened: async (ledger) => {
       await restoring.finish({ log }, ledger); // first: nothing else may stand before it in its batch
+      await handover.finish(ledger); // nor between a handover and what takes it back
       await provisioning.finish(provision, ledger);
       await finishResume(provision, ledger);
     },
@@ -162,6 +165,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     );
   };
   const provision = { holder, custody, stateDirectory: config.state, log };
+  const handover = new Handover({ holder, custody, log, unattended: () => unattended });
   const uploader = new Uploader({
     custody,
     holder,
@@ -228,6 +232,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     deliveries,
     terminals,
     provision,
+    handover,
     unattended,
     filling,
     announce: (service) => herald.attach(service),
@@ -276,7 +281,7 @@ async function openDoors(config: Config, log: Log, clock: Clock, parts: Parts): 
 }
 
 function handlersOf(parts: Parts, clock: Clock, version: string): Handlers<Methods> {
-  const { custody, holder, uploader, timetable, deliveries, terminals, provision, unattended, filling } = parts;
+  const { custody, holder, uploader, timetable, deliveries, terminals, provision, handover, unattended, filling } = parts;
   const door = { custody, holder, unattended };
   const reading = new LedgerReading(custody, holder);
   const link = () => uploader.link;
@@ -298,6 +303,8 @@ function handlersOf(parts: Parts, clock: Clock, version: string): Handlers<Metho
     'service.status': () => status.serviceStatus(standing),
     'service.identity': () => status.identity(custody),
     'token.provision': (_caller, params) => provisioning.provision(provision, params),
+    'token.handOver': () => handover.handOver(),
+    'token.takeBack': (_caller, params) => handover.takeBack(params),
     'store.restore': (_caller, params) => restoring.restore(provision, params),
     'store.check': (_caller, params) => checkStore({ custody, holder, log: provision.log }, params),
     'store.resume': (_caller, params) => resume({ ...provision, unattended }, params),

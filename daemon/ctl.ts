@@ -20,7 +20,7 @@ import { login, logout } from '#ctl/session.ts';
 import { status } from '#ctl/status.ts';
 import { store } from '#ctl/store.ts';
 import { terminal } from '#ctl/terminal.ts';
-import { token } from '#ctl/token-probe.ts';
+import { token } from '#ctl/token.ts';
 import { verify } from '#ctl/verify.ts';
 
 /** In the order of the help. */

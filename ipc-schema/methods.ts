@@ -243,6 +243,28 @@ export const methods = {
     result: z.strictObject({ standing, tokenId: z.string(), keyWrapping: z.string() }),
     errors: ['no-token', 'token-failed', 'halted', 'offline'],
   },
+  'token.handOver': {
+    summary:
+      'The token gives its ledger up as planned: what was taken is sealed, then the entry that hands it over, and the token is closed. Its KEY issues nothing more; another one goes on by store.restore.',
+    roles: ['admin'],
+    params: none,
+    result: z.strictObject({
+      standing,
+      tokenId: z.string(),
+      batches: count,
+      entries: count,
+      /** Documents that the ticket server has not acknowledged; the next KEY uploads them. */
+      pending: count,
+    }),
+    errors: [...holding, 'unknown-outcome', 'store-full'],
+  },
+  'token.takeBack': {
+    summary: 'The KEY that handed its ledger over goes on with it after all: only where no other one has. Unlocks the token with its PIN.',
+    roles: ['admin'],
+    params: z.strictObject({ pin: z.string().min(1).max(64), useLastTry: z.boolean().optional() }),
+    result: z.strictObject({ standing }),
+    errors: ['pin-incorrect', 'pin-last-try', 'pin-locked', ...holding, 'unknown-outcome', 'store-full'],
+  },
   'store.restore': {
     summary:
       'Makes a lost FLASH anew from a copy (the mirror, or the FLASH of a dead KEY): for the same KEY, or by a recovery ticket for another one that goes on with the ledger. Takes minutes; may be repeated.',

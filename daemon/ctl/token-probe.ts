@@ -3,7 +3,7 @@
 // holder process with a deadline, because it may hang or crash.
 // Invariants: nothing that stays is written to the token; a PIN is used only for a token that is named, once, and never its last try.
 import path from 'node:path';
-import type { Command, CommandGroup } from '#ctl/command.ts';
+import type { Command } from '#ctl/command.ts';
 import { endAs, usage } from '#ctl/exit-codes.ts';
 import { readPin } from '#ctl/prompt.ts';
 import { facts, table } from '#ctl/screen.ts';
@@ -14,7 +14,7 @@ import { asUkeyError } from '#ipc-schema/errors.ts';
 const deadlineSecondsDefault = 120;
 const deadlineSecondsMax = 3_600;
 
-const probe: Command = {
+export const probe: Command = {
   kind: 'command',
   name: 'probe',
   summary: "what a vendor's PKCS#11 module can do, and whether it can carry the service",
@@ -47,8 +47,6 @@ const probe: Command = {
     screen.answer({ ...report, canCarry, proven: prove }, reportText(report, prove), canCarry ? 'done' : 'refused');
   },
 };
-
-export const token: CommandGroup = { kind: 'group', name: 'token', summary: 'tokens and their modules', commands: [probe] };
 
 /** Data objects are of use, and not needed. */
 const isEnough = ({ missing }: TokenReport): boolean => missing.every((what) => what.startsWith('data objects'));
