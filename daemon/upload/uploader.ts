@@ -21,6 +21,7 @@ import { gather } from './gathering.ts';
 import { Pace } from './pace.ts';
 import { packUpload } from './packing.ts';
 import { afterOutcome, backOffMs, isForGood, type LinkState, unknownLink } from './probe.ts';
+import { ProvenTime } from './proven-time.ts';
 import { type UploadAnswer, Upstream } from './upstream.ts';
 
 const probeSoonMs = 250;
@@ -59,8 +60,7 @@ interface Setback {
 export class Uploader {
   readonly #parts: UploaderParts;
   #link: LinkState = unknownLink;
-  /** The server's time, and our elapsedMs when it came. */
-  #proof: { readonly serverTimeMs: number; readonly atElapsedMs: number } | null = null;
+  readonly #time: ProvenTime;
   #upstream: { readonly key: string; readonly connection: Upstream } | null = null;
   #ledger: Ledger | null = null;
   #run: Promise<void> | null = null;
@@ -83,6 +83,7 @@ export class Uploader {
 
   constructor(parts: UploaderParts) {
     this.#parts = parts;
+    this.#time = new ProvenTime(parts.clock);
     this.#pace = new Pace(parts.clock, () => this.committed());
     this.#watch = new AlarmWatch(parts);
   }
@@ -93,8 +94,7 @@ export class Uploader {
 
   /** What time it is by our server's signature, carried on since it came. */
   get provenNowMs(): number | null {
-    const proof = this.#proof;
-    return proof === null ? null : proof.serverTimeMs + (this.#parts.clock.elapsedMs() - proof.atElapsedMs);
+    return this.#time.nowMs;
   }
 
   /** Another copy of the token that is open, as the server told last. */
@@ -156,17 +156,18 @@ export class Uploader {
     if (probeFirst && !(await this.#prove(charter))) return;
     if (probeFirst && (await this.#isStopped(ledger, charter))) return;
     const leftMs = this.#notBeforeMs - this.#parts.clock.monotonicMs();
-    if (leftMs > 0) this.#arm(leftMs + 1);
-    if (leftMs > 0 || charter.mode === 'offline') return;
-    for (let isAsked = probeFirst; this.#mayGoOn(ledger); isAsked = false) {
+    if (leftMs > 0) return this.#arm(leftMs + 1);
+    if (charter.mode === 'offline') return;
+    // What is there goes in one go, in however many uploads; what is committed meanwhile keeps the pace.
+    let upTo = probeFirst ? ledger.tip.nextBatch : 0;
+    while (this.#mayGoOn(ledger)) {
       const from = this.#wanted ?? ledger.tip.ackedBatch + 1;
       if (from >= ledger.tip.nextBatch || (this.#wanted === null && ledger.tip.lastWeightyBatch <= ledger.tip.ackedBatch)) break;
-      if (!isAsked && this.#wanted === null && !this.#pace.mayGo(ledger.tip.nextBatch - from)) break;
+      if (from >= upTo && this.#wanted === null && !this.#pace.mayGo(ledger.tip.nextBatch - from)) break;
+      if (from >= upTo) upTo = ledger.tip.nextBatch;
       const setback = await this.#uploadFrom(ledger, charter, from);
       this.#pace.sent();
-      if (setback === null) continue;
-      this.#waitAfter(setback);
-      return;
+      if (setback !== null) return this.#waitAfter(setback);
     }
     if (this.#setbacks === 0) this.#note({ lastError: null });
   }
@@ -189,7 +190,7 @@ export class Uploader {
     this.#upstream = { key, connection: new Upstream(charter.server) };
     const before = this.#link.link;
     this.#link = unknownLink;
-    this.#proof = null;
+    this.#time.forget();
     this.#forgetRefusals();
     if (before !== 'unknown') this.#parts.onLink('unknown');
   }
@@ -203,7 +204,7 @@ export class Uploader {
       const nonce = new Uint8Array(randomBytes(nonceBytes));
       const answer = await this.#upstreamNow().probe(nonce);
       const { serverTimeMs } = openProbe(answer, publicKeyFromSpki(Buffer.from(charter.server.ackKey, 'base64')), nonce);
-      this.#proof = { serverTimeMs, atElapsedMs: this.#parts.clock.elapsedMs() };
+      this.#time.prove(serverTimeMs);
       this.#judge('proof');
       return true;
     } catch (error) {
@@ -241,7 +242,7 @@ export class Uploader {
     try {
       if (await this.#contradicts(ledger, charter, { kind: 'acknowledgement', signed })) return null;
       const ack = await acknowledge(ledger, charter, signed);
-      if (ack !== null) this.#provenAtLeast(ack.serverTimeMs);
+      if (ack !== null) this.#time.isAtLeast(ack.serverTimeMs);
       parked = ack?.parked ?? null;
     } catch (error) {
       const { code } = asUkeyError(error);
@@ -261,11 +262,6 @@ export class Uploader {
     this.#note({ parked: [...new Set([...this.#report.parked, ...parked])].slice(-parkedMax) });
     if (ledger.tip.ackedBatch > before) this.#parts.onAcknowledged(ledger.tip.ackedBatch);
     return null;
-  }
-
-  /** An acknowledgement carries no nonce of ours: it may be old, so that it can only show that it is later than we thought. */
-  #provenAtLeast(serverTimeMs: number): void {
-    if (serverTimeMs > (this.provenNowMs ?? 0)) this.#proof = { serverTimeMs, atElapsedMs: this.#parts.clock.elapsedMs() };
   }
 
   /** An acknowledgement that covers nothing of what was sent: sending it again at once would go on for ever. */
