@@ -94,7 +94,7 @@ describe('the PIN that the service manager provides', () => {
         }
         await rig.restart();
         await expect
-          .poll(async () => (await rig.admin.call('service.status', {})).reason, { timeout: 5_000 })
+          .poll(async () => (await rig.admin.call('service.status', {})).reason, { timeout: 20_000 })
           .not.toBe('the token is being opened');
         await new Promise((resolve) => setTimeout(resolve, 350));
         expect(await standing()).toBe('locked');
