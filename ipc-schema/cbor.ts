@@ -1,8 +1,7 @@
-// Owns: the only door to CBOR. Deterministic encoding (RFC 8949 §4.2.1) out, by the library; strict decoding in, by the reader below:
-// shortest heads, definite lengths, UTF-8 that is UTF-8, map keys in bytewise order and once, no tags, no floats, no integer beyond 2^53,
-// nothing left over. Byte strings come out as copies: a frame's buffer may be used again.
-// Why a reader of our own: the library's replaces bad UTF-8, drops a byte order mark, reads the half float 0.0 as the integer 0 and does not
-// look at the order of keys, so that two spellings would mean one thing.
+// Owns: the only door to CBOR. Deterministic encoding (RFC 8949 §4.2.1) out, maps by the library; strict decoding in: shortest
+// heads, definite lengths, UTF-8 that is UTF-8, map keys in bytewise order and once, no tags, no floats, no integer beyond 2^53, nothing left over. Byte strings come out as copies, unless views are asked for: a frame's buffer may be used again.
+// Why by hand: the library's reader replaces bad UTF-8, drops a byte order mark, reads the half float 0.0 as the integer 0 and does not
+// look at the order of keys, so that two spellings would mean one thing; its writer takes twice as long.
 // Must not: know what any array means; the files that own a format name their fields through `FieldReader`.
 import { isUtf8 } from 'node:buffer';
 import { encode, rfc8949EncodeOptions } from 'cborg';
@@ -13,27 +12,87 @@ export type CborValue = null | boolean | number | string | Uint8Array | readonly
 /** Arrays and maps inside each other; our deepest format (an upload's batch) has three. */
 export const cborMaxDepth = 8;
 
-/** Throws internal for what the reader would refuse: a number that is no safe integer, text that is no Unicode. */
+/** RFC 8949 §4.2.1. Throws internal for what the reader would refuse: a number that is no safe integer, text that is no Unicode. */
 export function encodeCbor(value: CborValue): Uint8Array {
-  if (!isWritable(value)) throw new UkeyError('internal', 'a value that has no deterministic spelling');
-  return encode(value, rfc8949EncodeOptions);
+  const out = Buffer.allocUnsafe(sizeOf(value));
+  writeItem(out, 0, value);
+  return new Uint8Array(out.buffer, out.byteOffset, out.length); // no Buffer, as in reading
 }
 
-function isWritable(value: CborValue): boolean {
-  if (typeof value === 'number') return Number.isSafeInteger(value) && !Object.is(value, -0);
-  if (typeof value === 'string') return value.isWellFormed();
-  if (typeof value !== 'object' || value === null || value instanceof Uint8Array) return true;
-  if (Array.isArray(value)) {
-    for (const item of value) if (!isWritable(item)) return false;
-    return true;
+const unwritable = (): UkeyError => new UkeyError('internal', 'a value that has no deterministic spelling');
+type CborList = readonly CborValue[];
+const isList = (value: CborList | ReadonlyMap<number | string, CborValue>): value is CborList => Array.isArray(value);
+
+/** Bytes that the value takes. Throws internal for what cannot be written. */
+function sizeOf(value: CborValue): number {
+  if (value === null || typeof value === 'boolean') return 1;
+  if (typeof value === 'number') {
+    if (!Number.isSafeInteger(value) || Object.is(value, -0)) throw unwritable();
+    return headBytes(value < 0 ? -1 - value : value);
   }
-  for (const [key, member] of value as ReadonlyMap<number | string, CborValue>) if (!isWritable(key) || !isWritable(member)) return false;
-  return true;
+  if (typeof value === 'string') {
+    if (!value.isWellFormed()) throw unwritable();
+    const length = Buffer.byteLength(value);
+    return headBytes(length) + length;
+  }
+  if (value instanceof Uint8Array) return headBytes(value.length) + value.length;
+  if (!isList(value)) return mapBytes(value).length;
+  let size = headBytes(value.length);
+  for (const item of value) size += sizeOf(item);
+  return size;
 }
+
+/** A head with its argument (RFC 8949 §3) in the shortest form. */
+function headBytes(argument: number): number {
+  if (argument < 24) return 1;
+  if (argument < 0x100) return 2;
+  if (argument < 0x1_0000) return 3;
+  return argument < 0x1_0000_0000 ? 5 : 9;
+}
+
+/** Answers where the next item goes. `out` has room: sizeOf has measured it. */
+function writeItem(out: Buffer, at: number, value: CborValue): number {
+  if (typeof value === 'number') return value < 0 ? writeHead(out, at, 1, -1 - value) : writeHead(out, at, 0, value);
+  if (typeof value === 'string') {
+    const start = writeHead(out, at, 3, Buffer.byteLength(value));
+    return start + out.write(value, start, 'utf8');
+  }
+  if (value === null) return out.writeUInt8(0xf6, at);
+  if (typeof value === 'boolean') return out.writeUInt8(value ? 0xf5 : 0xf4, at);
+  if (value instanceof Uint8Array) return writeBytes(out, writeHead(out, at, 2, value.length), value);
+  if (!isList(value)) return writeBytes(out, at, mapBytes(value));
+  let next = writeHead(out, at, 4, value.length);
+  for (const item of value) next = writeItem(out, next, item);
+  return next;
+}
+
+function writeBytes(out: Buffer, at: number, bytes: Uint8Array): number {
+  out.set(bytes, at);
+  return at + bytes.length;
+}
+
+/** The library puts the keys in order. Maps stand in signed headers alone, one per batch. */
+function mapBytes(map: ReadonlyMap<number | string, CborValue>): Uint8Array {
+  for (const part of map) sizeOf(part); // throws for what the library would write and we would not read
+  return encode(map, rfc8949EncodeOptions);
+}
+
+function writeHead(out: Buffer, at: number, major: number, argument: number): number {
+  const top = major << 5;
+  if (argument < 24) return out.writeUInt8(top | argument, at);
+  if (argument < 0x100) return out.writeUInt16BE(((top | 24) << 8) | argument, at);
+  if (argument < 0x1_0000) return out.writeUInt16BE(argument, out.writeUInt8(top | 25, at));
+  if (argument < 0x1_0000_0000) return out.writeUInt32BE(argument, out.writeUInt8(top | 26, at));
+  const low = out.writeUInt32BE(Math.floor(argument / 0x1_0000_0000), out.writeUInt8(top | 27, at));
+  return out.writeUInt32BE(argument % 0x1_0000_0000, low);
+}
+
+/** `views`: byte strings that share the memory of what is read. For whoever owns that, changes nothing in it and keeps no part of it for long. */
+export type ByteStrings = 'copies' | 'views';
 
 /** Throws invalid-request for any spelling but the deterministic one. `what` names the thing for the message. */
-export function decodeCbor(bytes: Uint8Array, what: string): unknown {
-  const source = new Source(bytes, what);
+export function decodeCbor(bytes: Uint8Array, what: string, byteStrings: ByteStrings = 'copies'): unknown {
+  const source = new Source(bytes, what, byteStrings);
   const value = readItem(source, 0);
   if (source.at !== bytes.length) throw source.bad('has bytes left over');
   return value;
@@ -43,11 +102,13 @@ export function decodeCbor(bytes: Uint8Array, what: string): unknown {
 class Source {
   readonly bytes: Uint8Array;
   readonly what: string;
+  readonly byteStrings: ByteStrings;
   at = 0;
 
-  constructor(bytes: Uint8Array, what: string) {
+  constructor(bytes: Uint8Array, what: string, byteStrings: ByteStrings) {
     this.bytes = bytes;
     this.what = what;
+    this.byteStrings = byteStrings;
   }
 
   bad(why: string): UkeyError {
@@ -94,7 +155,9 @@ function readItem(source: Source, depth: number): unknown {
     }
     case 2: {
       const start = source.skip(source.argument(low));
-      return new Uint8Array(source.bytes.subarray(start, source.at)); // a copy, and no Buffer, whose `slice` would share memory
+      const { buffer, byteOffset } = source.bytes;
+      const view = new Uint8Array(buffer, byteOffset + start, source.at - start); // no Buffer, whose `slice` would share memory
+      return source.byteStrings === 'views' ? view : new Uint8Array(view);
     }
     case 3:
       return readText(source, low);

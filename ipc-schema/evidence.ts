@@ -14,6 +14,7 @@ export interface Evidence {
 
 const evidenceMaxBytes = 4_096;
 const base32Alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567';
+const base32Codes = Buffer.from(base32Alphabet, 'latin1');
 
 export function encodeEvidence(evidence: Evidence): Uint8Array {
   return encodeCbor([evidence.leaf, evidence.index, evidence.count, evidence.path, evidence.sealBytes]);
@@ -48,7 +49,8 @@ export function evidenceFromQr(text: string): Uint8Array {
 }
 
 export function encodeBase32(bytes: Uint8Array): string {
-  let out = '';
+  const chars = Buffer.allocUnsafe(Math.ceil((bytes.length * 8) / 5));
+  let length = 0;
   let held = 0;
   let heldBits = 0;
   for (const byte of bytes) {
@@ -56,11 +58,12 @@ export function encodeBase32(bytes: Uint8Array): string {
     heldBits += 8;
     while (heldBits >= 5) {
       heldBits -= 5;
-      out += base32Alphabet[(held >>> heldBits) & 31];
+      chars[length++] = base32Codes[(held >>> heldBits) & 31] ?? 0;
     }
     held &= (1 << heldBits) - 1;
   }
-  return heldBits === 0 ? out : out + base32Alphabet[(held << (5 - heldBits)) & 31];
+  if (heldBits > 0) chars[length++] = base32Codes[(held << (5 - heldBits)) & 31] ?? 0;
+  return chars.toString('latin1');
 }
 
 /** Strict: no padding, no lower case, no stray bits, at most the length of the longest evidence. Throws invalid-request. */

@@ -116,12 +116,17 @@ export function answer(
     currency: leaf.currency ?? '',
     total: leaf.total ?? '',
     taxTotal: leaf.taxTotal ?? '',
-    ...(brief ? {} : { document: Buffer.from(body).toString('utf8'), evidence: Buffer.from(evidenceBytes).toString('base64') }),
+    ...(brief ? {} : { document: textOf(body, 'utf8'), evidence: textOf(evidenceBytes, 'base64') }),
     qr: qrText(evidenceBytes, charter.verifyUrl),
     delivery: acknowledged ? 'acknowledged' : 'pending',
     repeated: committed.repeated ?? false,
     budget,
   };
+}
+
+/** Without a copy of the bytes. */
+function textOf(bytes: Uint8Array, encoding: 'utf8' | 'base64'): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString(encoding);
 }
 
 export function charterOf(ledger: Ledger): Charter {

@@ -14,6 +14,8 @@ function orderedJson(value: unknown): string {
     if (typeof part !== 'object' || part === null) return part;
     if (Array.isArray(part)) return part.map(inOrder);
     const members = part as Readonly<Record<string, unknown>>;
+    const line = lineInOrder(members);
+    if (line !== null) return line;
     const copy: Record<string, unknown> = {};
     for (const name of Object.keys(members).sort()) {
       isOrdered &&= !mayStandElsewhere(name);
@@ -23,6 +25,15 @@ function orderedJson(value: unknown): string {
   };
   const text = JSON.stringify(inOrder(value));
   return isOrdered ? text : spelledOut(value);
+}
+
+/** Most of a request are lines: what has their members alone, as texts, needs no sorting. Members that are not there are undefined, and not written. */
+function lineInOrder(members: Readonly<Record<string, unknown>>): Record<string, unknown> | null {
+  const { description, discount, quantity, sku, taxCode, unitPrice } = members;
+  const line = { description, discount, quantity, sku, taxCode, unitPrice };
+  let texts = 0;
+  for (const name in line) if (typeof line[name as keyof typeof line] === 'string') texts += 1;
+  return texts === Object.keys(members).length ? line : null;
 }
 
 /** Objects keep numbers before all other names, and `__proto__` apart. */

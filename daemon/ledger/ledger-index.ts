@@ -11,7 +11,8 @@ import { type IndexHead, type IndexRow, isDamage, type Lookup } from './lookup.t
 
 const unwrittenMaxRows = 50_000;
 const rowsPerWrite = 1_024;
-const lingerMs = 25;
+/** Under load a transaction costs more than its rows: few large ones. */
+const lingerMs = 150;
 const retryMs = 1_000;
 const brokenRetryMs = 500;
 const keysPerPage = 2_000;

@@ -2,10 +2,10 @@
 // Invariants: a cache: whatever it holds can be deleted and is rebuilt from the log; it names the batch and seal that it reaches, in the same transaction
 // as the rows, so that it can be behind but never silently lack a row; no amounts, no documents, no plain keys (a key is stored as a hash).
 // WAL with synchronous=NORMAL: a power cut may lose the newest transactions, never tear one. One serial queue; integers stay below 2^53; no BigInt.
+import { hash } from 'node:crypto';
 import { chmodSync, closeSync, existsSync, openSync, rmSync } from 'node:fs';
 import sqlite3 from 'sqlite3';
 import { UkeyError } from '#ipc-schema/errors.ts';
-import { sha256 } from '#ipc-schema/merkle.ts';
 
 /** One entry as the index knows it. */
 export interface IndexRow {
@@ -64,8 +64,11 @@ const insertRows = `
   SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8 FROM json_each(?)`;
 const setHead = 'INSERT OR REPLACE INTO head (id, token_id, batch, seal_hash) VALUES (1, ?, ?, ?)';
 
+/** Of the 32 of SHA-256: enough to tell keys apart, and the index stays smaller. */
+const keyHashBytes = 20;
+
 export function keyHashOf(terminal: string, key: string): string {
-  return Buffer.from(sha256(Buffer.from(`${terminal}\n${key}`)).subarray(0, 20)).toString('base64url');
+  return Buffer.from(hash('sha256', `${terminal}\n${key}`, 'hex'), 'hex').toString('base64url', 0, keyHashBytes);
 }
 
 const suffixes = ['', '-wal', '-shm', '-journal'];

@@ -37,6 +37,18 @@ test('two JSON values have one digest exactly when they are the same value', () 
   fc.assert(property, { seed: 99, numRuns: 500 });
 });
 
+test('the members of a line stand in order, whichever it has', () => {
+  const digest = (lines: unknown): string => requestDigest({ lines });
+  const of = (text: string): string => createHash('sha256').update(`{"lines":${text}}`).digest('base64url');
+  const line = { unitPrice: '1', taxCode: 't', sku: 's', quantity: '2', discount: '3', description: 'd' };
+  expect(digest([line])).toBe(of('[{"description":"d","discount":"3","quantity":"2","sku":"s","taxCode":"t","unitPrice":"1"}]'));
+  expect(digest([{ quantity: '2', discount: undefined, description: 'd' }, {}])).toBe(of('[{"description":"d","quantity":"2"},{}]'));
+  expect(digest([{ sku: null, description: 'd' }])).toBe(of('[{"description":"d","sku":null}]'));
+  expect(digest([{ sku: { b: '1', a: '2' }, more: 'm', description: 'd' }])).toBe(
+    of('[{"description":"d","more":"m","sku":{"a":"2","b":"1"}}]'),
+  );
+});
+
 test('names that an object keeps in an order of its own stand in code-unit order all the same', () => {
   const digest = (ext: unknown): string => requestDigest({ ext });
   const of = (text: string): string => createHash('sha256').update(`{"ext":${text}}`).digest('base64url');

@@ -1,4 +1,4 @@
-import { decode } from 'cborg';
+import { decode, encode, rfc8949EncodeOptions } from 'cborg';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { type CborValue, cborHead, cborMaxDepth, decodeCbor, encodeCbor, FieldReader } from '#ipc-schema/cbor.ts';
@@ -167,6 +167,25 @@ describe('CBOR', () => {
       }),
       { seed, numRuns: 300 },
     );
+  });
+
+  it(`writes what another writer writes (seed ${seed})`, () => {
+    fc.assert(
+      fc.property(anyValue, (value) => {
+        expect(hex(encodeCbor(value))).toBe(hex(encode(value, rfc8949EncodeOptions)));
+      }),
+      { seed, numRuns: 1_000 },
+    );
+    for (const edge of [23, 24, 255, 256, 65_535, 65_536, 2 ** 32 - 1, 2 ** 32, Number.MAX_SAFE_INTEGER]) {
+      for (const value of [edge, -edge, -1 - edge].filter(Number.isSafeInteger)) {
+        expect(hex(encodeCbor(value))).toBe(hex(encode(value, rfc8949EncodeOptions)));
+      }
+    }
+    for (const length of [23, 24, 255, 256, 65_535, 65_536, 70_000]) {
+      for (const value of ['é'.repeat(length), new Uint8Array(length), Array.from({ length }, () => 1)]) {
+        expect(hex(encodeCbor(value))).toBe(hex(encode(value, rfc8949EncodeOptions)));
+      }
+    }
   });
 
   it(`accepts of any bytes only those that it would write itself (seed ${seed})`, () => {
