@@ -43,6 +43,8 @@ export const tokenStatusSchema = z.strictObject({
   serial: z.string(),
   model: z.string(),
   tokenId: z.string().nullable(),
+  /** End of the certificate of the KEY in force. */
+  certificateExpires: instantText.nullable(),
   ...pinFacts,
   signatures: count,
   meanSignMs: z.number().min(0).nullable(),

@@ -88,6 +88,7 @@ export function backlogText(backlog: BacklogStatus): string {
 
 function tokenText(token: TokenStatus): string {
   const parts = [`${token.label} (serial ${token.serial}, ${token.module})`, pinText(token.pinState, token.triesLeft)];
+  if (token.certificateExpires !== null) parts.push(`certificate until ${token.certificateExpires.slice(0, 10)}`);
   if (token.storedPin === 'wrong') parts.push("the stored PIN is not the token's");
   if (token.meanSignMs !== null) parts.push(`${counted(token.signatures, 'signature')} of ${token.meanSignMs.toFixed(1)} ms`);
   if (token.signFailures > 0) parts.push(counted(token.signFailures, 'failed signature'));

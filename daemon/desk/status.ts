@@ -5,6 +5,7 @@ import type { Holder, HolderStatus } from '#holder/holder.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Result } from '#ipc-schema/methods.ts';
 import type { ServiceStatus } from '#ipc-schema/status.ts';
+import { certificateUntilMs } from '#ledger/certificate-term.ts';
 import type { CloneAlarm } from '#ledger/contradiction.ts';
 import { type Custody, floorOf } from '#ledger/custody.ts';
 import type { Filling } from '#ledger/filling.ts';
@@ -56,9 +57,10 @@ async function tokenStatus({ custody, holder, unattended }: StatusParts): Promis
   if (!('facts' in state)) return null;
   const { module, label, serial, model, triesLeft, pinState } = state.facts;
   const tokenId = state.kind === 'open' ? Buffer.from(state.mount.tokenId).toString('hex') : null;
+  const certificateExpires = state.kind === 'open' ? new Date(certificateUntilMs(state.mount.certificate)).toISOString() : null;
   const figures = state.kind === 'open' ? await figuresOf(holder) : null;
   const storedPin = unattended?.storedPin ?? 'none';
-  return { module, label, serial, model, tokenId, triesLeft, pinState, storedPin, ...healthOf(figures) };
+  return { module, label, serial, model, tokenId, certificateExpires, triesLeft, pinState, storedPin, ...healthOf(figures) };
 }
 
 type Health = Pick<

@@ -10,6 +10,7 @@ import type { Charter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import { usualDecimals } from '#ipc-schema/money.ts';
 import type { Budget } from '#ipc-schema/status.ts';
+import { daysToTell } from './certificate-term.ts';
 import { type CloneAlarm, type Contradiction, Contradictions } from './contradiction.ts';
 import { Gauge, type GaugeParts } from './gauge.ts';
 import { handedOver, isHandedOver } from './handover.ts';
@@ -17,7 +18,7 @@ import { Ledger } from './ledger.ts';
 import { LedgerIndex } from './ledger-index.ts';
 import { budgetOf, judgeClock, judgeStanding, type LimitFacts } from './limits.ts';
 import { Lookup } from './lookup.ts';
-import { openIndex, readLedger, tellMirror } from './mounting.ts';
+import { openIndex, readLedger, tellOpened } from './mounting.ts';
 import type { PlannedEntry } from './numbering.ts';
 import { Reclaimer } from './reclaiming.ts';
 import { blankFact, type HoldingFact, type LockedWhy, type StandingReport, type Stop, standingOf } from './standing.ts';
@@ -254,8 +255,7 @@ export class Custody {
       await shut(opened, asUkeyError(error));
       throw error;
     }
-    tellMirror(log, mount);
-    log.info('the ledger is open', { entries: open.tip.nextSequence - 1, batches: open.tip.nextBatch - 1, tornBytes: mount.tornBytes });
+    tellOpened(log, ledger, clock.wallMs());
     return { opened, found };
   }
 
@@ -376,9 +376,8 @@ export class Custody {
       kind: 'open',
       verdict,
       roomLeft: !ledger.full,
-      link: this.#parts.link(),
-      refusedFor: this.#parts.refusedFor(),
-      alarm: this.alarm,
+      ...{ link: this.#parts.link(), refusedFor: this.#parts.refusedFor(), alarm: this.alarm },
+      certificateDays: daysToTell(ledger.certificateUntilMs, this.#parts.clock.wallMs()),
     };
   }
 }

@@ -9,6 +9,7 @@ import type { Charter } from '#ipc-schema/charter.ts';
 import { entryKinds, isFiscal } from '#ipc-schema/entry.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Template } from '#ipc-schema/template.ts';
+import { certificateUntilMs } from './certificate-term.ts';
 import { CreditBook, type CreditHistory } from './credits.ts';
 import type { LedgerIndex } from './ledger-index.ts';
 import type { LimitFacts } from './limits.ts';
@@ -69,6 +70,7 @@ export class Ledger {
   #charter: Charter | null;
   #templates: readonly Template[];
   #kept: Kept;
+  #certificateUntilMs: number | null = null;
 
   constructor(parts: LedgerParts) {
     const { holder, open } = parts;
@@ -122,6 +124,12 @@ export class Ledger {
   /** As the token was opened: its identity; `tip` says where the ledger stands now. */
   get mount(): Mount {
     return this.#parts.open.mount;
+  }
+
+  /** End of the certificate of the KEY in force. */
+  get certificateUntilMs(): number {
+    this.#certificateUntilMs ??= certificateUntilMs(this.mount.certificate);
+    return this.#certificateUntilMs;
   }
 
   /** What is in memory now, for tests and figures. */

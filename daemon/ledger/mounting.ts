@@ -9,7 +9,8 @@ import { openCharter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { openTemplate } from '#ipc-schema/template.ts';
 import { catchUp } from './catch-up.ts';
-import type { OpenLedger } from './ledger.ts';
+import { daysToTell } from './certificate-term.ts';
+import type { Ledger, OpenLedger } from './ledger.ts';
 import { Lookup } from './lookup.ts';
 import { carriedWith } from './reclaiming.ts';
 import { type Reads, readBatches } from './stored.ts';
@@ -95,8 +96,16 @@ async function foldTip(holder: Reads, mount: Mount): Promise<Tip> {
   return tip;
 }
 
+/** For the log. `nowMs`: wall clock. */
+export function tellOpened(log: Log, { mount, tip, certificateUntilMs }: Ledger, nowMs: number): void {
+  tellMirror(log, mount);
+  log.info('the ledger is open', { entries: tip.nextSequence - 1, batches: tip.nextBatch - 1, tornBytes: mount.tornBytes });
+  const daysLeft = daysToTell(certificateUntilMs, nowMs);
+  if (daysLeft !== null) log.warn("the token's certificate ends", { until: new Date(certificateUntilMs).toISOString(), daysLeft });
+}
+
 /** What was put right is worth a person's look: a device begins to fail. */
-export function tellMirror(log: Log, { mirror }: Mount): void {
+function tellMirror(log: Log, { mirror }: Mount): void {
   if (mirror === null) return;
   const { remade, healedFlash, healedMirror, discarded } = mirror;
   if (remade) log.info('the mirror was made anew', { segments: healedMirror });

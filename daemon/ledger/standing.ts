@@ -25,6 +25,8 @@ export type HoldingFact =
       readonly link: Link;
       readonly refusedFor: string | null;
       readonly alarm: CloneAlarm | null;
+      /** Until the KEY's certificate ends; null: nobody needs to act. */
+      readonly certificateDays: number | null;
     }
   /** `by`: what the server has proven, or that another KEY is to go on; or null. */
   | { readonly kind: 'halted'; readonly reason: string; readonly by: Stop['kind'] };
@@ -49,6 +51,7 @@ const cloneAction =
   'Two copies of this token have issued: keep this one as it is, and ask the authority. What it has not uploaded must be accounted for by another token.';
 const handedOverAction =
   'Plug in the spare token and put the ledger on it (ukeyctl store restore, with a recovery ticket). If the spare fails, plug this one in and take it back (ukeyctl token replace --cancel).';
+const certificateAction = 'Ask headquarters for another token and a recovery ticket, and replace this one (ukeyctl token replace).';
 const alarmAction = 'Ask the authority: a second copy of this token has issued. This one goes on.';
 
 const report = (standing: Standing, reason: string, action = ''): StandingReport => ({ standing, reason, action });
@@ -111,7 +114,14 @@ function openStanding(fact: Extract<HoldingFact, { kind: 'open' }>): StandingRep
     const told = `the ticket server has refused a batch ${fact.alarm.batchIndex} that a second copy of this token sealed`;
     return report(fact.link === 'up' ? 'issuing-online' : 'issuing-offline', told, alarmAction);
   }
-  switch (fact.link) {
+  const { standing, reason } = linkStanding(fact.link);
+  const { certificateDays: days } = fact;
+  if (days === null) return report(standing, reason);
+  return report(standing, `${reason}; the token's certificate ${days === 0 ? 'has ended' : `ends in ${days} days`}`, certificateAction);
+}
+
+function linkStanding(link: Link): StandingReport {
+  switch (link) {
     case 'up':
       return report('issuing-online', 'the ticket server answers');
     case 'down':
@@ -119,7 +129,7 @@ function openStanding(fact: Extract<HoldingFact, { kind: 'open' }>): StandingRep
     case 'unknown':
       return report('issuing-offline', 'the ticket server has not been reached yet; invoices wait on the token');
     default:
-      return unreachable(fact.link);
+      return unreachable(link);
   }
 }
 

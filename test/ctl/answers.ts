@@ -22,6 +22,7 @@ export const tokenAnswer: TokenStatus = {
   serial: '00000001',
   model: 'soft',
   tokenId: 'ab'.repeat(16),
+  certificateExpires: '2033-01-02T03:04:05Z',
   triesLeft: 3,
   pinState: 'ok',
   storedPin: 'none',

@@ -37,8 +37,8 @@ describe.concurrent('status', () => {
       Mode       hybrid
       Budget     71.5 h, 998 documents, 99969.40 left (0 % used), at most 5000 each
       Backlog    2 documents (30.60) since 2030-01-02T03:04:05Z; link down; last error: no answer in time; next probe 2030-01-02T03:05:15Z
-      Token      shop-7 (serial 00000001, embedded soft token), PIN ok, 3 tries left, 5 signatures of 0.3 ms
-      Store      /var/lib/ukeyd/flash.img, 1.0 MiB of 256 MiB used (0 %), 7 entries in 5 batches, mirror off
+      Token      shop-7 (serial 00000001, embedded soft token), PIN ok, 3 tries left, certificate until 2033-01-02, 5 signatures of 0.3 ms
+      Store      /var/lib/ukeyd/flash.img, 1.0 MiB of 256 MiB used (0 %), too new to say when it is full, 0.0 MiB written since it was formatted, 7 entries in 5 batches, mirror off
       Templates  retail v1 (GBP)
       Clock      2030-01-02T03:05:10Z
       Version    0.1.0

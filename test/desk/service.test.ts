@@ -125,7 +125,11 @@ describe('the status', () => {
       issuer: { taxId: 'GB123456789', name: 'Gifts Ltd' },
       mode: 'hybrid',
       templates: [{ id: 'retail', version: 1, currency: 'GBP' }],
-      token: { pinState: 'ok', tokenId: expect.stringMatching(/^[0-9a-f]{32}$/) },
+      token: {
+        pinState: 'ok',
+        tokenId: expect.stringMatching(/^[0-9a-f]{32}$/),
+        certificateExpires: expect.stringMatching(/^20[3-9]\d-/),
+      },
       store: { mirror: 'off', tornBytes: 0 },
       clock: { trusted: true },
     });

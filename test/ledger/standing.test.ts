@@ -12,6 +12,7 @@ const open = (change: Partial<Extract<HoldingFact, { kind: 'open' }>>): HoldingF
   link: 'up',
   refusedFor: null,
   alarm: null,
+  certificateDays: null,
   ...change,
 });
 
@@ -28,10 +29,14 @@ test.each<[HoldingFact, string, boolean]>([
   [{ kind: 'halted', reason: 'a clone', by: null }, 'halted', true],
   [{ kind: 'halted', reason: 'a clone', by: 'clone' }, 'halted', true],
   [{ kind: 'halted', reason: 'a rollback', by: 'rollback' }, 'halted', true],
+  [{ kind: 'halted', reason: 'handed over', by: 'handed-over' }, 'halted', true],
   [open({ alarm }), 'issuing-online', true],
   [open({ alarm, link: 'down' }), 'issuing-offline', true],
   [open({ alarm, roomLeft: false }), 'store-full', true],
   [open({}), 'issuing-online', false],
+  [open({ certificateDays: 59 }), 'issuing-online', true],
+  [open({ certificateDays: 0, link: 'down' }), 'issuing-offline', true],
+  [open({ certificateDays: 0, roomLeft: false }), 'store-full', true],
   [open({ link: 'down' }), 'issuing-offline', false],
   [open({ link: 'unknown' }), 'issuing-offline', false],
   [open({ refusedFor: 'w' }), 'issuing-offline', true],
