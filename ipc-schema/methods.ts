@@ -255,6 +255,8 @@ export const methods = {
       entries: count,
       /** Documents that the ticket server has not acknowledged; the next KEY uploads them. */
       pending: count,
+      /** What the next KEY is to be restored from: the FLASH where there is no mirror, or one that has not got everything. */
+      copy: z.enum(['mirror', 'flash']),
     }),
     errors: [...holding, 'unknown-outcome', 'store-full'],
   },

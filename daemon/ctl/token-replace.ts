@@ -12,6 +12,7 @@ import { asUkeyError } from '#ipc-schema/errors.ts';
 
 /** A slow token with a full pool before it; a large store that is read anew. */
 const waitMs = 120_000;
+const copyText = { mirror: 'the mirror', flash: 'the whole FLASH (no mirror has everything)' } as const;
 
 export const replace: Command = {
   kind: 'command',
@@ -43,7 +44,10 @@ export const replace: Command = {
         ['Token id', result.tokenId],
         ['Ledger', `${counted(result.entries, 'entry', 'entries')} in ${counted(result.batches, 'batch', 'batches')}, handed over`],
         ['Waits', `${counted(result.pending, 'document')} for the ticket server`],
-        ['To do', 'copy the mirror, plug in the spare, and run ukeyctl store restore with a recovery ticket (docs/provisioning.md)'],
+        [
+          'To do',
+          `copy ${copyText[result.copy]}, plug in the spare, and run ukeyctl store restore with a recovery ticket (docs/provisioning.md)`,
+        ],
       ]),
     );
   },

@@ -45,6 +45,7 @@ export class Handover {
     log.warn('the ledger is handed over', { batches: ledger.tip.nextBatch - 1 });
     const unattended = this.#parts.unattended();
     unattended?.suspend(); // the token is to be pulled: nobody opens it again unasked
+    const copy = await this.#wholeCopy();
     await holder.logout().catch((error: unknown) => log.warn('the token that is handed over did not close', { why: whyOf(error) }));
     const { nextBatch, nextSequence, pending } = ledger.tip;
     return {
@@ -53,7 +54,19 @@ export class Handover {
       batches: nextBatch - 1,
       entries: nextSequence - 1,
       pending: pending.count,
+      copy,
     };
+  }
+
+  /** A mirror that follows (`async`) has everything once the token is closed. */
+  async #wholeCopy(): Promise<'mirror' | 'flash'> {
+    try {
+      const { mirror } = await this.#parts.holder.status();
+      return mirror !== null && mirror.failure === null ? 'mirror' : 'flash';
+    } catch (error) {
+      this.#parts.log.warn('whether the mirror has everything is not known', { why: whyOf(error) });
+      return 'flash';
+    }
   }
 
   async takeBack(params: Params<'token.takeBack'>): Promise<Result<'token.takeBack'>> {

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { findingsMax, LedgerCheck, type LedgerReport } from '#ctl/ledger-check.ts';
+import { encodeAdminEvent } from '#ipc-schema/admin.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { BuiltBatch } from '#test/support/batch-builder.ts';
 import { BuiltLedger } from '#test/support/built-ledger.ts';
@@ -187,6 +188,22 @@ describe('what is sealed rightly and still wrong is found', () => {
       { kind: 'body', entryKind: 'charter', body: body(ledger) },
     ]);
     expect(kinds(ledger)).toEqual(['3 charter', '4 charter']);
+  });
+
+  it.each<[string, readonly (readonly ('handover' | 'handover-cancelled' | 'sale')[])[], string[]]>([
+    ['that ends with a handover', [['handover']], []],
+    ['that is taken back', [['sale', 'handover'], ['handover-cancelled', 'sale'], ['handover']], []],
+    ['that goes on by its old key', [['handover'], ['sale', 'sale']], ['4 admin']],
+    ['with entries behind a handover', [['handover', 'sale'], ['sale']], ['3 admin']],
+    ['that is taken back too late', [['handover'], ['sale', 'handover-cancelled']], ['4 admin', '5 admin']],
+    ['that nobody has handed over', [['sale'], ['handover-cancelled']], ['4 admin']],
+  ])('a ledger %s', async (_what, batches, findings) => {
+    const ledger = await BuiltLedger.begin();
+    for (const batch of batches)
+      ledger.add(
+        batch.map((event) => (event === 'sale' ? ledger.draft() : { kind: 'body', entryKind: 'admin', body: encodeAdminEvent({ event }) })),
+      );
+    expect(kinds(ledger).filter((one) => one.endsWith('admin'))).toEqual(findings);
   });
 
   it('all are counted, and a bounded number kept', async () => {

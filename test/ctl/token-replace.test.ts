@@ -8,7 +8,7 @@ import { FakeService, type Script } from '#test/support/fake-service.ts';
 import { backlogAnswer, statusAnswer } from './answers.ts';
 
 const pin = 'k0rrekt-Pferd';
-const handedOver = { standing: 'halted', tokenId: 'ab'.repeat(16), batches: 7, entries: 9, pending: 2 } as const;
+const handedOver = { standing: 'halted', tokenId: 'ab'.repeat(16), batches: 7, entries: 9, pending: 2, copy: 'mirror' } as const;
 const script: Script = {
   'backlog.flush': () => backlogAnswer,
   'token.handOver': () => handedOver,

@@ -49,7 +49,7 @@ async function pull(rig: Rig): Promise<{ copy: string; kept: string }> {
   const kept = inside(rig, 'kept');
   mkdirSync(kept, { recursive: true });
   for (const file of tokenFiles) renameSync(inside(rig, 'token', file), path.join(kept, file));
-  await expect.poll(async () => (await rig.admin.call('service.status', {})).token).toBeNull();
+  await expect.poll(async () => (await rig.admin.call('service.status', {})).token, { timeout: 10_000 }).toBeNull();
   return { copy: inside(rig, 'copy.img'), kept };
 }
 
@@ -118,7 +118,7 @@ describe('a token that is replaced as planned', { timeout: 60_000 }, () => {
     const before = await handOver(rig);
     await Promise.all(tills);
     for (const error of refused) expect(['busy', 'halted', 'locked']).toContain((error as UkeyError).code);
-    expect(before).toMatchObject({ standing: 'halted', tokenId, pending: expect.any(Number) });
+    expect(before).toMatchObject({ standing: 'halted', tokenId, pending: expect.any(Number), copy: 'mirror' });
     await expect(rig.till.call('invoice.issue', sale('late'))).rejects.toMatchObject({ code: 'halted' });
     const { copy } = await pull(rig);
     const ticket = await rig.server.createRecoveryTicket({ tokenId });
@@ -177,6 +177,17 @@ describe('a token that is replaced as planned', { timeout: 60_000 }, () => {
     const both = await Promise.allSettled([handOver(rig), handOver(rig)]);
     expect(both.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
     expect(await eventsIn(rig)).toEqual(['handover']);
+  });
+
+  test('says that its FLASH is the copy where no mirror has everything', async () => {
+    const { rig, sold, tokenId } = await shop({ mirror: false });
+    expect(await handOver(rig)).toMatchObject({ copy: 'flash' });
+    copyFileSync(inside(rig, 'token', 'flash.img'), inside(rig, 'copy.img'));
+    for (const file of tokenFiles) rmSync(inside(rig, 'token', file));
+    await expect.poll(async () => (await rig.admin.call('service.status', {})).token, { timeout: 10_000 }).toBeNull();
+    const ticket = await rig.server.createRecoveryTicket({ tokenId });
+    expect(await restore(rig, { from: inside(rig, 'copy.img'), ticket, ...blankToken })).toMatchObject({ planned: true });
+    await expectAllSold(rig, sold);
   });
 
   test('keeps its ledger where no other KEY could open the store', async () => {
