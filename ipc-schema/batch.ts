@@ -2,7 +2,7 @@
 // Seal: COSE_Sign1 by the token; payload CBOR [1, tokenId, batchIndex, firstSequence, count, root, previousSealHash, sealedAtMs] (3-formats §3.1).
 // Batch: CBOR [seal bytes, [entry, …]], the same bytes on the FLASH (before encryption) and in an upload.
 // The first previousSealHash is SHA-256 of the enrolment certificate; every later one SHA-256 of the seal's bytes before it.
-import { cborHead, decodeCbor, encodeCbor, FieldReader, malformed } from './cbor.ts';
+import { type ByteStrings, cborHead, decodeCbor, encodeCbor, FieldReader, malformed } from './cbor.ts';
 import { decodeSign1, type Sign1 } from './cose.ts';
 import { decodeEntry, type Entry } from './entry.ts';
 import { hashBytes, sha256 } from './merkle.ts';
@@ -69,9 +69,9 @@ export function encodeBatch(sealBytes: Uint8Array, joinedEntries: Uint8Array): U
   return Buffer.concat([cborHead(4, 2), cborHead(2, sealBytes.length), sealBytes, joinedEntries]);
 }
 
-export function decodeBatch(bytes: Uint8Array): Batch {
+export function decodeBatch(bytes: Uint8Array, byteStrings: ByteStrings = 'copies'): Batch {
   if (bytes.length > encodedMaxBytes) throw malformed('batch', 'is too long');
-  const fields = new FieldReader('batch', decodeCbor(bytes, 'batch'));
+  const fields = new FieldReader('batch', decodeCbor(bytes, 'batch', byteStrings));
   const sealBytes = fields.bytes('seal');
   const entries = fields.list('entries');
   fields.end();

@@ -47,9 +47,9 @@ export function verifySeal(sealBytes: Uint8Array, tokenKey: KeyObject, tokenId: 
   return seal;
 }
 
-/** Verifies one batch and its place behind `head`. `tokenId` as for verifySeal. */
+/** Verifies one batch and its place behind `head`. `tokenId` as for verifySeal. What it answers shares the memory of `bytes`. */
 export function verifyBatch(bytes: Uint8Array, tokenKey: KeyObject, head: ChainHead, tokenId?: Uint8Array): VerifiedBatch {
-  return verifyDecoded(decodeBatch(bytes), tokenKey, head, tokenId);
+  return verifyDecoded(decodeBatch(bytes, 'views'), tokenKey, head, tokenId);
 }
 
 /** Verifies the next batch of a ledger, whose key may change there; answers the keys as they stand afterwards. */

@@ -17,6 +17,8 @@ import { claimedIndex, judgeUpload, numbersOf, parkTaken, type UploadFacts, type
 export const ackMaxParked = 1_000;
 /** Memory that a frame may ask for (a window of 2^23 bytes = uploadMaxBytes), whatever its header says. */
 const zstdWindowLog = 23;
+/** Memory for what comes out, at a time: each is a trip to another thread. */
+const unpackChunkBytes = 1024 * 1024;
 /** Verification of one upload gives way to other callers after this long. */
 const turnMs = 8;
 /** How often an upload is judged anew when another process moved the head meanwhile. */
@@ -52,7 +54,11 @@ export function makeAccept(parts: AcceptParts): Accept {
 /** zstd (RFC 8878), at most uploadMaxBytes out. Throws invalid-request, or too-large. */
 export async function unpack(packed: Uint8Array): Promise<Uint8Array> {
   return await new Promise((resolve, reject) => {
-    const options = { maxOutputLength: uploadMaxBytes, params: { [constants.ZSTD_d_windowLogMax]: zstdWindowLog } };
+    const options = {
+      chunkSize: unpackChunkBytes,
+      maxOutputLength: uploadMaxBytes,
+      params: { [constants.ZSTD_d_windowLogMax]: zstdWindowLog },
+    };
     zstdDecompress(packed, options, (fault, bytes) => {
       if (fault === null) resolve(bytes);
       else if ((fault as NodeJS.ErrnoException).code === 'ERR_BUFFER_TOO_LARGE')
