@@ -3,11 +3,12 @@
 
 import type { Holder } from '#holder/holder.ts';
 import { type Batch, decodeBatch, sealHashOf } from '#ipc-schema/batch.ts';
+import type { ByteStrings } from '#ipc-schema/cbor.ts';
 import { decodeLeaf, entryKinds, isFiscal, type Leaf } from '#ipc-schema/entry.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Evidence } from '#ipc-schema/evidence.ts';
 import { buildTree, inclusionPath, leafHash } from '#ipc-schema/merkle.ts';
-import { money, zero } from '#ipc-schema/money.ts';
+import { sumUnits, sumUnitsText } from '#ipc-schema/scaled.ts';
 import { type IndexRow, keyHashOf } from './lookup.ts';
 
 /** What reading a ledger needs of a holder. */
@@ -34,9 +35,9 @@ export interface BatchSummary {
   readonly sealHash: Uint8Array;
 }
 
-export function openBatch(batchIndex: number, bytes: Uint8Array): OpenBatch {
+export function openBatch(batchIndex: number, bytes: Uint8Array, byteStrings: ByteStrings = 'copies'): OpenBatch {
   try {
-    const batch = decodeBatch(bytes);
+    const batch = decodeBatch(bytes, byteStrings);
     return { ...batch, batchIndex, leaves: batch.entries.map((entry) => decodeLeaf(entry.leaf)) };
   } catch (cause) {
     throw new UkeyError('halted', `batch ${batchIndex} on the FLASH does not decode`, { cause });
@@ -86,7 +87,7 @@ export function summaryOf(leaves: readonly Leaf[], sealBytes: Uint8Array): Batch
   const fiscal = leaves.filter((leaf) => isFiscal(leaf.kind));
   return {
     count: fiscal.length,
-    amount: fiscal.reduce((sum, leaf) => sum.plus(money(leaf.total ?? '0')), zero).toFixed(),
+    amount: sumUnitsText(fiscal.reduce((sum, leaf) => sum + sumUnits(leaf.total ?? '0'), 0n)),
     oldestMs: fiscal[0]?.issuedAtMs ?? null,
     sealHash: sealHashOf(sealBytes),
   };

@@ -6,7 +6,8 @@ import { uploadMaxBytes } from '#ipc-schema/upstream.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { openBatch, summaryOf } from '#ledger/stored.ts';
 
-const readChunkBytes = 2 * 1024 * 1024;
+/** Tills wait as long as the holder opens, and the front looks through, so much. */
+const readChunkBytes = 512 * 1024;
 /** Heads around the batches. */
 const framingBytes = 8 * 1024;
 
@@ -25,7 +26,7 @@ export async function gather(holder: Holder, ledger: Ledger, fromBatch: number, 
     for (const { batchIndex, bytes } of read) {
       const isEnough = batches.length >= batchesMax || batchIndex >= ledger.tip.nextBatch || bytes.length > roomBytes;
       if (isEnough && batches.length > 0) return { batches, lastBatch: next() - 1 };
-      const batch = openBatch(batchIndex, bytes);
+      const batch = openBatch(batchIndex, bytes, 'views');
       ledger.noteSummary(batchIndex, summaryOf(batch.leaves, batch.sealBytes));
       batches.push(bytes);
       roomBytes -= bytes.length;

@@ -7,7 +7,13 @@ import type { Charter } from '#ipc-schema/charter.ts';
 import { encodeUpload, uploadInfo } from '#ipc-schema/upstream.ts';
 
 const compress = promisify(zstdCompress);
+/** Memory for what comes out, at a time: each is a trip to another thread. */
+const chunkBytes = 512 * 1024;
 
 export async function packUpload(tokenId: Uint8Array, { server }: Charter, batches: readonly Uint8Array[]): Promise<Uint8Array> {
-  return await sealTo(Buffer.from(server.sealKey, 'base64'), uploadInfo, await compress(encodeUpload({ tokenId, batches })));
+  return await sealTo(
+    Buffer.from(server.sealKey, 'base64'),
+    uploadInfo,
+    await compress(encodeUpload({ tokenId, batches }), { chunkSize: chunkBytes }),
+  );
 }

@@ -17,9 +17,8 @@ import { type CloneAlarm, type Contradiction, contradictionIn, type Evidence } f
 import type { Custody } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { AlarmWatch } from './alarm-watch.ts';
-import { gather } from './gathering.ts';
 import { Pace } from './pace.ts';
-import { packUpload } from './packing.ts';
+import { Preparing } from './preparing.ts';
 import { afterOutcome, backOffMs, isForGood, type LinkState, unknownLink } from './probe.ts';
 import { ProvenTime } from './proven-time.ts';
 import { type UploadAnswer, Upstream } from './upstream.ts';
@@ -80,11 +79,13 @@ export class Uploader {
   #report: UploadReport = { lastAttemptMs: null, lastError: null, refusedFor: null, parked: [] };
   #closed = false;
   readonly #pace: Pace;
+  readonly #preparing: Preparing;
 
   constructor(parts: UploaderParts) {
     this.#parts = parts;
     this.#time = new ProvenTime(parts.clock);
     this.#pace = new Pace(parts.clock, () => this.committed());
+    this.#preparing = new Preparing(parts.holder);
     this.#watch = new AlarmWatch(parts);
   }
 
@@ -142,6 +143,7 @@ export class Uploader {
       .catch((error: unknown) => this.#fault(error))
       .finally(() => {
         this.#run = null;
+        this.#preparing.drop();
         const again = this.#again;
         this.#again = false;
         if (again) this.committed();
@@ -219,21 +221,20 @@ export class Uploader {
   /** null: it went through, or the next one is to be another. */
   async #uploadFrom(ledger: Ledger, charter: Charter, from: number): Promise<Setback | null> {
     this.#note({ lastAttemptMs: this.#parts.clock.wallMs() });
-    const { batches, lastBatch } = await gather(this.#parts.holder, ledger, from, this.#batchesMax);
+    const wish = { ledger, charter, fromBatch: from, batchesMax: this.#batchesMax };
+    const prepared = await this.#preparing.take(wish);
     let answer: UploadAnswer;
     try {
-      answer = await this.#send(ledger, charter, batches);
+      const answering = this.#upstreamNow().upload(prepared.body);
+      this.#preparing.goOn(prepared, wish);
+      answer = await answering;
     } catch (error) {
       this.#tell(error);
-      this.#batchesMax = Math.max(1, Math.floor(batches.length / 2)); // a slow line carries less at a time
+      this.#batchesMax = Math.max(1, Math.floor(prepared.batchCount / 2)); // a slow line carries less at a time
       return { link: 'failed', retryAfterMs: null };
     }
-    if (answer.kind === 'refused') return await this.#refused(ledger, charter, answer, batches.length);
-    return await this.#acknowledged(ledger, charter, answer.signed, lastBatch);
-  }
-
-  async #send(ledger: Ledger, charter: Charter, batches: readonly Uint8Array[]): Promise<UploadAnswer> {
-    return await this.#upstreamNow().upload(await packUpload(ledger.mount.tokenId, charter, batches));
+    if (answer.kind === 'refused') return await this.#refused(ledger, charter, answer, prepared.batchCount);
+    return await this.#acknowledged(ledger, charter, answer.signed, prepared.lastBatch);
   }
 
   async #acknowledged(ledger: Ledger, charter: Charter, signed: Uint8Array, lastBatch: number): Promise<Setback | null> {
@@ -311,8 +312,8 @@ export class Uploader {
   async #askForProof(ledger: Ledger, charter: Charter): Promise<void> {
     this.#watch.hurry();
     if (await this.#isStopped(ledger, charter)) return;
-    const { batches } = await gather(this.#parts.holder, ledger, ledger.kept.oldestBatch, 1);
-    const answer = await this.#send(ledger, charter, batches);
+    const { body } = await this.#preparing.take({ ledger, charter, fromBatch: ledger.kept.oldestBatch, batchesMax: 1 });
+    const answer = await this.#upstreamNow().upload(body);
     if (answer.kind !== 'acknowledged') return;
     if (!(await this.#contradicts(ledger, charter, { kind: 'acknowledgement', signed: answer.signed })))
       await acknowledge(ledger, charter, answer.signed);

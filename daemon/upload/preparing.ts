@@ -1,0 +1,63 @@
+// Owns: uploads made ready to be sent: read from the FLASH, compressed, sealed; and in a backlog the next one while the one before is on its way.
+// Invariants: what was made ready is used only where it begins where the next upload begins, for the same ledger and server, and within the bound of
+// batches of that moment; at most one waits, as its sealed bytes. It is made ahead only behind a full upload: behind another one, more may come.
+import type { Holder } from '#holder/holder.ts';
+import type { Charter } from '#ipc-schema/charter.ts';
+import type { Ledger } from '#ledger/ledger.ts';
+import { gather } from './gathering.ts';
+import { packUpload } from './packing.ts';
+
+export interface Prepared {
+  readonly body: Uint8Array;
+  readonly batchCount: number;
+  readonly lastBatch: number;
+  /** More than fits was there. */
+  readonly isFull: boolean;
+}
+
+export interface Wish {
+  readonly ledger: Ledger;
+  readonly charter: Charter;
+  readonly fromBatch: number;
+  readonly batchesMax: number;
+}
+
+export class Preparing {
+  readonly #holder: Holder;
+  #ahead: { readonly wish: Wish; readonly made: Promise<Prepared | null> } | null = null;
+
+  constructor(holder: Holder) {
+    this.#holder = holder;
+  }
+
+  /** Throws what reading the FLASH throws. */
+  async take(wish: Wish): Promise<Prepared> {
+    const ahead = this.#ahead;
+    this.#ahead = null;
+    const made = ahead !== null && isSame(ahead.wish, wish) ? await ahead.made : null;
+    return made !== null && made.batchCount <= wish.batchesMax ? made : await this.#make(wish);
+  }
+
+  /** `sent` is on its way: begins with what comes after it. */
+  goOn(sent: Prepared, wish: Omit<Wish, 'fromBatch'>): void {
+    if (!sent.isFull) return;
+    const next = { ...wish, fromBatch: sent.lastBatch + 1 };
+    // One that failed is made anew when its turn comes: then it says why.
+    this.#ahead = { wish: next, made: this.#make(next).catch(() => null) };
+  }
+
+  drop(): void {
+    this.#ahead = null;
+  }
+
+  async #make({ ledger, charter, fromBatch, batchesMax }: Wish): Promise<Prepared> {
+    const { batches, lastBatch } = await gather(this.#holder, ledger, fromBatch, batchesMax);
+    const isFull = lastBatch + 1 < ledger.tip.nextBatch;
+    const body = await packUpload(ledger.mount.tokenId, charter, batches);
+    return { body, batchCount: batches.length, lastBatch, isFull };
+  }
+}
+
+function isSame(made: Wish, wish: Wish): boolean {
+  return made.ledger === wish.ledger && made.charter === wish.charter && made.fromBatch === wish.fromBatch;
+}
