@@ -125,10 +125,10 @@ export function encodeUpload(upload: Upload): Uint8Array {
   return encodeCbor([1, upload.tokenId, upload.batches]);
 }
 
-/** Throws invalid-request unless the bytes are one upload; the batches inside are not looked at. */
+/** Throws invalid-request unless the bytes are one upload; the batches inside are not looked at, and share the memory of `bytes`. */
 export function decodeUpload(bytes: Uint8Array): Upload {
   if (bytes.length > uploadMaxBytes) throw malformed('upload', 'is too long');
-  const fields = new FieldReader('upload', decodeCbor(bytes, 'upload'));
+  const fields = new FieldReader('upload', decodeCbor(bytes, 'upload', 'views'));
   fields.version(1);
   const tokenId = fields.bytes('tokenId', 16);
   const batches = fields.list('batches').map((batch) => {
