@@ -16,6 +16,7 @@ import { finishResume, resume } from '#desk/resume.ts';
 import * as session from '#desk/session.ts';
 import * as status from '#desk/status.ts';
 import { checkStore } from '#desk/store-check.ts';
+import { mendStore } from '#desk/store-mend.ts';
 import { Terminals } from '#desk/terminals.ts';
 import { UnattendedLogin } from '#desk/unattended-login.ts';
 import { type Clock, systemClock } from '#ground/clock.ts';
@@ -307,6 +308,7 @@ function handlersOf(parts: Parts, clock: Clock, version: string): Handlers<Metho
     'token.takeBack': (_caller, params) => handover.takeBack(params),
     'store.restore': (_caller, params) => restoring.restore(provision, params),
     'store.check': (_caller, params) => checkStore({ custody, holder, log: provision.log }, params),
+    'store.mend': (_caller, params) => mendStore({ custody, holder, unattended, log: provision.log }, params),
     'store.resume': (_caller, params) => resume({ ...provision, unattended }, params),
     'terminal.enrol': async (_caller, params) => terminals.enrol(params.terminal, params.role),
     'terminal.list': async () => ({ terminals: terminals.list() }),

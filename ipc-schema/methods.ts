@@ -300,6 +300,18 @@ export const methods = {
     }),
     errors: [...holding, 'unknown-outcome', 'store-full'],
   },
+  'store.mend': {
+    summary:
+      "Puts batches back from the ticket server's copies into a store that damage keeps from opening, only where they are proven to be the very ones that stood there, and opens it. Without a PIN it only says whether there is anything to mend: locked then.",
+    roles: ['admin'],
+    params: z.strictObject({ pin: z.string().min(1).max(64).optional(), useLastTry: z.boolean().optional() }),
+    result: z.strictObject({
+      standing,
+      /** Put back from the ticket server's copies; none where the mirror had all that was missing. */
+      mended: z.array(z.int().min(1)),
+    }),
+    errors: ['pin-incorrect', 'pin-last-try', 'pin-locked', 'no-token', 'token-failed', 'locked', 'halted', 'offline', 'unknown-outcome'],
+  },
   'store.resume': {
     summary:
       "Brings a FLASH that is older than what KEY or ticket server have seen up to date from the server's copies, and the ledger goes on.",

@@ -1,12 +1,18 @@
 // Owns: `ukeyctl store check` and `store scrub`: everything that the token's store keeps, read on FLASH and mirror a segment at a time while the service goes
 // on; scrub also puts right what one of them, or the ticket server, has whole.
+// Where damage keeps the ledger from opening, scrub first asks for the PIN and has it mended (store.mend).
 // Invariants: the service does the work and the verifying; damage that stays is an exit status of its own; who interrupts it loses nothing.
 import type { Command, Given } from '#ctl/command.ts';
 import { adminOptions, type Service, withAdmin } from '#ctl/connection.ts';
 import { openProgress } from '#ctl/progress.ts';
+import { readPin } from '#ctl/prompt.ts';
 import { counted, facts, type Screen } from '#ctl/screen.ts';
+import { withTries } from '#ctl/session.ts';
+import { asUkeyError } from '#ipc-schema/errors.ts';
 import type { Result } from '#ipc-schema/methods.ts';
 
+/** Opening a ledger that is read anew, and its batches from a slow line. */
+const mendWaitMs = 1_800_000;
 /** One segment of a slow stick, and what the ticket server has of it. */
 const sliceWaitMs = 180_000;
 
@@ -23,8 +29,15 @@ export const scrub: Command = {
   kind: 'command',
   name: 'scrub',
   summary: 'read everything that FLASH and mirror keep, and put right what one of them or the ticket server has whole',
-  options: adminOptions,
-  examples: ['store scrub', 'store scrub --json'],
+  options: [
+    ...adminOptions,
+    {
+      flags: '--pin-file <file>',
+      description: 'where the service is halted for damage: read the PIN from this file; - is stdin (default: a prompt)',
+    },
+    { flags: '--use-last-try', description: 'spend the last try too; a wrong PIN then locks the token' },
+  ],
+  examples: ['store scrub', 'store scrub --pin-file /etc/ukeyd/pin', 'store scrub --json'],
   run: (given, screen) => walk(given, screen, true),
 };
 
@@ -43,9 +56,34 @@ export interface Findings {
 }
 
 async function walk(given: Given, screen: Screen, heal: boolean): Promise<void> {
-  const found = await withAdmin(given, (service) => readAll(service, heal));
+  const found = await withAdmin(given, (service) => readAll(service, heal)).catch(async (thrown: unknown) => {
+    if (!heal || asUkeyError(thrown).code !== 'halted') throw thrown;
+    const mended = await mendHalted(given, screen);
+    const read = await withAdmin(given, (service) => readAll(service, heal));
+    return { ...read, mended: [...mended, ...read.mended] };
+  });
   const isDamaged = found.missing.length > 0 || (!found.healed && found.flashDamaged + found.mirrorDamaged > 0);
   screen.answer(found, findingsText(found, heal), isDamaged ? 'unverified' : 'done');
+}
+
+/** The ledger is open afterwards. Answers the batches that were put back. Throws what else the service is halted for, before a PIN is asked for. */
+async function mendHalted(given: Given, screen: Screen): Promise<readonly number[]> {
+  await withAdmin(given, (service) => service.call('store.mend', {})).catch((thrown: unknown) => {
+    const error = asUkeyError(thrown);
+    if (error.code !== 'locked') throw thrown;
+    screen.note(`${error.message}.`);
+  });
+  const pin = await readPin({ file: given.text('pinFile'), what: 'PIN', option: '--pin-file' }, screen);
+  const useLastTry = given.flag('useLastTry') ? { useLastTry: true } : {};
+  return await withAdmin(given, async (service) => {
+    try {
+      return (await service.call('store.mend', { pin: pin.toString('utf8'), ...useLastTry }, mendWaitMs)).mended;
+    } catch (thrown) {
+      throw await withTries(service, asUkeyError(thrown));
+    } finally {
+      pin.fill(0);
+    }
+  });
 }
 
 async function readAll(service: Service, heal: boolean): Promise<Findings> {

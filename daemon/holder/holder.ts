@@ -18,7 +18,12 @@ export type HolderState =
   | { readonly kind: 'locked'; readonly facts: TokenFacts }
   | { readonly kind: 'open'; readonly facts: TokenFacts; readonly mount: Mount }
   /** Stopped to protect the ledger; a person must act. */
-  | { readonly kind: 'halted'; readonly reason: string };
+  | {
+      readonly kind: 'halted';
+      readonly reason: string /** Where more is known than the reason says. */;
+      readonly action?: string;
+      readonly damage?: NamedDamage;
+    };
 
 /** What login found: who the token is, and where its ledger stands. */
 export interface Mount {
@@ -220,8 +225,46 @@ export interface AdoptedBatch extends StoredBatch {
   readonly checkpoint: Uint8Array;
 }
 
+/** Batches that nobody has whole, `from` to `to`, both included; their sequences as far as the batches beside them tell. */
+export interface MissingBatches {
+  readonly from: number;
+  readonly to: number;
+  readonly firstSequence: number | null;
+  readonly lastSequence: number | null;
+  /** For a person: `batch 7 (sequences 12-15)`. */
+  readonly text: string;
+}
+
+/** What keeps a store from opening. */
+export interface NamedDamage {
+  readonly kind: 'damage';
+  readonly isNamed: true;
+  readonly missing: readonly MissingBatches[];
+  /** What the store carries along, or the end of the log itself, cannot be read: no batch of the ticket server heals that. */
+  readonly carryLost: boolean;
+}
+
+/** A ledger whose store does not open, as far as it can be read. */
+export interface DamagedLedger
+  extends NamedDamage,
+    Pick<Mount, 'tokenId' | 'signers' | 'authorityCertificate' | 'checkpoint' | 'oldestBatch' | 'nextBatch' | 'carried'> {
+  /** Where the chain stood at the checkpoint: before batch `before.nextBatch`. */
+  readonly before: Pick<Mount, 'nextBatch' | 'nextSequence' | 'headSealHash'>;
+}
+
+/** Batches are put back into a store that damage keeps from opening (mending.ts): `survey` first, `open` or `leave` last. */
+export type MendStep =
+  /** As a login: one try, and where the ledger opens it is open. `fromBatch`: look that far back, and open nothing; null: what opening needs. */
+  | { readonly kind: 'survey'; readonly pin: Uint8Array; readonly useLastTry: boolean; readonly fromBatch: number | null }
+  | { readonly kind: 'readDamaged'; readonly fromBatch: number; readonly maxBytes: number }
+  /** All that is missing in one place comes in one step. */
+  | { readonly kind: 'mend'; readonly batches: readonly StoredBatch[]; readonly fromBatch: number | null }
+  /** Logs out; the state is `halted` with these words. */
+  | { readonly kind: 'leave'; readonly reason: string; readonly action: string; readonly damage: NamedDamage };
+
 /** An older FLASH is brought up to what KEY and ticket server have seen (resuming.ts): `inspect` first, `open` last. */
 export type ResumeStep =
+  | MendStep
   /** One try; the token is logged in afterwards. The PIN's bytes are overwritten. Writes nothing. */
   | { readonly kind: 'inspect'; readonly pin: Uint8Array; readonly useLastTry: boolean }
   | { readonly kind: 'read'; readonly fromBatch: number; readonly maxBytes: number }
@@ -238,6 +281,10 @@ export type ResumeAnswer =
     }
   | { readonly kind: 'batches'; readonly batches: readonly StoredBatch[] }
   | { readonly kind: 'adopted'; readonly nextBatch: number }
+  | { readonly kind: 'surveyed'; readonly damage: DamagedLedger }
+  /** The batches that were put back, and what is left. */
+  | { readonly kind: 'mended'; readonly batches: readonly number[]; readonly damage: DamagedLedger }
+  | { readonly kind: 'left' }
   | { readonly kind: 'opened'; readonly mount: Mount };
 
 /** Plain callbacks that an upper room hands down. */

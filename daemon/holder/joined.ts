@@ -37,7 +37,7 @@ import { changePin, unblockPin } from './pins.ts';
 import { Presence } from './presence.ts';
 import type { Restoration } from './restoring.ts';
 import { refusedCommit } from './sealer.ts';
-import { isSameState, whyNotOpen } from './state.ts';
+import { haltedBy, isSameState, whyNotOpen } from './state.ts';
 import { Survey } from './survey.ts';
 import { Turns } from './turns.ts';
 
@@ -178,7 +178,7 @@ class JoinedHolder implements Holder {
   }
 
   async resume(step: ResumeStep): Promise<ResumeAnswer> {
-    return await this.#turns.takeWith(step.kind === 'inspect' ? [step.pin] : [], async () =>
+    return await this.#turns.takeWith('pin' in step ? [step.pin] : [], async () =>
       (await import('./resuming.ts')).resume(this.#access, step),
     );
   }
@@ -229,7 +229,7 @@ class JoinedHolder implements Holder {
     await device?.close().catch((error: unknown) => this.#parts.note('the FLASH did not close', error));
     const error = asUkeyError(thrown);
     this.#logOut(token);
-    if (error.code === 'halted') this.#setState({ kind: 'halted', reason: error.message });
+    if (error.code === 'halted') this.#setState(haltedBy(error));
     else await this.#lookAnew();
     return error;
   }

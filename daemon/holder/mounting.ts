@@ -16,6 +16,7 @@ import type { Token, WrapMethod } from '#token/token.ts';
 import { type Anchor, judgeAge, judgeSeal, readAnchor } from './anchor.ts';
 import { decodeCarried } from './carried.ts';
 import { type Chain, decodeCheckpoint, follow, startOf, type Walk } from './chain.ts';
+import { nameDamage } from './damage.ts';
 import type { Mount, MountedSigner } from './holder.ts';
 import { checkTurn, decodeIdentity, type Identity, keysIn } from './identity.ts';
 import { refuseRollback } from './inspection.ts';
@@ -48,7 +49,9 @@ export interface Mounting {
  * mirror tell; that takes a public key.
  */
 export async function readOwnHeader(device: Device, publicKey: KeyObject | null, mirror: MirrorParts | null): Promise<StoreHeader | null> {
-  const header = await readStoreHeader(device).catch((thrown: unknown) => readFromMirror(device, publicKey, mirror, thrown));
+  const header = await readStoreHeader(device, null, publicKey === null ? null : keyIdOf(publicKey)).catch((thrown: unknown) =>
+    readFromMirror(device, publicKey, mirror, thrown),
+  );
   if (header !== null && publicKey !== null && Buffer.compare(header.tokenKeyId, keyIdOf(publicKey)) !== 0) {
     throw new UkeyError('halted', 'the FLASH belongs to another token', {
       action: 'Plug in the token and the FLASH that belong together.',
@@ -71,7 +74,7 @@ async function readFromMirror(
     throw thrown; // no mirror: the FLASH's own word stands
   }
   try {
-    return await readStoreHeader(device, second);
+    return await readStoreHeader(device, second, keyIdOf(publicKey));
   } finally {
     await second.close();
   }
@@ -96,41 +99,54 @@ export async function mountLedger(
   // Before the log is read: a service that goes on writing beside a reader makes it no rollback.
   const anchor = readAnchor(token);
   const { dataKey, method } = unwrapFirst(token, header.slots);
-  const { log, mirrorFailure } = await openMirrored(
-    device,
-    dataKey,
-    mirror,
-    keyIdOf(publicKey),
-    async (second) => (rejoining === null ? await refuseRollback(anchor, device, second, dataKey) : undefined),
-    rejoining?.epochMin,
-  ).finally(() => wipe(dataKey));
+  const named = (thrown: unknown): Promise<unknown> => nameDamage(device, dataKey, thrown, anchor?.batchIndex ?? null);
   try {
-    const identity = decodeIdentity(log.mounted.identity);
-    const spki = publicKey.export({ type: 'spki', format: 'der' });
-    const { chain, front, signers } = await readChain(log, identity);
-    checkTurn(signers, spki);
-    if (rejoining === null) await compareWith(anchor, log, chain);
-    const mount: Mount = {
-      tokenId: signers.tokenId,
-      algorithm: token.algorithm(),
-      publicKey: spki,
-      certificate: newestSigner(signers).certificate,
-      authorityCertificate: identity.authorityCertificate,
-      signers: mountedSigners(signers),
-      checkpoint: front,
-      checkpointBatch: log.mounted.checkpointIndex,
-      oldestBatch: log.mounted.oldestIndex,
-      carried: log.mounted.carried === null ? null : decodeCarried(log.mounted.carried),
-      ...chain,
-      tornBytes: log.mounted.tornBytes,
-      keyWrapping: method,
-      mirror: log.mounted.mirror,
-    };
-    return { log, chain, mount, mirrorFailure };
+    const { log, mirrorFailure } = await openMirrored(
+      device,
+      dataKey,
+      mirror,
+      keyIdOf(publicKey),
+      async (second) => (rejoining === null ? await refuseRollback(anchor, device, second, dataKey) : undefined),
+      rejoining?.epochMin,
+    );
+    try {
+      const { chain, mount } = await readMount(token, publicKey, log, method);
+      if (rejoining === null) await compareWith(anchor, log, chain);
+      return { log, chain, mount, mirrorFailure };
+    } catch (thrown) {
+      const error = await named(thrown); // while the device is open
+      await log.close(); // and the device with it; closing it once more does no harm
+      throw error;
+    }
   } catch (thrown) {
-    await log.close(); // and the device with it; closing it once more does no harm
-    throw thrown;
+    throw await named(thrown);
+  } finally {
+    wipe(dataKey);
   }
+}
+
+async function readMount(token: Token, publicKey: KeyObject, log: StoreLog, method: string): Promise<Pick<Mounting, 'chain' | 'mount'>> {
+  const identity = decodeIdentity(log.mounted.identity);
+  const spki = publicKey.export({ type: 'spki', format: 'der' });
+  const { chain, front, signers } = await readChain(log, identity);
+  checkTurn(signers, spki);
+  const mount: Mount = {
+    tokenId: signers.tokenId,
+    algorithm: token.algorithm(),
+    publicKey: spki,
+    certificate: newestSigner(signers).certificate,
+    authorityCertificate: identity.authorityCertificate,
+    signers: mountedSigners(signers),
+    checkpoint: front,
+    checkpointBatch: log.mounted.checkpointIndex,
+    oldestBatch: log.mounted.oldestIndex,
+    carried: log.mounted.carried === null ? null : decodeCarried(log.mounted.carried),
+    ...chain,
+    tornBytes: log.mounted.tornBytes,
+    keyWrapping: method,
+    mirror: log.mounted.mirror,
+  };
+  return { chain, mount };
 }
 
 /** What was opened, whatever it was healed from, against what the KEY has seen. */
@@ -160,7 +176,7 @@ export function unwrapFirst(token: Token, slots: readonly KeySlot[]): { dataKey:
 
 const isWrapMethod = (method: string): method is WrapMethod => wrapMethods.has(method);
 
-function mountedSigners({ list: [first, ...others] }: Signers): Mount['signers'] {
+export function mountedSigners({ list: [first, ...others] }: Signers): Mount['signers'] {
   const shown = ({ fromBatch, certificate, succession }: Signer): MountedSigner => ({
     ...{ fromBatch, certificate },
     succession: succession?.signed ?? null,

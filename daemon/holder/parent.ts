@@ -197,10 +197,12 @@ class HolderParent implements ParentHolder {
 
   async resume(step: ResumeStep): Promise<ResumeAnswer> {
     try {
-      const allowanceMs = this.#deadlines.format + this.#imagesMs();
+      // Whoever looks all the way back reads the whole FLASH.
+      const isLong = (step.kind === 'survey' || step.kind === 'mend') && step.fromBatch !== null;
+      const allowanceMs = isLong ? this.#deadlines.restore : this.#deadlines.format + this.#imagesMs();
       return (await this.#up().ask('resumed', 'token', allowanceMs, { kind: 'resume', step })).answer;
     } finally {
-      if (step.kind === 'inspect') step.pin.fill(0);
+      if ('pin' in step) step.pin.fill(0);
     }
   }
 

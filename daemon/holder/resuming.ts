@@ -15,6 +15,7 @@ import { encodeCheckpoint, follow, type Walk } from './chain.ts';
 import { type Access, refuseReadOnly } from './errands.ts';
 import type { AdoptedBatch, BatchMark, ResumeAnswer, ResumeStep, StoredBatch } from './holder.ts';
 import { decodeIdentity, keysIn } from './identity.ts';
+import { mending } from './mending.ts';
 import { mountLedger, readOwnHeader, unwrapFirst } from './mounting.ts';
 import { readMaxBytes } from './opened.ts';
 import { publicKeyIfShown } from './survey.ts';
@@ -32,6 +33,11 @@ export async function resume(access: Access, step: ResumeStep): Promise<ResumeAn
       return { kind: 'adopted', nextBatch: await adopt(access, step.batches, step.target) };
     case 'open':
       return await open(access);
+    case 'survey':
+    case 'readDamaged':
+    case 'mend':
+    case 'leave':
+      return await mending(access, step);
     default:
       return unreachable(step);
   }

@@ -1,7 +1,8 @@
 // Owns: what a state of the holder means to a caller, and whether two states are the same news. Pure.
 // Invariants: total over the closed union; a state that refuses commits does so with nothing written.
-import { blankFlashAction, UkeyError, unreachable } from '#ipc-schema/errors.ts';
+import { blankFlashAction, errorTable, UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { TokenFacts } from '#token/token.ts';
+import { namedIn } from './damage.ts';
 import type { HolderState } from './holder.ts';
 
 /** The error of a call that needs an open ledger. `open` counts as locked: who asks has just seen it close. */
@@ -19,10 +20,18 @@ export function whyNotOpen(state: HolderState, cause?: unknown): UkeyError {
     case 'open':
       return new UkeyError('locked', 'nobody is logged in to the token', { cause });
     case 'halted':
-      return new UkeyError('halted', state.reason, { cause });
+      return new UkeyError('halted', state.reason, { cause, action: state.action });
     default:
       return unreachable(state);
   }
+}
+
+/** The state behind an opening that has failed for good. */
+export function haltedBy(error: UkeyError): Extract<HolderState, { kind: 'halted' }> {
+  const { message: reason, action } = error;
+  const damage = namedIn(error);
+  const known = action === errorTable[error.code].action ? {} : { action };
+  return { kind: 'halted', reason, ...known, ...(damage === null ? {} : { damage }) };
 }
 
 export function isSameState(a: HolderState, b: HolderState): boolean {

@@ -29,7 +29,7 @@ export type HoldingFact =
       readonly certificateDays: number | null;
     }
   /** `by`: what the server has proven, or that another KEY is to go on; or null. */
-  | { readonly kind: 'halted'; readonly reason: string; readonly by: Stop['kind'] };
+  | { readonly kind: 'halted'; readonly reason: string; readonly action?: string; readonly by: Stop['kind'] };
 
 /** What stops issuing; `kind` null: whatever is opened. */
 export interface Stop {
@@ -79,7 +79,7 @@ export function standingOf(fact: HoldingFact): StandingReport {
         'Wait a moment.',
       );
     case 'halted':
-      return report('halted', fact.reason, haltedActions[fact.by ?? 'other']);
+      return report('halted', fact.reason, fact.action ?? haltedActions[fact.by ?? 'other']);
     case 'open':
       return openStanding(fact);
     default:

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { UkeyError } from '#ipc-schema/errors.ts';
 import { createImage, openFileDevice } from '#store/device-file.ts';
 import { formatStore } from '#store/log.ts';
 import { ctl, errorOf, jsonOf } from '#test/support/ctl.ts';
@@ -38,6 +39,39 @@ describe.concurrent('store check and scrub', () => {
     const scrub = await ctl(['store', 'scrub', '--socket', service.socketPath]);
     expect(scrub.status).toBe(0);
     expect(scrub.stdout).toContain('batch 9, from the ticket server');
+  });
+});
+
+describe.concurrent('store scrub of a service that is halted', () => {
+  const pinFile = join(directory, 'scrub-pin');
+  writeFileSync(pinFile, '1234');
+  const halted = (): never => {
+    throw new UkeyError('halted', 'the store is damaged: batch 3 (sequence 7) cannot be read');
+  };
+
+  it('asks for the PIN where that may help, and goes on with the walk', async () => {
+    let isOpen = false;
+    await using service = await FakeService.start({
+      script: {
+        'store.check': () => (isOpen ? { ...slice, nextRun: null, mended: [9] } : halted()),
+        'store.mend': ({ pin }) => {
+          if (pin === undefined) throw new UkeyError('locked', 'the store is damaged');
+          isOpen = pin === '1234';
+          return { standing: 'issuing-offline', mended: [3] };
+        },
+      },
+    });
+    expect((await ctl(['store', 'check', '--socket', service.socketPath])).status).toBe(3);
+    const run = await ctl(['store', 'scrub', '--pin-file', pinFile, '--json', '--socket', service.socketPath]);
+    expect(run.status).toBe(0);
+    expect(jsonOf(run)).toMatchObject({ mended: [3, 9], missing: [] });
+  });
+
+  it('asks for none where it is halted for something else', async () => {
+    await using service = await FakeService.start({ script: { 'store.check': halted, 'store.mend': halted } });
+    const run = await ctl(['store', 'scrub', '--json', '--socket', service.socketPath]);
+    expect(run.status).toBe(3);
+    expect(errorOf(run)).toMatchObject({ code: 'halted' });
   });
 });
 
