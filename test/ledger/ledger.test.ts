@@ -433,7 +433,11 @@ describe('draining', () => {
     let isOver = false;
     const ends: string[] = [];
     const tills = Array.from({ length: 4 }, async (_, till) => {
-      for (let at = 0; !isOver; at += 1) ends.push(...(await codes([add(`t${till}-${at}`)])));
+      for (let at = 0; !isOver; at += 1) {
+        ends.push(...(await codes([add(`t${till}-${at}`)])));
+        // A till's next request comes over a socket. A refusal asks no database: without a turn between, nothing else would ever run.
+        await new Promise((resolve) => setImmediate(resolve));
+      }
     });
     await rig.settle(20);
     await rig.custody.apart(async () => {
