@@ -262,6 +262,7 @@ export class Sequencer {
 
   #gather(waitMs: number): void {
     if (waitMs === 0 || this.#closed !== null) return;
+    if (this.#gathering !== null) clearTimeout(this.#gathering); // a full pool did not wait for it
     this.#gathering = setTimeout(() => {
       this.#gathering = null;
       this.#pump();
