@@ -22,7 +22,7 @@ export function ledgerText(report: LedgerReport, more: readonly (readonly [strin
     ['Pending', counted(report.pending, 'document')],
     ['Head', `batch ${report.head.batchIndex}, seal ${report.head.sealHash}`],
   ]);
-  return [head, sumsText(report), findingsText(report)].filter((part) => part !== '').join('\n');
+  return [head, sumsText(report.sums), findingsText(report)].filter((part) => part !== '').join('\n');
 }
 
 function batchesText({ firstBatch, batches }: LedgerReport): string {
@@ -30,7 +30,7 @@ function batchesText({ firstBatch, batches }: LedgerReport): string {
   return `${firstBatch} to ${batches}; those before were acknowledged and released: the ticket server has them`;
 }
 
-function sumsText({ sums }: LedgerReport): string {
+export function sumsText(sums: LedgerReport['sums']): string {
   if (sums.length === 0) return '';
   const rows = sums.flatMap((sum) => [
     [sum.currency, 'invoices', String(sum.invoices), sum.invoiceTotal, sum.invoiceTaxTotal],
@@ -46,11 +46,15 @@ function findingsText({ findings, findingsCount }: LedgerReport): string {
   return table(['Sequence', 'Finding', ''], rows, [0]) + (rest === 0 ? '' : `and ${rest} more\n`);
 }
 
-/** The chain broke: what held until there is told, nothing behind it can be believed. A token that went away says nothing about the chain. */
+/** The chain broke. A token that went away says nothing about the chain. */
 export function chainBroken(thrown: unknown, check: LedgerCheck): UkeyError {
   const error = asUkeyError(thrown);
   const { batches, entries } = check.progress;
-  if (!breaking.includes(error.code)) return endAs('refused', error, { batches, entries });
+  return breaking.includes(error.code) ? brokenBehind(error, { batches, entries }) : endAs('refused', error, { batches, entries });
+}
+
+/** What held until there is told; nothing behind it can be believed. */
+export function brokenBehind(error: UkeyError, { batches, entries }: { readonly batches: number; readonly entries: number }): UkeyError {
   const before = `${counted(batches, 'batch', 'batches')} with ${counted(entries, 'entry', 'entries')} before it ${batches === 1 ? 'holds' : 'hold'}`;
   const said = new UkeyError(error.code, `does not hold: ${error.message}; ${before}`, {
     field: error.field,

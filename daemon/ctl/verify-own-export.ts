@@ -2,17 +2,18 @@
 // Invariants: read a piece at a time, so that the file may be larger than memory; what the export cannot prove (a selection, a beginning
 // that is not the ledger's) is said.
 import { statSync } from 'node:fs';
-import { distrust, doubt, fingerprintOf, readTrust, type Trust } from '#ctl/certificates.ts';
+import { doubt, fingerprintOf, readTrust, type Trust } from '#ctl/certificates.ts';
 import type { Given } from '#ctl/command.ts';
-import { endAs, endingOf, usage } from '#ctl/exit-codes.ts';
+import { endingOf, usage } from '#ctl/exit-codes.ts';
 import { ExportCheck } from '#ctl/export/export-check.ts';
 import { jsonLines } from '#ctl/export/spelling.ts';
 import { tar } from '#ctl/export/tar.ts';
 import { type InputPieces, openPieces, stdinName } from '#ctl/input.ts';
+import { brokenBehind, sumsText } from '#ctl/ledger-text.ts';
 import { openProgress } from '#ctl/progress.ts';
 import { counted, facts, type Screen, table } from '#ctl/screen.ts';
 import { malformed } from '#ipc-schema/cbor.ts';
-import { UkeyError } from '#ipc-schema/errors.ts';
+import type { UkeyError } from '#ipc-schema/errors.ts';
 import type { ExportEnd } from '#ipc-schema/export.ts';
 
 export async function runVerifyOwnExport(file: string, given: Given, screen: Screen): Promise<void> {
@@ -42,18 +43,10 @@ async function walk(pieces: InputPieces, trust: Trust, show: (doneBytes: number)
   }
 }
 
-/** How far it held is told; nothing behind that can be believed. */
 function broken(thrown: unknown, check: ExportCheck | null): UkeyError {
   const { error, exit } = endingOf(thrown);
   if (check === null || exit !== 'internal') return doubt(thrown);
-  const { batches, entries } = check.counts;
-  const before = `${counted(batches, 'batch', 'batches')} with ${counted(entries, 'entry', 'entries')} before it ${batches === 1 ? 'holds' : 'hold'}`;
-  const said = new UkeyError(error.code, `does not hold: ${error.message}; ${before}`, {
-    field: error.field,
-    action: distrust,
-    cause: error,
-  });
-  return endAs('unverified', said, { batches, entries });
+  return brokenBehind(error, check.counts);
 }
 
 function answer(check: ExportCheck, screen: Screen): void {
@@ -94,15 +87,6 @@ function answer(check: ExportCheck, screen: Screen): void {
     ],
   ]);
   screen.answer(value, [text, sumsText(sums), findingsText(check)].filter((part) => part !== '').join('\n'), holds ? 'done' : 'unverified');
-}
-
-function sumsText(sums: ExportEnd['sums']): string {
-  if (sums.length === 0) return '';
-  const rows = sums.flatMap((sum) => [
-    [sum.currency, 'invoices', String(sum.invoices), sum.invoiceTotal, sum.invoiceTaxTotal],
-    [sum.currency, 'credit notes', String(sum.creditNotes), sum.creditNoteTotal, sum.creditNoteTaxTotal],
-  ]);
-  return table(['Currency', '', 'Count', 'Total', 'Tax'], rows, [2, 3, 4]);
 }
 
 function findingsText({ findings, findingsCount }: ExportCheck): string {
