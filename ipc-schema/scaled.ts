@@ -1,8 +1,8 @@
-// Owns: amounts that are not negative as whole numbers of a decimal unit (`scale` digits after the point), in BigInt: exact at any size, and several times
-// quicker than arbitrary decimals. For the arithmetic of documents; sums and limits use money.ts.
+// Owns: amounts as whole numbers of a decimal unit (`scale` digits after the point), in BigInt: exact at any size, and several times
+// quicker than arbitrary decimals. For what every document passes: its own arithmetic (nothing in it is negative), the running sum, the limits.
 // Invariants: a result is rounded once, from the exact quotient; texts in and out have the wire's spelling (money.ts).
 import { unreachable } from './errors.ts';
-import { nonNegativePattern, type RoundingMode } from './money.ts';
+import { nonNegativePattern, type RoundingMode, sumPattern } from './money.ts';
 
 const powers: readonly bigint[] = Array.from({ length: 31 }, (_, at) => 10n ** BigInt(at));
 
@@ -42,4 +42,23 @@ export function quotient(dividend: bigint, divisor: bigint, mode: RoundingMode):
 export function scaledText(units: bigint, scale: number): string {
   const digits = units.toString().padStart(scale + 1, '0');
   return scale === 0 ? digits : `${digits.slice(0, -scale)}.${digits.slice(-scale)}`;
+}
+
+/** Decimals that any amount or sum on the wire may have. */
+export const wireDecimals = 6;
+
+/** A sum or an amount in units of 10^-wireDecimals. Throws RangeError as `money` does. */
+export function sumUnits(text: string): bigint {
+  if (!sumPattern.test(text)) throw new RangeError('not a decimal string');
+  const point = text.indexOf('.');
+  if (point < 0) return BigInt(text) * powerOfTen(wireDecimals);
+  return BigInt(text.slice(0, point) + text.slice(point + 1).padEnd(wireDecimals, '0'));
+}
+
+/** The shortest spelling: no zero at the end of a fraction, and no point without one. Not for negative sums. */
+export function sumUnitsText(units: bigint): string {
+  const text = scaledText(units, wireDecimals);
+  let end = text.length;
+  while (text.charCodeAt(end - 1) === 0x30) end -= 1;
+  return text.slice(0, text.charCodeAt(end - 1) === 0x2e ? end - 1 : end);
 }

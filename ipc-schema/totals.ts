@@ -4,7 +4,7 @@
 import { UkeyError } from './errors.ts';
 import { type DocumentLine, type DocumentTax, type InvoiceRequest, lineField } from './invoice.ts';
 import { decimalsOf } from './money.ts';
-import { powerOfTen, quotient, scaled, scaledText } from './scaled.ts';
+import { powerOfTen, quotient, scaled, scaledText, wireDecimals } from './scaled.ts';
 import type { Template } from './template.ts';
 
 export interface Totals {
@@ -22,8 +22,7 @@ interface Sum {
   tax: bigint;
 }
 
-/** Decimals that any text on the wire may have (money.ts): quantities, prices, discounts and rates are read at this scale. */
-const wireDecimals = 6;
+/** Quantities, prices, discounts and rates are read at this scale. */
 const wireUnit = powerOfTen(wireDecimals);
 const hundredPercent = 100n * wireUnit;
 /** 15 digits before the point are all that a total may have. */

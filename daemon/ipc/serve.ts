@@ -93,6 +93,8 @@ class Room implements ConnectionHost {
   readonly #requests = new Tally();
   readonly #terminalConnections = new Tally();
   readonly #doors: Door[] = [];
+  /** Names of events that somebody has asked for since the start. */
+  readonly #subscribed = new Set<string>();
   #openRequests = 0;
   #closedSinceSweep = 0;
   #turns: Connection[] = [];
@@ -204,6 +206,7 @@ class Room implements ConnectionHost {
   }
 
   #publish(notice: EventNotice): void {
+    if (!this.#subscribed.has(notice.event)) return; // the usual case, once per document
     const frame = encodeEvent(notice);
     for (const connection of this.#everyone()) connection.sendEvent(notice, frame);
   }
@@ -253,6 +256,7 @@ class Room implements ConnectionHost {
       case 'events.subscribe': {
         const events = (params as Params<'events.subscribe'>).events ?? [...eventNames];
         connection.subscription = new Set(events);
+        for (const event of events) this.#subscribed.add(event);
         return { events };
       }
       default:

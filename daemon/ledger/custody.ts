@@ -16,7 +16,7 @@ import { Gauge, type GaugeParts } from './gauge.ts';
 import { handedOver, isHandedOver } from './handover.ts';
 import { Ledger } from './ledger.ts';
 import { LedgerIndex } from './ledger-index.ts';
-import { budgetOf, judgeClock, judgeStanding, type LimitFacts } from './limits.ts';
+import { judgeClock, judgeStanding, type LimitFacts } from './limits.ts';
 import { Lookup } from './lookup.ts';
 import { openIndex, readLedger, tellOpened } from './mounting.ts';
 import type { PlannedEntry } from './numbering.ts';
@@ -183,7 +183,7 @@ export class Custody {
   budget(): Budget | null {
     const ledger = this.ledger;
     if (ledger?.charter === null || ledger?.charter === undefined) return null;
-    return budgetOf(this.limitFacts(ledger.tip, ledger.charter), decimalsIn(ledger));
+    return this.#gauge.budget(ledger.tip, ledger.charter, decimalsIn(ledger));
   }
 
   limitFacts(tip: Tip, charter: Charter): LimitFacts {

@@ -2,9 +2,9 @@
 // Invariants: ages are monotonic (ages.ts); nothing is judged here (limits.ts does).
 import type { Clock } from '#ground/clock.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
-import type { Link } from '#ipc-schema/status.ts';
+import type { Budget, Link } from '#ipc-schema/status.ts';
 import { Ages } from './ages.ts';
-import type { ClockFacts, LimitFacts } from './limits.ts';
+import { budgetOf, type ClockFacts, type LimitFacts } from './limits.ts';
 import type { Tip } from './tip.ts';
 
 export interface GaugeParts {
@@ -14,9 +14,21 @@ export interface GaugeParts {
   link(): Link;
 }
 
+/** The answers of one batch show one budget: what time alone changes in it is coarser by far. */
+const budgetKeptMs = 50;
+
+interface KnownBudget {
+  readonly tip: Tip;
+  readonly charter: Charter;
+  readonly decimals: number;
+  readonly atMs: number;
+  readonly budget: Budget;
+}
+
 export class Gauge {
   readonly #parts: GaugeParts;
   readonly #ages = new Ages();
+  #known: KnownBudget | null = null;
 
   constructor(parts: GaugeParts) {
     this.#parts = parts;
@@ -37,6 +49,17 @@ export class Gauge {
       ...this.clockFacts(tip),
       wallMs,
     };
+  }
+
+  /** `decimals`: what the currency's amounts are printed with. */
+  budget(tip: Tip, charter: Charter, decimals: number): Budget {
+    const known = this.#known;
+    const nowMs = this.#parts.clock.monotonicMs();
+    const isKnown = known !== null && known.tip === tip && known.charter === charter && known.decimals === decimals;
+    if (isKnown && nowMs - known.atMs < budgetKeptMs) return known.budget;
+    const budget = budgetOf(this.limitFacts(tip, charter), decimals);
+    this.#known = { tip, charter, decimals, atMs: nowMs, budget };
+    return budget;
   }
 
   /** Without a ledger nothing speaks against the clock but the server. */

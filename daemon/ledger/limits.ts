@@ -4,6 +4,7 @@
 import type { CharterLimits, Mode } from '#ipc-schema/charter.ts';
 import type { ErrorCode } from '#ipc-schema/errors.ts';
 import { type Money, money, sumTextOf, usualDecimals, zero } from '#ipc-schema/money.ts';
+import { sumUnits } from '#ipc-schema/scaled.ts';
 import type { Budget, Link } from '#ipc-schema/status.ts';
 
 const msPerHour = 3_600_000;
@@ -40,11 +41,11 @@ const allow: Verdict = { kind: 'allow' };
 /** Whether a document of `total` (no sign) may be issued now. Order of the checks = order of what a person should mend first. */
 export function judge(facts: LimitFacts, total: string): Verdict {
   const { limits } = facts;
-  const amount = money(total);
-  if (limits.single !== null && amount.greaterThan(limits.single)) return refuse('limit-single', `the total is above ${limits.single}`);
+  const amount = sumUnits(total);
+  if (limits.single !== null && amount > sumUnits(limits.single)) return refuse('limit-single', `the total is above ${limits.single}`);
   const standing = judgeStanding(facts);
   if (standing.kind === 'refuse') return standing;
-  if (limits.amount !== null && money(facts.pendingAmount).plus(amount).greaterThan(limits.amount)) {
+  if (limits.amount !== null && sumUnits(facts.pendingAmount) + amount > sumUnits(limits.amount)) {
     return refuse(
       'limit-amount',
       `${sumTextOf(money(facts.pendingAmount))} of ${sumTextOf(money(limits.amount))} wait for acknowledgement`,
@@ -67,7 +68,7 @@ export function judgeStanding(facts: LimitFacts): Verdict {
   }
   if (limits.count !== null && facts.pendingCount >= limits.count)
     return refuse('limit-count', `${facts.pendingCount} documents wait for acknowledgement`);
-  if (limits.amount !== null && money(facts.pendingAmount).greaterThanOrEqualTo(limits.amount)) {
+  if (limits.amount !== null && sumUnits(facts.pendingAmount) >= sumUnits(limits.amount)) {
     return refuse(
       'limit-amount',
       `${sumTextOf(money(facts.pendingAmount))} of ${sumTextOf(money(limits.amount))} wait for acknowledgement`,
@@ -83,15 +84,18 @@ export function judgeStanding(facts: LimitFacts): Verdict {
  * ran ahead then stop nobody once it is corrected. Without it a clock must not be behind what is recorded.
  */
 export function judgeClock({ wallMs, provenNowMs, newestEntryMs, ackedServerMs }: ClockFacts): Verdict {
-  const says = `the clock says ${instant(wallMs)}, but`;
   if (provenNowMs !== null) {
     const isNear = Math.abs(wallMs - provenNowMs) <= clockToleranceMs;
-    return isNear ? allow : refuse('clock-untrusted', `${says} ${instant(provenNowMs)} is proven by the ticket server`);
+    return isNear ? allow : distrust(wallMs, `${instant(provenNowMs)} is proven by the ticket server`);
   }
   if (wallMs >= Math.max(newestEntryMs, ackedServerMs) - clockToleranceMs) return allow;
   return ackedServerMs >= newestEntryMs
-    ? refuse('clock-untrusted', `${says} ${instant(ackedServerMs)} was proven by the ticket server before`)
-    : refuse('clock-untrusted', `${says} the newest entry says ${instant(newestEntryMs)}`);
+    ? distrust(wallMs, `${instant(ackedServerMs)} was proven by the ticket server before`)
+    : distrust(wallMs, `the newest entry says ${instant(newestEntryMs)}`);
+}
+
+function distrust(wallMs: number, why: string): Verdict {
+  return refuse('clock-untrusted', `the clock says ${instant(wallMs)}, but ${why}`);
 }
 
 /** The time for entries that are written whatever the clock says (acknowledgements): a clock that is known to be wrong does not get into the ledger. */

@@ -8,7 +8,7 @@ import { decodeLeaf, entryKinds, isFiscal, type Leaf } from '#ipc-schema/entry.t
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Evidence } from '#ipc-schema/evidence.ts';
 import { buildTree, inclusionPath, leafHash } from '#ipc-schema/merkle.ts';
-import { money, zero } from '#ipc-schema/money.ts';
+import { sumUnits, sumUnitsText } from '#ipc-schema/scaled.ts';
 import { type IndexRow, keyHashOf } from './lookup.ts';
 
 /** What reading a ledger needs of a holder. */
@@ -87,7 +87,7 @@ export function summaryOf(leaves: readonly Leaf[], sealBytes: Uint8Array): Batch
   const fiscal = leaves.filter((leaf) => isFiscal(leaf.kind));
   return {
     count: fiscal.length,
-    amount: fiscal.reduce((sum, leaf) => sum.plus(money(leaf.total ?? '0')), zero).toFixed(),
+    amount: sumUnitsText(fiscal.reduce((sum, leaf) => sum + sumUnits(leaf.total ?? '0'), 0n)),
     oldestMs: fiscal[0]?.issuedAtMs ?? null,
     sealHash: sealHashOf(sealBytes),
   };

@@ -10,6 +10,7 @@ import type { Entry, EntryKind, Leaf } from '#ipc-schema/entry.ts';
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { money, sumPattern, zero } from '#ipc-schema/money.ts';
+import { sumUnits, sumUnitsText } from '#ipc-schema/scaled.ts';
 import { templateSchema } from '#ipc-schema/template.ts';
 import { decodeAcknowledgementBody, openAcknowledgementUnverified } from '#ipc-schema/upstream.ts';
 
@@ -116,9 +117,7 @@ function withDocument(tip: Tip, leaf: Leaf): Tip {
     counters,
     pending: {
       count: pending.count + 1,
-      amount: money(pending.amount)
-        .plus(money(leaf.total ?? '0'))
-        .toFixed(),
+      amount: sumUnitsText(sumUnits(pending.amount) + sumUnits(leaf.total ?? '0')),
       oldestMs: pending.oldestMs ?? leaf.issuedAtMs,
     },
   };

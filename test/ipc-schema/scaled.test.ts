@@ -1,8 +1,8 @@
 import { Decimal } from 'decimal.js';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type { RoundingMode } from '#ipc-schema/money.ts';
-import { powerOfTen, quotient, scaled, scaledText } from '#ipc-schema/scaled.ts';
+import { money, type RoundingMode } from '#ipc-schema/money.ts';
+import { powerOfTen, quotient, scaled, scaledText, sumUnits, sumUnitsText } from '#ipc-schema/scaled.ts';
 
 const seed = Number(process.env['SEED'] ?? 20_261_123);
 const modes: readonly RoundingMode[] = ['half-up', 'half-even', 'down'];
@@ -60,5 +60,31 @@ describe('a scaled amount', () => {
       }),
       { seed, numRuns: 1_000 },
     );
+  });
+});
+
+describe('a running sum', () => {
+  it(`is spelled as arbitrary decimals spell it (seed ${seed})`, () => {
+    const sums = fc
+      .tuple(fc.bigInt({ min: 0n, max: 10n ** 30n - 1n }), fc.integer({ min: 0, max: 999_999 }), fc.integer({ min: 0, max: 6 }))
+      .map(([whole, fraction, decimals]) =>
+        decimals === 0 ? `${whole}` : `${whole}.${String(fraction).padStart(6, '0').slice(0, decimals)}`,
+      );
+    fc.assert(
+      fc.property(sums, texts, (sum, amount) => {
+        expect(sumUnitsText(sumUnits(sum) + sumUnits(amount))).toBe(money(sum).plus(money(amount)).toFixed());
+        expect(sumUnits(sum) >= sumUnits(amount)).toBe(money(sum).greaterThanOrEqualTo(money(amount)));
+      }),
+      { seed, numRuns: 2_000 },
+    );
+    expect(sumUnitsText(0n)).toBe('0');
+    expect(sumUnitsText(sumUnits('100.50'))).toBe('100.5');
+    expect(sumUnitsText(sumUnits('100.000000'))).toBe('100');
+    expect(sumUnits('-0.5')).toBe(-500_000n);
+  });
+
+  it('is not read in any other spelling', () => {
+    for (const text of ['', '-0', '1e3', '0x10', '01', '.5', '5.', 'NaN', '1.0000000', '1'.repeat(31)])
+      expect(() => sumUnits(text)).toThrow(RangeError);
   });
 });
