@@ -53,7 +53,7 @@ async function damage(...batches: number[]): Promise<Buffer> {
   for (const batch of batches) writeSync(image, Buffer.alloc(64, 0xee), 0, 64, (places().get(batch) ?? Number.NaN) + 96);
   closeSync(image);
   await rig.startLocked();
-  await expect.poll(async () => (await status()).reason).not.toBe('the token is being opened');
+  await expect.poll(async () => (await status()).reason, { timeout: 10_000 }).not.toBe('the token is being opened');
   return before;
 }
 

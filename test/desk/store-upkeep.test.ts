@@ -32,7 +32,9 @@ const upload = async (): Promise<void> => {
 const resume = (): Promise<Result<'store.resume'>> => rig.admin.call('store.resume', { pin: rigPin }, { timeoutMs: longMs });
 const login = (): Promise<Result<'session.login'>> => rig.admin.call('session.login', { pin: rigPin });
 const seen = async (): Promise<void> => {
-  await expect.poll(async () => (await rig.admin.call('service.status', {})).reason).not.toBe('the token is being opened');
+  await expect
+    .poll(async () => (await rig.admin.call('service.status', {})).reason, { timeout: 10_000 })
+    .not.toBe('the token is being opened');
 };
 
 /** The FLASH as it was; nobody is logged in. */
