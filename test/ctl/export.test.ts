@@ -1,6 +1,6 @@
 // Shows: `ukeyctl export` and `verify --export` as a user runs them: what is written, how it goes on after whatever interrupts it, and how little memory it takes.
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
@@ -74,6 +74,7 @@ describe.each(['jsonl', 'tar'])('an export as %s', (form) => {
     expect(run).toMatchObject({ status: 0, stderr: '' });
     expect(jsonOf(run)).toMatchObject({ entries: 604, batches: 32, byKind: { invoice: 600, 'credit-note': 1 } });
     expect(existsSync(`${file}.part`)).toBe(false);
+    expect(statSync(file).mode & 0o777).toBe(0o600);
     const verified = await verify(file);
     expect(verified).toMatchObject({ status: 0, stderr: '' });
     expect(jsonOf(verified)).toMatchObject({ holds: true, complete: true, trusted: true, entries: 604, findingsCount: 0 });

@@ -1,5 +1,5 @@
 // Owns: where an export goes: stdout, or FILE.part, which becomes FILE when it is whole.
-// Invariants: FILE is never half an export, and an export that is there is never overwritten; FILE exists only after its bytes are on the disk;
+// Invariants: FILE is its owner's alone; it is never half an export, and an export that is there is never overwritten; FILE exists only after its bytes are on the disk;
 // FILE.part stays when anything goes wrong, and whatever its end looks like, reading it tells how much of it is good.
 import { constants, existsSync } from 'node:fs';
 import { type FileHandle, open, rename } from 'node:fs/promises';
@@ -15,6 +15,9 @@ export interface Sink {
   finish(): Promise<void>;
   close(): Promise<void>;
 }
+
+/** Documents name buyers. */
+const ownerOnly = 0o600;
 
 export const partOf = (file: string): string => `${file}.part`;
 
@@ -44,7 +47,7 @@ export async function openSink(file: string, keepBytes: number | null): Promise<
       throw unwritable(part, cause);
     }
   };
-  const handle = await guarded(() => open(part, keepBytes === null ? 'wx' : constants.O_WRONLY | constants.O_CREAT));
+  const handle = await guarded(() => open(part, keepBytes === null ? 'wx' : constants.O_WRONLY | constants.O_CREAT, ownerOnly));
   let at = keepBytes ?? 0;
   try {
     if (keepBytes !== null) await guarded(() => handle.truncate(keepBytes));
