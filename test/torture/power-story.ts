@@ -35,6 +35,8 @@ export interface Life {
 
 const stepsMin = 3;
 const stepsMore = 5;
+/** Around two frames, run headers included. */
+const headersBytes = 16 * 1024;
 
 export class PowerStory {
   readonly seed: number;
@@ -140,8 +142,10 @@ export class PowerStory {
       else if (code === null) this.known = { ...this.known, carried: this.known.carriedTo };
       return code === null || code === 'store-full';
     }
-    const count = dice < 5 ? 2 : 1;
     const first = this.known.acked + 1;
+    const bothBytes = this.payload(life, first).length + this.payload(life, first + 1).length + headersBytes;
+    // Two at once only where both are sure to fit: behind a first that is refused the second would get its index.
+    const count = dice < 5 && log.hasRoomFor(bothBytes) ? 2 : 1;
     const adding = Array.from({ length: count }, async (_, place) => {
       const index = first + place;
       const added = log.append(this.payload(life, index), checkpointBefore(index));
