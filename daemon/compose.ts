@@ -9,6 +9,7 @@ import * as find from '#desk/find.ts';
 import { Handover } from '#desk/handover.ts';
 import * as issuing from '#desk/issue.ts';
 import { LedgerReading } from '#desk/ledger-read.ts';
+import { finishLoss } from '#desk/loss.ts';
 import type { PinPlace } from '#desk/pin-source.ts';
 import * as provisioning from '#desk/provision.ts';
 import * as restoring from '#desk/restore.ts';
@@ -138,6 +139,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
       await restoring.finish({ log }, ledger); // first: nothing else may stand before it in its batch
       await handover.finish(ledger); // nor between a handover and what takes it back
       await provisioning.finish(provision, ledger);
+      await finishLoss(provision, ledger);
       await finishResume(provision, ledger);
     },
   });

@@ -87,7 +87,7 @@ export function openCharter(signed: Uint8Array, authorityKey: KeyObject): Charte
 }
 
 /** True when some number of one series reads like one of the other: prefix `A` with 3 digits, `A1` with 2. */
-function shareNumbers(a: ChartedSeries, b: ChartedSeries): boolean {
+export function shareNumbers(a: ChartedSeries, b: ChartedSeries): boolean {
   if (a.prefix.length > b.prefix.length) return shareNumbers(b, a);
   const between = b.prefix.slice(a.prefix.length);
   if (!b.prefix.startsWith(a.prefix) || !/^\d*$/.test(between) || a.prefix.length + a.digits !== b.prefix.length + b.digits) return false;

@@ -316,7 +316,20 @@ export const methods = {
     summary:
       "Brings a FLASH that is older than what KEY or ticket server have seen up to date from the server's copies, and the ledger goes on.",
     roles: ['admin'],
-    params: z.strictObject({ pin: z.string().min(1).max(64), useLastTry: z.boolean().optional() }),
+    params: z.strictObject({
+      pin: z.string().min(1).max(64),
+      useLastTry: z.boolean().optional(),
+      /** Where batches are lost for good: this ledger ends, the KEY is initialised anew with its SO PIN (the PIN stays), and a new ledger begins. */
+      acceptLoss: z
+        .strictObject({
+          /** For the new ledger: other series than those of the old one, else invalid-request. */
+          ticket: enrolmentTicketSchema,
+          soPin: z.string().min(4).max(64),
+          /** The ledger that ends, by its token id: its FLASH is erased. */
+          eraseLedger: z.string().regex(/^[0-9a-f]{32}$/),
+        })
+        .optional(),
+    }),
     result: z.strictObject({
       standing,
       /** Newest batch that the FLASH had, that the KEY had seen (0: it remembers none), and that is there now. */
@@ -324,6 +337,8 @@ export const methods = {
       anchoredBatch: count,
       healedToBatch: count,
       serverBatch: count,
+      /** Where the ledger ended with a loss: batches behind `lastBatch`, at least up to `knownBatch`, are lost. */
+      newLedger: z.strictObject({ tokenId: z.string(), ledger: z.string(), lastBatch: count, knownBatch: count }).optional(),
     }),
     errors: [
       'pin-incorrect',

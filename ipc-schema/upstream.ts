@@ -289,6 +289,8 @@ export const enrolmentTicketSchema = z.strictObject({
   /** SHA-256 of the authority certificate (DER), hex. */
   authorityFingerprint: z.string().regex(/^[0-9a-f]{64}$/),
   code: nameText,
+  /** Of the series in the charter that it will bring, so that a device can refuse numbers that it gave before; a ticket may leave it out. */
+  prefixes: z.array(z.string().max(16)).max(16).optional(),
 });
 export type EnrolmentTicket = z.infer<typeof enrolmentTicketSchema>;
 

@@ -41,6 +41,7 @@ export async function makeTicket(parts: TicketParts, options: unknown, publicUrl
     tlsCertificate: Buffer.from(authority.certificate).toString('base64'),
     authorityFingerprint: authority.fingerprint,
     code,
+    prefixes: [...new Set(grant.options.series.map(({ prefix }) => prefix))],
   };
 }
 

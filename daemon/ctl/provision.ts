@@ -64,7 +64,7 @@ export const provision: Command = {
   },
 };
 
-async function readTicket(file: string): Promise<EnrolmentTicket> {
+export async function readTicket(file: string): Promise<EnrolmentTicket> {
   const value = await readJson(file, '--ticket');
   try {
     return parseTicket(value);

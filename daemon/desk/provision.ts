@@ -7,7 +7,7 @@ import { readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { writeDurably } from '#ground/durable-file.ts';
 import { type Log, whyOf } from '#ground/log.ts';
-import type { Holder } from '#holder/holder.ts';
+import type { Holder, Mount } from '#holder/holder.ts';
 import { type Charter, openCharter } from '#ipc-schema/charter.ts';
 import { keyIdOf, keyIdOfSpki } from '#ipc-schema/cose.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
@@ -28,7 +28,7 @@ export interface ProvisionParts {
   readonly log: Log;
 }
 
-interface CheckedEnrolment {
+export interface CheckedEnrolment {
   readonly certificate: Uint8Array;
   readonly authorityCertificate: Uint8Array;
   readonly tokenIdHex: string;
@@ -59,25 +59,43 @@ export async function provision(parts: ProvisionParts, params: Params<'token.pro
     throw error;
   }
   begun.hasKeys(Buffer.from(keyIdOfSpki(openEnrolment(request).spki)).toString('hex'));
+  const enrolled = await enrolAt(ticket, request);
+  const mount = await formatFor(parts, enrolled, consent);
+  begun.end();
+  await parts.custody.use(); // opening the ledger has committed charter and templates (`finish`)
+  return { standing: parts.custody.standing().standing, tokenId: enrolled.checked.tokenIdHex, keyWrapping: mount.keyWrapping };
+}
+
+export interface Enrolled {
+  readonly enrolment: Enrolment;
+  readonly checked: CheckedEnrolment;
+}
+
+/** At the ticket's server; the same key may ask again. Nothing is kept here. Throws offline, forbidden, invalid-request. */
+export async function enrolAt(ticket: EnrolmentTicket, request: Uint8Array): Promise<Enrolled> {
   const upstream = new Upstream(ticket);
-  let enrolment: Enrolment;
   try {
-    enrolment = await upstream.enrol(request);
+    const enrolment = await upstream.enrol(request);
+    return { enrolment, checked: checkEnrolment(enrolment, ticket) };
   } finally {
     upstream.close();
   }
-  const checked = checkEnrolment(enrolment, ticket);
+}
+
+/** Keeps the answer durably, then formats the FLASH: what is cut short behind that, is finished when the ledger opens. */
+export async function formatFor(
+  parts: ProvisionParts,
+  { enrolment, checked }: Enrolled,
+  consent: { readonly erase: boolean; readonly eraseLedger?: string },
+): Promise<Mount> {
   writeDurably(pendingFile(parts), JSON.stringify(enrolment));
   const { recoveryKey } = checked.charter.content.server;
-  const mount = await parts.holder.format({
+  return await parts.holder.format({
     certificate: checked.certificate,
     authorityCertificate: checked.authorityCertificate,
     recoveryKey: recoveryKey === null ? null : Buffer.from(recoveryKey, 'base64'),
     ...consent,
   });
-  begun.end();
-  await parts.custody.use(); // opening the ledger has committed charter and templates (`finish`)
-  return { standing: parts.custody.standing().standing, tokenId: checked.tokenIdHex, keyWrapping: mount.keyWrapping };
 }
 
 /** Commits charter and templates to a ledger that has none yet. Also after a crash between formatting and here. */

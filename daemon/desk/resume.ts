@@ -12,6 +12,7 @@ import { type Log, whyOf } from '#ground/log.ts';
 import type { AdoptedBatch, BatchMark, Holder, Mount, ResumeAnswer, ResumeStep } from '#holder/holder.ts';
 import { type AdminEvent, decodeAdminEvent, encodeAdminEvent } from '#ipc-schema/admin.ts';
 import { decodeBatch, sealHashOf } from '#ipc-schema/batch.ts';
+import type { Charter } from '#ipc-schema/charter.ts';
 import { entryKinds } from '#ipc-schema/entry.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
@@ -28,6 +29,7 @@ import { readLedger } from '#ledger/mounting.ts';
 import { type Reads, readBatch } from '#ledger/stored.ts';
 import { encodeTip, type Tip, withBatchEnd, withEntry } from '#ledger/tip.ts';
 import { Holdings, parted } from '#upload/holdings.ts';
+import { begunRenewal, endLedger, type NewLedger, refuseHalf, refuseToLose, renew } from './loss.ts';
 import { decideResume, type ResumeFacts } from './resume-decision.ts';
 import type { UnattendedLogin } from './unattended-login.ts';
 
@@ -57,9 +59,6 @@ const planSchema = z.strictObject({
 type Plan = z.infer<typeof planSchema>;
 
 const interruptedAction = 'Run ukeyctl store resume again: it goes on where it was cut short.';
-const lostAction =
-  'Look for the FLASH that was written last, or its mirror, and put it back. If it is lost for good, keep this token as it is and ask headquarters for one with ' +
-  'another series of numbers: this ledger ends.';
 
 export async function resume(parts: ResumeParts, params: Params<'store.resume'>): Promise<Result<'store.resume'>> {
   const { holder, custody, unattended } = parts;
@@ -71,16 +70,19 @@ export async function resume(parts: ResumeParts, params: Params<'store.resume'>)
   try {
     // A ledger that the server's proof has stopped is open in the holder still.
     if (holder.state().kind === 'open') await holder.logout();
+    const begun = await begunRenewal(parts);
+    if (begun !== null) return await goOnRenewing(parts, begun, params);
     const pin = Buffer.from(params.pin, 'utf8');
-    const { mount, anchor } = await ask(holder, { kind: 'inspect', pin, useLastTry: params.useLastTry === true }, 'inspected');
+    const inspected = await ask(holder, { kind: 'inspect', pin, useLastTry: params.useLastTry === true }, 'inspected');
+    const { mount, place } = inspected;
     const reads: Reads = {
-      read: async (fromBatch, maxBytes) => [...(await ask(holder, { kind: 'read', fromBatch, maxBytes }, 'batches')).batches],
+      read: async (fromBatch, maxBytes) => [...(await ask(holder, { kind: 'read', place, fromBatch, maxBytes }, 'batches')).batches],
     };
     const open = await readLedger(reads, mount);
     if (open.charter === null) throw new UkeyError('halted', 'the FLASH holds no charter: which server knows more is not known');
     const server = new Holdings(open.charter, mount.tokenId);
     try {
-      return await bringUp(parts, { mount, anchor, reads, server, tip: open.tip });
+      return await bringUp(parts, { inspected, mount, charter: open.charter, reads, server, tip: open.tip }, params);
     } finally {
       server.close();
     }
@@ -89,17 +91,48 @@ export async function resume(parts: ResumeParts, params: Params<'store.resume'>)
   }
 }
 
+/** The ledger has ended already, and its KEY is a new one. */
+async function goOnRenewing(
+  parts: ResumeParts,
+  begun: NonNullable<Awaited<ReturnType<typeof begunRenewal>>>,
+  params: Params<'store.resume'>,
+): Promise<Result<'store.resume'>> {
+  if (params.acceptLoss === undefined) refuseHalf(begun);
+  const { lastBatch, knownBatch } = begun;
+  return await opened(parts, () => renew(parts, begun, params), {
+    foundBatch: lastBatch,
+    anchoredBatch: knownBatch,
+    serverBatch: lastBatch,
+  });
+}
+
+/** Begins the new ledger and waits for it: opening it has committed charter, templates and `continues`. */
+async function opened(
+  { custody, log }: ResumeParts,
+  begin: () => Promise<NewLedger>,
+  found: Pick<Result<'store.resume'>, 'foundBatch' | 'anchoredBatch' | 'serverBatch'>,
+): Promise<Result<'store.resume'>> {
+  const { reason } = custody.standing();
+  const newLedger = await begin();
+  await judged(custody, reason);
+  await custody.use();
+  log.warn('a ledger has ended with a loss, and a new one begins', { ...newLedger });
+  return { standing: custody.standing().standing, ...found, healedToBatch: found.foundBatch, newLedger };
+}
+
 interface Older {
+  readonly inspected: Extract<ResumeAnswer, { kind: 'inspected' }>;
   readonly mount: Mount;
-  readonly anchor: Extract<ResumeAnswer, { kind: 'inspected' }>['anchor'];
+  readonly charter: Charter;
   readonly reads: Reads;
   readonly server: Holdings;
   readonly tip: Tip;
 }
 
-async function bringUp(parts: ResumeParts, older: Older): Promise<Result<'store.resume'>> {
+async function bringUp(parts: ResumeParts, older: Older, params: Params<'store.resume'>): Promise<Result<'store.resume'>> {
   const { holder, custody, log } = parts;
-  const { mount, anchor, reads, server } = older;
+  const { mount, reads, server } = older;
+  const { anchor } = older.inspected;
   const foundBatch = mount.nextBatch - 1;
   const [oldest] = await reads.read(mount.oldestBatch, 1);
   if (oldest === undefined) throw new UkeyError('halted', 'the FLASH holds no batch that the ticket server could know');
@@ -111,9 +144,14 @@ async function bringUp(parts: ResumeParts, older: Older): Promise<Result<'store.
     serverBatch: ack.upToBatch,
     ...(await indexed(parts, mount)),
   });
-  if (decision.kind === 'lost') throw lost(decision.lastBatch, decision.knownBatch);
   if (ack.upToBatch <= foundBatch) await compareHead(older, ack);
   const found = { foundBatch, anchoredBatch: anchor?.batchIndex ?? 0 };
+  if (decision.kind === 'lost') {
+    const lost = { ...older, ack, knownBatch: decision.knownBatch };
+    if (params.acceptLoss === undefined) refuseToLose(lost);
+    const serverBatch = decision.lastBatch; // once what is here was brought there
+    return await opened(parts, () => endLedger(parts, lost, params), { ...found, serverBatch });
+  }
   if (decision.kind === 'adopt') {
     const target = await targetOf(older, ack, decision.toBatch);
     keepPlan(parts, mount, { ...found, healedToBatch: target.batchIndex, headSealHash: hex(target.sealHash) });
@@ -134,13 +172,6 @@ async function judged(custody: Custody, reason: string): Promise<void> {
   const endMs = performance.now() + judgedWithinMs;
   while (custody.ledger === null && custody.standing().reason === reason && performance.now() < endMs)
     await new Promise((resolve) => setTimeout(resolve, lookMs));
-}
-
-function lost(lastBatch: number, knownBatch: number): UkeyError {
-  const which = lastBatch + 1 === knownBatch ? `batch ${knownBatch}` : `batches ${lastBatch + 1} to ${knownBatch}, at least,`;
-  return new UkeyError('halted', `${which} of this ledger stand neither on this FLASH nor at the ticket server; nothing was changed`, {
-    action: lostAction,
-  });
 }
 
 /** The index may know of batches that neither KEY nor server have seen. */

@@ -267,16 +267,40 @@ export type ResumeStep =
   | MendStep
   /** One try; the token is logged in afterwards. The PIN's bytes are overwritten. Writes nothing. */
   | { readonly kind: 'inspect'; readonly pin: Uint8Array; readonly useLastTry: boolean }
-  | { readonly kind: 'read'; readonly fromBatch: number; readonly maxBytes: number }
+  /** `place`: as `inspected` said. */
+  | { readonly kind: 'read'; readonly place: StorePlace; readonly fromBatch: number; readonly maxBytes: number }
   /** Consecutive batches behind the newest one; `target`: the newest that will come. Repeating it is harmless. */
   | { readonly kind: 'adopt'; readonly batches: readonly AdoptedBatch[]; readonly target: BatchMark }
-  | { readonly kind: 'open' };
+  | { readonly kind: 'open' }
+  /** Whose KEY and whose FLASH are there, as far as can be seen without a login. */
+  | { readonly kind: 'look' }
+  | { readonly kind: 'renew'; readonly renewal: Renewal };
+
+/** Where the newest of an older ledger stands. */
+export type StorePlace = 'flash' | 'mirror';
+
+/** The KEY of a ledger that ends becomes a new one (renewing.ts). Ids are hex, of KEYs. Both PINs' bytes are overwritten. */
+export interface Renewal {
+  readonly label: string;
+  readonly pin: Uint8Array;
+  readonly soPin: Uint8Array;
+  /** Of the new enrolment ticket. */
+  readonly code: string;
+  /** The KEY whose store ends. */
+  readonly ends: string;
+  /** KEYs that are destroyed where they are found: `ends`, and new ones that cannot be used. */
+  readonly destroyed: readonly string[];
+  /** Serial number of the KEY: one that has it, and none of those, is the new one. */
+  readonly serial: string;
+}
 
 export type ResumeAnswer =
   /** `anchor`: what the KEY has seen, null where it cannot remember. `isOpenedSince`: a later opening than the FLASH knows of. */
   | {
       readonly kind: 'inspected';
       readonly mount: Mount;
+      readonly place: StorePlace;
+      readonly facts: TokenFacts;
       readonly anchor: { readonly batchIndex: number; readonly isOpenedSince: boolean } | null;
     }
   | { readonly kind: 'batches'; readonly batches: readonly StoredBatch[] }
@@ -285,7 +309,11 @@ export type ResumeAnswer =
   /** The batches that were put back, and what is left. */
   | { readonly kind: 'mended'; readonly batches: readonly number[]; readonly damage: DamagedLedger }
   | { readonly kind: 'left' }
-  | { readonly kind: 'opened'; readonly mount: Mount };
+  | { readonly kind: 'opened'; readonly mount: Mount }
+  /** Hex. `keyId` null: the KEY is blank, or shows itself only after a login; `storeKeyId` null: the FLASH holds no store that can be read. */
+  | { readonly kind: 'looked'; readonly isBlank: boolean; readonly keyId: string | null; readonly storeKeyId: string | null }
+  /** `request`: the signed enrolment request; `format` is next. Null: the FLASH is the new KEY's already; `login` is next. `keyId`: of the new KEY. */
+  | { readonly kind: 'renewed'; readonly keyId: string; readonly request: Uint8Array | null };
 
 /** Plain callbacks that an upper room hands down. */
 export interface HolderEvents {

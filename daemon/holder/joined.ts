@@ -30,6 +30,7 @@ import type {
   SuccessionGrant,
 } from './holder.ts';
 import { LastRung } from './last-rung.ts';
+import { pinsIn } from './messages.ts';
 import { mountLedger } from './mounting.ts';
 import { Opened } from './opened.ts';
 import type { HolderParts } from './parts.ts';
@@ -178,9 +179,7 @@ class JoinedHolder implements Holder {
   }
 
   async resume(step: ResumeStep): Promise<ResumeAnswer> {
-    return await this.#turns.takeWith('pin' in step ? [step.pin] : [], async () =>
-      (await import('./resuming.ts')).resume(this.#access, step),
-    );
+    return await this.#turns.takeWith(pinsIn(step), async () => (await import('./resuming.ts')).resume(this.#access, step));
   }
 
   async status(): Promise<HolderStatus> {

@@ -93,6 +93,12 @@ const kindsToChild: ReadonlySet<unknown> = new Set<ToChild['kind']>([
   'close',
 ]);
 
+/** What is overwritten when the step ends. */
+export function pinsIn(step: ResumeStep): readonly Uint8Array[] {
+  if (step.kind === 'inspect' || step.kind === 'survey') return [step.pin];
+  return step.kind === 'renew' ? [step.renewal.pin, step.renewal.soPin] : [];
+}
+
 /** Both ends are this program, so the shape behind a known kind is believed. */
 export function isFromChild(value: unknown): value is FromChild {
   return typeof value === 'object' && value !== null && 'kind' in value && kindsFromChild.has(value.kind);

@@ -2,7 +2,7 @@
 // Invariants: a mirror is made beside its name and renamed when it is whole and blank, so that a crash leaves none or a usable one; a mirror
 // that cannot be used (missing disk, full disk, in use) never stops issuing: the FLASH alone has every batch, the status tells, and the next
 // opening brings the mirror up; a large one is made beside the tills, and the log opened again with it. What contradicts the FLASH, or is no store of ours at all, does stop (`halted`, from the store).
-import { mkdir, rename, rm } from 'node:fs/promises';
+import { mkdir, rename, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { keyIdOf } from '#ipc-schema/cose.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
@@ -31,6 +31,8 @@ export interface MirrorParts {
   readonly mode: MirrorMode;
   /** The mirror of this token; where there is none and `sizeBytes` is given, a blank one of at least that size is made. Throws no-token, halted. */
   open(tokenId: Uint8Array, options: { readonly readOnly: boolean; readonly sizeBytes: number | null }): Promise<Device>;
+  /** Of a ledger that ends: its mirror is kept under another name where it would be in the way of the next one. Repeating it is harmless. Throws `halted`. */
+  setAside?(tokenId: Uint8Array): Promise<void>;
   /** The one that `open` has begun to make because it takes long; it threw busy then. */
   making?(): MirrorMaking | null;
 }
@@ -40,6 +42,9 @@ export function mirrorAt(mode: MirrorMode, place: MirrorPlace, atOnceBytes = atO
   return {
     mode,
     making: () => making,
+    setAside: async (tokenId) => {
+      if (place.kind === 'file') await setAside(place.path, tokenId);
+    },
     open: async (tokenId, { readOnly, sizeBytes }) => {
       const file = pathOf(place, tokenId);
       try {
@@ -65,6 +70,26 @@ export function mirrorAt(mode: MirrorMode, place: MirrorPlace, atOnceBytes = atO
 /** A folder holds the mirrors of several tokens: a spare token must not take the place of the one that it stands in for. */
 function pathOf(place: MirrorPlace, tokenId: Uint8Array): string {
   return place.kind === 'file' ? place.path : path.join(place.folder, `mirror-${Buffer.from(tokenId).toString('hex')}.img`);
+}
+
+async function setAside(file: string, tokenId: Uint8Array): Promise<void> {
+  if (!(await isMirrorOf(file, tokenId))) return;
+  if (!(await stat(file)).isFile())
+    throw new UkeyError('halted', `the mirror ${file} holds the ledger that ends, and cannot be renamed`, {
+      action: 'Name another mirror in the configuration, or none, and keep that one as it is.',
+    });
+  await rename(file, `${file}.${Buffer.from(tokenId).toString('hex')}`);
+}
+
+async function isMirrorOf(file: string, tokenId: Uint8Array): Promise<boolean> {
+  const device = await openFileDevice(file, { readOnly: true }).catch(() => null); // none to be found: none to be lost
+  if (device === null) return false;
+  try {
+    const header = await readStoreHeader(device);
+    return header !== null && Buffer.compare(header.tokenKeyId, tokenId) === 0;
+  } finally {
+    await device.close();
+  }
 }
 
 function makeBeside(file: string, sizeBytes: number): MirrorMaking {

@@ -30,6 +30,7 @@ import type {
   SuccessionGrant,
 } from './holder.ts';
 import { type Deadlines, deadlinesMs, Link } from './link.ts';
+import { pinsIn } from './messages.ts';
 import { refusedCommit } from './sealer.ts';
 import { childEntry } from './spawn.ts';
 import { whyNotOpen } from './state.ts';
@@ -202,7 +203,7 @@ class HolderParent implements ParentHolder {
       const allowanceMs = isLong ? this.#deadlines.restore : this.#deadlines.format + this.#imagesMs();
       return (await this.#up().ask('resumed', 'token', allowanceMs, { kind: 'resume', step })).answer;
     } finally {
-      if ('pin' in step) step.pin.fill(0);
+      for (const pin of pinsIn(step)) pin.fill(0);
     }
   }
 

@@ -1,11 +1,14 @@
 // Owns: bringing a FLASH that is older than what KEY or ticket server have seen up to date again, from the server's copies of this ledger's own
-// batches: inspect, read, adopt, open (holder.ts, ResumeStep). Each step opens the store and closes it; the token stays logged in between them.
+// batches: inspect, read, adopt, open (holder.ts, ResumeStep); or, where that cannot be, look and renew (renewing.ts). Each step opens the store and closes it; the token stays logged in between them.
 // Invariants: nothing is signed and nothing issued here; looking writes nothing. Before the first batch is written the KEY's anchor names the newest one that
 // is to come, so that a FLASH on which this was cut short is refused as a rollback until it is done. A batch is appended only with a seal
 // that holds, in its place in the chain, as it is. The last step is an opening like any other: the anchor is judged there.
 // Errors: locked (step `inspect` comes first), halted (what contradicts), and those of login and store.
+
+import { keyIdOf } from '#ipc-schema/cose.ts';
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import { signersBefore } from '#ipc-schema/signers.ts';
+import type { Device } from '#store/device.ts';
 import { openLog } from '#store/log.ts';
 import type { StoreLog } from '#store/store.ts';
 import { wipe } from '#token/pin.ts';
@@ -13,9 +16,10 @@ import type { Token } from '#token/token.ts';
 import { AnchorWriter, readAnchor } from './anchor.ts';
 import { encodeCheckpoint, follow, type Walk } from './chain.ts';
 import { type Access, refuseReadOnly } from './errands.ts';
-import type { AdoptedBatch, BatchMark, ResumeAnswer, ResumeStep, StoredBatch } from './holder.ts';
+import type { AdoptedBatch, BatchMark, Mount, ResumeAnswer, ResumeStep, StoredBatch } from './holder.ts';
 import { decodeIdentity, keysIn } from './identity.ts';
 import { mending } from './mending.ts';
+import type { MirrorParts } from './mirroring.ts';
 import { mountLedger, readOwnHeader, unwrapFirst } from './mounting.ts';
 import { readMaxBytes } from './opened.ts';
 import { publicKeyIfShown } from './survey.ts';
@@ -28,7 +32,7 @@ export async function resume(access: Access, step: ResumeStep): Promise<ResumeAn
     case 'inspect':
       return await inspect(access, step.pin, step.useLastTry);
     case 'read':
-      return { kind: 'batches', batches: await readOlder(access, step.fromBatch, step.maxBytes) };
+      return { kind: 'batches', batches: await readOlder(access, step) };
     case 'adopt':
       return { kind: 'adopted', nextBatch: await adopt(access, step.batches, step.target) };
     case 'open':
@@ -38,6 +42,10 @@ export async function resume(access: Access, step: ResumeStep): Promise<ResumeAn
     case 'mend':
     case 'leave':
       return await mending(access, step);
+    case 'look':
+      return await (await import('./renewing.ts')).look(access);
+    case 'renew':
+      return await (await import('./renewing.ts')).renew(access, step.renewal);
     default:
       return unreachable(step);
   }
@@ -52,17 +60,52 @@ async function inspect(access: Access, pin: Uint8Array, useLastTry: boolean): Pr
       throw new UkeyError('token-failed', 'the FLASH is blank: there is nothing to resume');
     spendTry(token, pin, useLastTry);
     const anchor = readAnchor(token);
-    const { log, mount } = await mountLedger(token, device, null, { epochMin: 0 });
-    const { mountEpoch } = log.mounted;
-    const { storeId } = log.header;
-    await log.close();
+    const onFlash = await older(token, device);
+    const onMirror = await olderOnMirror(parts.mirror ?? null, token, onFlash);
+    const place = onMirror === null ? 'flash' : 'mirror';
+    const { mount, storeId, mountEpoch } = onMirror ?? onFlash;
     if (anchor !== null && Buffer.compare(anchor.storeId, storeId) !== 0)
       throw new UkeyError('halted', 'the FLASH holds another store than the KEY has last written: it cannot be brought up to that one');
     const seen = anchor === null ? null : { batchIndex: anchor.batchIndex, isOpenedSince: anchor.mountEpoch > mountEpoch };
-    return { kind: 'inspected', mount, anchor: seen };
+    return { kind: 'inspected', mount, place, facts: token.facts(), anchor: seen };
   } catch (thrown) {
     throw await access.backOut(token, device, thrown);
   }
+}
+
+interface Older {
+  readonly mount: Mount;
+  readonly storeId: Uint8Array;
+  readonly mountEpoch: number;
+}
+
+/** Closes the device. */
+async function older(token: Token, device: Device): Promise<Older> {
+  const { log, mount } = await mountLedger(token, device, null, { epochMin: 0 });
+  const { mountEpoch } = log.mounted;
+  const { storeId } = log.header;
+  await log.close();
+  return { mount, storeId, mountEpoch };
+}
+
+/** What the mirror has, where it goes further than the FLASH; null: it does not, or nothing can be read of it alone. */
+async function olderOnMirror(mirror: MirrorParts | null, token: Token, onFlash: Older): Promise<Older | null> {
+  const device = await openMirror(mirror, token).catch(() => null);
+  if (device === null) return null;
+  try {
+    const found = await older(token, device);
+    const isSame = Buffer.compare(found.storeId, onFlash.storeId) === 0;
+    return isSame && found.mount.nextBatch > onFlash.mount.nextBatch ? found : null;
+  } catch {
+    return null; // what opening the log does with it, is said there
+  } finally {
+    await device.close();
+  }
+}
+
+async function openMirror(mirror: MirrorParts | null, token: Token): Promise<Device> {
+  if (mirror === null) throw new UkeyError('no-token', 'there is no mirror');
+  return await mirror.open(keyIdOf(token.publicKey()), { readOnly: true, sizeBytes: null });
 }
 
 async function loggedIn(access: Access): Promise<Token> {
@@ -71,9 +114,10 @@ async function loggedIn(access: Access): Promise<Token> {
   return token;
 }
 
-async function readOlder(access: Access, fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {
+async function readOlder(access: Access, { place, fromBatch, maxBytes }: Extract<ResumeStep, { kind: 'read' }>): Promise<StoredBatch[]> {
   const token = await loggedIn(access);
-  const device = await access.parts.openDevice(true);
+  const { openDevice, mirror } = access.parts;
+  const device = place === 'flash' ? await openDevice(true) : await openMirror(mirror ?? null, token);
   try {
     const header = await readOwnHeader(device, token.publicKey(), null);
     if (header === null) throw new UkeyError('halted', 'the FLASH is blank');

@@ -102,6 +102,20 @@ export class Pkcs11Token implements Token {
     this.#generate(options.pin);
   }
 
+  /** C_InitToken of a token that has been initialised: PKCS#11 3.0 §5.5.7 destroys all objects on it and the user PIN. */
+  reset({ label, soPin }: { readonly label: string; readonly soPin: Uint8Array }): void {
+    const { info } = this.#session.locate();
+    this.#check(info, soPin, 'soPin');
+    if ((info.flags & CK.CKF_SO_PIN_LOCKED) !== 0) throw new UkeyError('pin-locked', 'the SO PIN is locked');
+    if ((info.flags & CK.CKF_SO_PIN_FINAL_TRY) !== 0) throw new UkeyError('pin-last-try', 'one try of the SO PIN is left');
+    this.close(); // no module takes it while a session is open
+    const { slot } = this.#session.locate();
+    refusedAs('soPin', () => this.#cryptoki.initToken(slot, soPin, label));
+    this.#seal = null;
+    this.#privateKey = null;
+    this.#session.adopt(label);
+  }
+
   publicKey(): KeyObject {
     return this.#mustSee().key;
   }

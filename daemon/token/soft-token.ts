@@ -126,6 +126,18 @@ export class SoftToken implements Token {
     wipe(masterKey, vault.privateDer, vault.wrappingKey);
   }
 
+  reset({ soPin }: { readonly soPin: Uint8Array }): void {
+    checkPin(soPin, softPinLimits, 'soPin');
+    const file = this.#provisioned();
+    // Nothing unlocks an SO PIN: its last try is not for a program to spend.
+    if (file.soTriesLeft === 1) throw new UkeyError('pin-last-try', 'one try of the SO PIN is left');
+    wipe(this.#spendTry(file, 'so', soPin).masterKey);
+    this.logout();
+    writeSoftTokenFile(this.#path, { kind: 'blank', serial: file.serial });
+    // Durable now: the keys are gone. A crash before this left the token as it was.
+    this.#publicKey = null;
+  }
+
   publicKey(): KeyObject {
     if (this.#publicKey === null) this.#publicKey = readPublic(this.#provisioned());
     return this.#publicKey;

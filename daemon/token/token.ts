@@ -45,6 +45,11 @@ export interface Token {
   logout(): void;
   /** Creates user PIN and key pair on a blank token; nobody is logged in afterwards. Throws token-failed when it is not blank. */
   provision(options: { readonly label: string; readonly pin: Uint8Array; readonly soPin: Uint8Array }): void;
+  /**
+   * Everything on the token is destroyed, its keys for ever, and `provision` makes it another one: only for a ledger that ends (holder/renewing.ts).
+   * One try with the SO PIN, never its last one (pin-last-try). Nobody is logged in afterwards.
+   */
+  reset(options: { readonly label: string; readonly soPin: Uint8Array }): void;
   /** Public key of the seal key pair. Throws `locked` before login where the module needs one. */
   publicKey(): KeyObject;
   algorithm(): SignatureAlgorithm;

@@ -1,4 +1,4 @@
-// Owns: what the ticket server holds of a ledger, asked by hand: its signed head, and the stored batches.
+// Owns: what the ticket server holds of a ledger, asked by hand: its signed head, and the stored batches; and bringing it what it lacks.
 // Invariants: the head counts only with the server's signature and for this ledger; batches are the server's word until whoever asked has verified
 // their seals. Must not: change a ledger.
 import { promisify } from 'node:util';
@@ -8,11 +8,13 @@ import type { Charter } from '#ipc-schema/charter.ts';
 import { publicKeyFromSpki } from '#ipc-schema/cose.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { type Acknowledgement, encodeUpload, openAcknowledgement, uploadInfo } from '#ipc-schema/upstream.ts';
+import type { Reads } from '#ledger/stored.ts';
 import { Upstream } from './upstream.ts';
 
 const compress = promisify(zstdCompress);
 /** Batches in one question. */
 const pageBatches = 64;
+const pageBytes = 1024 * 1024;
 const cloneAction =
   'Two copies of this token have issued. Keep both as they are and ask headquarters: which documents count is theirs to decide.';
 
@@ -32,8 +34,24 @@ export class Holdings {
    * another batch there: a clone), invalid-request (not our server's signature).
    */
   async head(batch: Uint8Array): Promise<Acknowledgement> {
+    return await this.#send([batch]);
+  }
+
+  /** Uploads this token's batches `from` to `to`, page by page. Throws as `head` does, and offline where the server does not take them. */
+  async bring(reads: Reads, from: number, to: number): Promise<void> {
+    for (let next = from; next <= to; ) {
+      const read = await reads.read(next, pageBytes);
+      const page = read.filter(({ batchIndex }) => batchIndex <= to).slice(0, pageBatches);
+      if (page.length === 0) throw new UkeyError('halted', `batch ${next} cannot be read`);
+      const ack = await this.#send(page.map(({ bytes }) => bytes));
+      next += page.length;
+      if (ack.upToBatch < next - 1) throw new UkeyError('offline', `the ticket server holds no more than batch ${ack.upToBatch}`);
+    }
+  }
+
+  async #send(batches: readonly Uint8Array[]): Promise<Acknowledgement> {
     const { sealKey, ackKey } = this.#charter.server;
-    const plain = encodeUpload({ tokenId: this.#tokenId, batches: [batch] });
+    const plain = encodeUpload({ tokenId: this.#tokenId, batches });
     const answer = await this.#upstream.upload(await sealTo(Buffer.from(sealKey, 'base64'), uploadInfo, await compress(plain)));
     if (answer.kind === 'refused') {
       const why = answer.refusal?.message ?? `status ${answer.status}`;

@@ -289,6 +289,23 @@ export function tokenSuite(name: string, openPlace: () => TokenPlace, traits: Tr
       token.login(pin);
     });
 
+    test('a reset destroys keys and objects, takes the SO PIN alone, and leaves a token that is provisioned anew', () => {
+      const token = loggedIn();
+      const before = token.publicKey().export({ type: 'spki', format: 'pem' });
+      const kept = token.writeObject('kept', Buffer.from('x'));
+      expect(codeOf(() => token.reset({ label: 'till-1', soPin: wrongPin }))).toBe('pin-incorrect');
+      token.login(pin);
+      expect(token.publicKey().export({ type: 'spki', format: 'pem' })).toBe(before);
+      token.reset({ label: 'till-1', soPin });
+      expect(token.facts()).toMatchObject({ provisioned: false, loggedIn: false });
+      const again = reopened(token);
+      again.provision({ label: 'till-1', pin, soPin });
+      again.login(pin);
+      expect(again.publicKey().export({ type: 'spki', format: 'pem' })).not.toBe(before);
+      if (kept) expect(again.readObject('kept')).toBeNull();
+      expect(signatureHolds(again.publicKey(), Buffer.from('m'), again.sign(Buffer.from('m')))).toBe(true);
+    });
+
     test('the SO PIN sets a new PIN, and leaves nobody logged in', () => {
       const token = loggedIn();
       expect(codeOf(() => token.unblockPin(wrongPin, otherPin))).toBe('pin-incorrect');

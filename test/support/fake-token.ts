@@ -50,6 +50,14 @@ export class FakeToken implements Token {
     this.isLoggedIn = false;
   }
 
+  reset({ soPin }: { readonly soPin: Uint8Array }): void {
+    this.#mustBePresent();
+    if (!this.#soPin.equals(soPin)) throw new UkeyError('pin-incorrect', 'incorrect', { field: 'soPin' });
+    this.#keys = null;
+    this.#objects.clear();
+    this.isLoggedIn = false;
+  }
+
   provision(options: { readonly pin: Uint8Array; readonly soPin?: Uint8Array }): void {
     this.#mustBePresent();
     if (this.#keys !== null) throw new UkeyError('token-failed', 'not blank');
