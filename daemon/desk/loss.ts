@@ -20,6 +20,7 @@ import type { Ledger } from '#ledger/ledger.ts';
 import { type Reads, readBatches } from '#ledger/stored.ts';
 import type { Holdings } from '#upload/holdings.ts';
 import { enrolAt, formatFor, type ProvisionParts } from './provision.ts';
+import { askHolder } from './resume-step.ts';
 
 export type Accepted = Params<'store.resume'>;
 export type NewLedger = NonNullable<Result<'store.resume'>['newLedger']>;
@@ -114,8 +115,7 @@ async function bringAll({ inspected: { mount }, reads, server, ack, knownBatch }
 export async function begunRenewal(parts: Parts): Promise<Plan | null> {
   const plan = readPlan(parts);
   if (plan === null) return null;
-  const seen = await parts.holder.resume({ kind: 'look' });
-  if (seen.kind !== 'looked') throw new UkeyError('internal', `the holder answered ${seen.kind} to look`);
+  const seen = await askHolder(parts.holder, { kind: 'look' }, 'looked');
   const isStillOld = !seen.isBlank && (seen.keyId === null ? plan.newKeyId === null : seen.keyId === plan.keyId);
   const isElsewhere = seen.storeKeyId !== null && seen.storeKeyId !== plan.keyId && seen.storeKeyId !== plan.newKeyId;
   return isStillOld || isElsewhere ? null : plan;
@@ -137,15 +137,11 @@ export async function renew(parts: ProvisionParts, plan: Plan, params: Accepted)
       field: 'acceptLoss.eraseLedger',
     });
   refuseTicket(plan.series, ticket);
-  const answer = await holder.resume({
-    kind: 'renew',
-    renewal: {
-      ...{ label: plan.label, code: ticket.code, ends: plan.keyId, destroyed: [plan.keyId, ...plan.spent], serial: plan.serial },
-      ...{ pin: Buffer.from(params.pin, 'utf8'), soPin: Buffer.from(soPin, 'utf8') },
-    },
-  });
-  if (answer.kind !== 'renewed') throw new UkeyError('internal', `the holder answered ${answer.kind} to renew`);
-  const { keyId, request } = answer;
+  const renewal = {
+    ...{ label: plan.label, code: ticket.code, ends: plan.keyId, destroyed: [plan.keyId, ...plan.spent], serial: plan.serial },
+    ...{ pin: Buffer.from(params.pin, 'utf8'), soPin: Buffer.from(soPin, 'utf8') },
+  };
+  const { keyId, request } = await askHolder(holder, { kind: 'renew', renewal }, 'renewed');
   const told: Plan = { ...plan, newKeyId: keyId };
   keep(parts, told);
   // Durable now: which KEY tells of the loss. From here on its ledger opens with the entry, however far this comes.

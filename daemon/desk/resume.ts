@@ -9,7 +9,7 @@ import { existsSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { writeDurably } from '#ground/durable-file.ts';
 import { type Log, whyOf } from '#ground/log.ts';
-import type { AdoptedBatch, BatchMark, Holder, Mount, ResumeAnswer, ResumeStep } from '#holder/holder.ts';
+import type { AdoptedBatch, BatchMark, Holder, Mount, ResumeAnswer } from '#holder/holder.ts';
 import { type AdminEvent, decodeAdminEvent, encodeAdminEvent } from '#ipc-schema/admin.ts';
 import { decodeBatch, sealHashOf } from '#ipc-schema/batch.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
@@ -31,6 +31,7 @@ import { encodeTip, type Tip, withBatchEnd, withEntry } from '#ledger/tip.ts';
 import { Holdings, parted } from '#upload/holdings.ts';
 import { begunRenewal, endLedger, type NewLedger, refuseHalf, refuseToLose, renew } from './loss.ts';
 import { decideResume, type ResumeFacts } from './resume-decision.ts';
+import { askHolder } from './resume-step.ts';
 import type { UnattendedLogin } from './unattended-login.ts';
 
 export interface ResumeParts {
@@ -73,10 +74,10 @@ export async function resume(parts: ResumeParts, params: Params<'store.resume'>)
     const begun = await begunRenewal(parts);
     if (begun !== null) return await goOnRenewing(parts, begun, params);
     const pin = Buffer.from(params.pin, 'utf8');
-    const inspected = await ask(holder, { kind: 'inspect', pin, useLastTry: params.useLastTry === true }, 'inspected');
+    const inspected = await askHolder(holder, { kind: 'inspect', pin, useLastTry: params.useLastTry === true }, 'inspected');
     const { mount, place } = inspected;
     const reads: Reads = {
-      read: async (fromBatch, maxBytes) => [...(await ask(holder, { kind: 'read', place, fromBatch, maxBytes }, 'batches')).batches],
+      read: async (fromBatch, maxBytes) => [...(await askHolder(holder, { kind: 'read', place, fromBatch, maxBytes }, 'batches')).batches],
     };
     const open = await readLedger(reads, mount);
     if (open.charter === null) throw new UkeyError('halted', 'the FLASH holds no charter: which server knows more is not known');
@@ -159,7 +160,7 @@ async function bringUp(parts: ResumeParts, older: Older, params: Params<'store.r
     await adopt(parts, older, target);
   }
   const { reason } = custody.standing();
-  await ask(holder, { kind: 'open' }, 'opened');
+  await askHolder(holder, { kind: 'open' }, 'opened');
   await judged(custody, reason);
   await custody.use(); // opening the ledger has written the admin entry (`finishResume`)
   const healedToBatch = decision.kind === 'adopt' ? decision.toBatch : foundBatch;
@@ -227,7 +228,7 @@ async function adopt({ holder }: ResumeParts, { mount, server, tip: before }: Ol
   let head: ChainHead = { batchIndex: mount.nextBatch - 1, nextSequence: mount.nextSequence, sealHash: mount.headSealHash };
   let tip = before;
   // Also without a batch to bring: the store learns that it was opened since.
-  await ask(holder, { kind: 'adopt', batches: [], target }, 'adopted');
+  await askHolder(holder, { kind: 'adopt', batches: [], target }, 'adopted');
   for await (const page of server.batches(mount.nextBatch, target.batchIndex)) {
     const batches: AdoptedBatch[] = [];
     for (const bytes of page) {
@@ -238,7 +239,7 @@ async function adopt({ holder }: ResumeParts, { mount, server, tip: before }: Ol
       head = next.batch.head;
       signers = next.signers;
     }
-    await ask(holder, { kind: 'adopt', batches, target }, 'adopted');
+    await askHolder(holder, { kind: 'adopt', batches, target }, 'adopted');
   }
 }
 
@@ -256,17 +257,6 @@ function knownSigners({ signers: [first, ...others] }: Mount, authorityKey: Retu
     others.flatMap(({ succession }) => (succession === null ? [] : [succession])),
     authorityKey,
   );
-}
-
-async function ask<Kind extends ResumeAnswer['kind']>(
-  holder: Holder,
-  step: ResumeStep,
-  expected: Kind,
-): Promise<Extract<ResumeAnswer, { kind: Kind }>> {
-  const answer = await holder.resume(step);
-  const isExpected = (given: ResumeAnswer): given is Extract<ResumeAnswer, { kind: Kind }> => given.kind === expected;
-  if (!isExpected(answer)) throw new UkeyError('internal', `the holder answered ${answer.kind} to ${step.kind}`);
-  return answer;
 }
 
 // ---- The plan, and its admin entry

@@ -4,7 +4,7 @@
 // It may be repeated after any failure. Must not: give a batch up.
 import { X509Certificate } from 'node:crypto';
 import type { Log } from '#ground/log.ts';
-import type { DamagedLedger, Holder, MendStep, MissingBatches, ResumeAnswer, ResumeStep, StoredBatch } from '#holder/holder.ts';
+import type { DamagedLedger, Holder, MendStep, MissingBatches, StoredBatch } from '#holder/holder.ts';
 import { decodeSeal, sealHashOf } from '#ipc-schema/batch.ts';
 import { type Charter, openCharter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
@@ -17,6 +17,7 @@ import { carriedWith } from '#ledger/reclaiming.ts';
 import { type Reads, readBatch, readBatches } from '#ledger/stored.ts';
 import { decodeTip, emptyTip, type Tip, withEntry } from '#ledger/tip.ts';
 import { Holdings, parted } from '#upload/holdings.ts';
+import { askHolder } from './resume-step.ts';
 import type { UnattendedLogin } from './unattended-login.ts';
 
 export interface StoreMendParts {
@@ -68,7 +69,7 @@ async function mend(parts: StoreMendParts, damage: DamagedLedger): Promise<reado
     if (mended.length > 0)
       log.warn('damaged batches were put back from the ticket server', { first: mended[0] ?? 0, count: mended.length });
     if (left !== null) throw left;
-    await ask(holder, { kind: 'open' }, 'opened');
+    await askHolder(holder, { kind: 'open' }, 'opened');
     return mended;
   } catch (thrown) {
     const error = asUkeyError(thrown);
@@ -88,7 +89,7 @@ async function leave(holder: Holder, damage: DamagedLedger, { message: reason, a
 async function putBack(holder: Holder, damage: DamagedLedger, mended: number[]): Promise<UkeyError | null> {
   if (damage.missing.length === 0 && damage.carryLost) return carriedLost();
   const reads: Reads = {
-    read: async (fromBatch, maxBytes) => [...(await ask(holder, { kind: 'readDamaged', fromBatch, maxBytes }, 'batches')).batches],
+    read: async (fromBatch, maxBytes) => [...(await askHolder(holder, { kind: 'readDamaged', fromBatch, maxBytes }, 'batches')).batches],
   };
   const charter = await charterOf(reads, damage);
   if (charter === null)
@@ -102,7 +103,7 @@ async function putBack(holder: Holder, damage: DamagedLedger, mended: number[]):
     for (const place of damage.missing) {
       if (place.to > upToBatch) continue;
       const batches = await fetched(server, reads, damage, place);
-      const answer = await ask(holder, { kind: 'mend', batches, fromBatch: null }, 'mended');
+      const answer = await askHolder(holder, { kind: 'mend', batches, fromBatch: null }, 'mended');
       mended.push(...answer.batches);
       rest = answer.damage;
     }
@@ -232,15 +233,4 @@ function verified(...given: Parameters<typeof verifyNext>): ReturnType<typeof ve
   } catch (cause) {
     throw parted(`what the server holds behind batch ${given[2].batchIndex} does not go on with this ledger`, cause);
   }
-}
-
-async function ask<Kind extends ResumeAnswer['kind']>(
-  holder: Holder,
-  step: ResumeStep,
-  expected: Kind,
-): Promise<Extract<ResumeAnswer, { kind: Kind }>> {
-  const answer = await holder.resume(step);
-  const isExpected = (given: ResumeAnswer): given is Extract<ResumeAnswer, { kind: Kind }> => given.kind === expected;
-  if (!isExpected(answer)) throw new UkeyError('internal', `the holder answered ${answer.kind} to ${step.kind}`);
-  return answer;
 }
