@@ -12,7 +12,7 @@ import { chainBroken, ledgerText } from '#ctl/ledger-text.ts';
 import { openProgress } from '#ctl/progress.ts';
 import { readPin } from '#ctl/prompt.ts';
 import type { Screen } from '#ctl/screen.ts';
-import { readConfig } from '#ground/config.ts';
+import { type Config, readConfig, type TokenConfig } from '#ground/config.ts';
 import type { HolderConfig } from '#holder/configuration.ts';
 import type { CarriedDocument, Holder, Mount, StoredBatch } from '#holder/holder.ts';
 import { joinHolder } from '#holder/joined.ts';
@@ -121,7 +121,7 @@ export async function remainderOf({ mount, batches }: OpenStore): Promise<{ read
 /** From --config, and from the options, which come first. Throws invalid-request. */
 function configOf(given: Given): StoreConfig {
   const file = given.text('config');
-  const token = file === undefined ? null : readConfig(file).token;
+  const token = file === undefined ? null : configuredToken(readConfig(file), given.text('token'));
   const own = { module: given.text('module'), soft: given.text('softToken') };
   if (own.module !== undefined && own.soft !== undefined)
     throw usage('--module and --soft-token exclude each other', { field: '--module' });
@@ -141,6 +141,14 @@ function configOf(given: Given): StoreConfig {
     ...(tokenLabel === undefined ? {} : { tokenLabel }),
     flashPath,
   };
+}
+
+/** Throws usage where it is not clear which one. */
+function configuredToken({ tokens }: Config, name: string | undefined): TokenConfig {
+  const [first, ...others] = tokens.filter((token) => name === undefined || token.name === name);
+  if (first !== undefined && others.length === 0) return first;
+  const names = tokens.map((token) => token.name).join(', ');
+  throw usage(`--token must name one of the configured tokens: ${names}`, { field: '--token' });
 }
 
 /** A store is a block device or a file. Throws usage. */

@@ -92,6 +92,16 @@ export function openLog(options: { readonly level: string; readonly format: 'jso
   };
 }
 
+/** A log whose lines all carry these facts. */
+export function aboutAll(log: Log, common: LogFacts): Log {
+  return {
+    error: (message, facts) => log.error(message, { ...common, ...facts }),
+    warn: (message, facts) => log.warn(message, { ...common, ...facts }),
+    info: (message, facts) => log.info(message, { ...common, ...facts }),
+    debug: (message, facts) => log.debug(message, { ...common, ...facts }),
+  };
+}
+
 const depthMax = 5;
 
 /** The message chain of a thrown thing, without stacks, for a log line. A cause whose sentence its error has told already is not told again. */
