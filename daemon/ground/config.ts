@@ -33,6 +33,8 @@ const tokenFields = {
   state: filePath.optional(),
   /** PKCS#11 library; left out: the embedded soft token. */
   module: filePath.optional(),
+  /** What this module wants to be told in C_Initialize (NSS: where its database is); its vendor's book says so. */
+  module_parameters: z.string().min(1).max(4096).optional(),
   /** Label of the token to use when the module shows several. */
   label: z.string().max(32).optional(),
   /** Key file of the embedded soft token. */

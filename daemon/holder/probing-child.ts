@@ -14,7 +14,7 @@ process.once('message', (order: ProbeOrder) => {
   try {
     receivePins(pinsOf(order));
     tell({ kind: 'stage', what: 'loading the module' });
-    const module = loadModule(order.modulePath);
+    const module = loadModule(order.modulePath, order.moduleParameters === null ? {} : { moduleParameters: order.moduleParameters });
     tell({ kind: 'report', report: probeModule(module, order, (what) => tell({ kind: 'stage', what })) });
   } catch (thrown) {
     tell({ kind: 'refused', error: encodeError(asUkeyError(thrown, 'token-failed')) });

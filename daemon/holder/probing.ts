@@ -11,6 +11,8 @@ export type { ModuleReport, TokenReport } from '#token/probe.ts';
 export interface ProbeOrder extends ProbeRequest {
   /** Absolute. */
   readonly modulePath: string;
+  /** What the module is told in C_Initialize; null: nothing. */
+  readonly moduleParameters: string | null;
 }
 
 export const pinsOf = ({ pin }: ProbeOrder): readonly Uint8Array[] => (pin === null ? [] : [pin]);

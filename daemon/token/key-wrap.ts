@@ -150,7 +150,6 @@ function rsaPair(place: WrapPlace): { id: Buffer; key: Handle } {
       plain(CK.CKM_RSA_PKCS_KEY_PAIR_GEN),
       [
         ...publicHead(id, rsaLabel),
-        { type: CK.CKA_ENCRYPT, value: true },
         { type: CK.CKA_MODULUS_BITS, value: 2048 },
         { type: CK.CKA_PUBLIC_EXPONENT, value: Buffer.from([1, 0, 1]) },
       ],
