@@ -47,13 +47,10 @@ export const probe: Command = {
         throw endAs('refused', asUkeyError(thrown));
       },
     );
-    const canCarry = report.tokens.some(isEnough);
+    const canCarry = report.tokens.some((one) => one.canCarry);
     screen.answer({ ...report, canCarry, proven: prove }, reportText(report, prove), canCarry ? 'done' : 'refused');
   },
 };
-
-/** Data objects are of use, and not needed. */
-const isEnough = ({ missing }: TokenReport): boolean => missing.every((what) => what.startsWith('data objects'));
 
 /** For people. Pure. */
 export function reportText(report: ModuleReport, proven: boolean): string {
@@ -65,10 +62,9 @@ export function reportText(report: ModuleReport, proven: boolean): string {
 }
 
 function tokenText(one: TokenReport, proven: boolean): string {
-  const { signing, wrapping, dataObjects, missing } = one;
-  const isKnown = ({ kind }: TokenReport['dataObjects']): boolean => kind === 'named' || kind === 'proven';
-  const chosen = wrapping.find(({ ability }) => isKnown(ability))?.method ?? null;
-  const verdict = !isEnough(one)
+  const { signing, wrapping, dataObjects, missing, isOnToken, leftBehind } = one;
+  const chosen = wrapping.find(({ ability: { kind } }) => kind !== 'absent' && kind !== 'failed')?.method ?? null;
+  const verdict = !one.canCarry
     ? 'cannot carry the service'
     : proven
       ? 'can carry the service'
@@ -81,6 +77,8 @@ function tokenText(one: TokenReport, proven: boolean): string {
       ['New key pair', one.generateMs === null ? null : `${one.generateMs.toFixed(0)} ms`],
       ['Wraps by', chosen ?? 'nothing'],
       ['Missing', missing.join('; ')],
+      ['Proof', isOnToken ? 'by keys on the token itself, which are destroyed again: it makes none for a session' : null],
+      ['Left behind', leftBehind === 0 ? null : `${leftBehind} objects of this probe, whose names begin with probe-`],
       ['Verdict', verdict],
     ]),
     table(

@@ -43,6 +43,7 @@ const kekObject = 'kek';
 const aesLabel = 'ukeyd-wrap-aes';
 const rsaLabel = 'ukeyd-wrap-rsa';
 const ecLabel = 'ukeyd-wrap-ec';
+export const wrapLabels: readonly string[] = [aesLabel, rsaLabel, ecLabel];
 
 /** Signed only here: Token.sign refuses messages that begin like this, or a caller could have the key made for him. */
 export const signedKeyText = Buffer.from('ukeyd/1 rsa-signature-hkdf: this signature is a key, never show it', 'utf8');

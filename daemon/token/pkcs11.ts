@@ -18,6 +18,9 @@ import type { SlotChoice } from '#token/slot.ts';
 const outputBytes = 2048;
 const labelBytes = 32;
 
+const wantsParametersAction =
+  "The module may want to be told where its token is: its vendor's book says what to write to token.module_parameters (docs/token.md).";
+
 /** pkcs11js's own constants, so that a test can compare our tables with them. */
 export const packageConstants: Readonly<Record<string, unknown>> = { ...pkcs11js };
 
@@ -88,12 +91,23 @@ class ModuleDoor implements Cryptoki {
         code === ckrTable.CKR_NEED_TO_CREATE_THREADS.value ||
         code === ckrTable.CKR_ARGUMENTS_BAD.value
       ) {
-        guarded('C_Initialize', () => this.#library.C_Initialize({ ...this.#parameters, flags: 0 }));
+        this.#initializePlainly();
       } else if (reactionOf(error) !== 'already') {
         throw error;
       }
     }
     this.#initialized = true;
+  }
+
+  /** Without a word about threads, which some modules do not take. */
+  #initializePlainly(): void {
+    try {
+      guarded('C_Initialize', () => this.#library.C_Initialize({ ...this.#parameters, flags: 0 }));
+    } catch (error) {
+      const isUntold = this.#parameters.libraryParameters === undefined;
+      if (!isUntold || !(error instanceof CkrError) || error.ckr !== ckrTable.CKR_ARGUMENTS_BAD.value) throw error;
+      throw new UkeyError('token-failed', error.message, { cause: error, action: wantsParametersAction });
+    }
   }
 
   finalize(): void {

@@ -1,12 +1,19 @@
 // Shows: the token suite on tpm2-pkcs11 over a TPM in software; the lock of a chip that really locks, and that it lets go by itself; and a token that the
 // vendor's own tool has made.
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { errorTable, UkeyError } from '#ipc-schema/errors.ts';
 import { codeOf, otherPin, pin, soPin, tokenSuite, wrongPin } from '#test/suites/token-suite.ts';
+import { ctl, errorOf, jsonOf } from '#test/support/ctl.ts';
+import { FaultyModule } from '#test/support/faulty-module.ts';
 import { describeTpm, TpmWorld } from '#test/support/tpm.ts';
 import { faultyCryptoki } from '#test/token/faulty-cryptoki.ts';
 import { ckrTable } from '#token/ckr.ts';
+import { CK } from '#token/cryptoki.ts';
+import { moduleWrapMethods } from '#token/key-wrap.ts';
 import { loadModule, openPkcs11Token } from '#token/pkcs11.ts';
 import { createPkcs11Token } from '#token/pkcs11-token.ts';
 import { signatureHolds } from '#token/public-key.ts';
@@ -129,6 +136,63 @@ describeTpm('tpm2-pkcs11', (modulePath) => {
       token.unblockPin(soPin, otherPin);
       token.login(otherPin);
       expect(signs(token)).toBe(true);
+    });
+  });
+
+  describe('ukeyctl token probe on a TPM', () => {
+    let folder: string;
+    beforeEach(() => {
+      clear();
+      folder = mkdtempSync(join(tmpdir(), 'ukeyd-probe-'));
+      writeFileSync(join(folder, 'pin'), pin, { mode: 0o600 });
+      provisioned().close();
+    });
+    afterEach(() => rmSync(folder, { recursive: true, force: true }));
+    const probe = (module: string, env: Readonly<Record<string, string>> = {}) =>
+      ctl(['token', 'probe', '--json', '--module', module, '--token-label', 'till-1', '--pin-file', join(folder, 'pin'), '--prove'], {
+        env: { ...world.environment, ...env },
+      });
+
+    /** Labels of what is on the token, as a user sees it. */
+    function labels(): string[] {
+      const cryptoki = loadModule(modulePath);
+      cryptoki.finalize();
+      cryptoki.initialize();
+      const slot = cryptoki.slots().find((each) => cryptoki.tokenInfo(each).label === 'till-1') ?? Buffer.alloc(8);
+      const session = cryptoki.openSession(slot);
+      cryptoki.login(session, CK.CKU_USER, pin);
+      const found = cryptoki.find(session, []).map((object) => cryptoki.attribute(session, object, CK.CKA_LABEL).toString());
+      cryptoki.finalize();
+      return found;
+    }
+
+    test('proves what works by keys that it has to make on the token, and destroys them', { timeout: 60_000 }, async () => {
+      const run = await probe(modulePath);
+      expect(run.status).toBe(0);
+      expect(jsonOf(run)).toMatchObject({ canCarry: true, proven: true });
+      const [token] = (jsonOf(run) as { tokens: Record<string, unknown>[] }).tokens;
+      const works = ['rsa-oaep', 'rsa-pkcs1', 'data-object-kek'];
+      expect(token).toMatchObject({
+        ...{ label: 'till-1', provisioned: true, canCarry: true, missing: [], isOnToken: true, leftBehind: 0 },
+        signing: { algorithm: 'ES256', ability: { kind: 'proven' }, signMs: expect.any(Number) },
+        wrapping: moduleWrapMethods.map((method) => ({ method, ability: { kind: works.includes(method) ? 'proven' : 'absent' } })),
+        dataObjects: { kind: 'proven' },
+      });
+      expect(labels()).toEqual(['ukeyd-seal', 'ukeyd-seal']);
+      console.log(`tpm: ${JSON.stringify(token?.['signing'])}`);
+    });
+
+    test('leaves no key under the name of a ledger when the module dies; the next probe sweeps', { timeout: 60_000 }, async () => {
+      const module = new FaultyModule(modulePath);
+      try {
+        module.obey({ on: 'C_Sign', fault: { kind: 'segv' } });
+        expect(errorOf(await probe(module.path, module.environment))).toMatchObject({ code: 'token-failed' });
+        expect(labels().filter((label) => label !== 'ukeyd-seal')).toEqual(['probe-ukeyd-seal', 'probe-ukeyd-seal']);
+      } finally {
+        module.remove();
+      }
+      expect(jsonOf(await probe(modulePath))).toMatchObject({ canCarry: true });
+      expect(labels()).toEqual(['ukeyd-seal', 'ukeyd-seal']);
     });
   });
 });
