@@ -22,7 +22,7 @@ import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 const readMaxBytes = 4 * 1024 * 1024;
 
 /** Where the store and its token are. */
-export type StoreConfig = Pick<HolderConfig, 'module' | 'softTokenPath' | 'tokenLabel' | 'flashPath'>;
+export type StoreConfig = Pick<HolderConfig, 'module' | 'moduleParameters' | 'softTokenPath' | 'tokenLabel' | 'flashPath'>;
 
 /** A store that is open for reading. */
 export interface OpenStore {
@@ -135,8 +135,11 @@ function configOf(given: Given): StoreConfig {
   if (flashPath === undefined) throw usage('--store is needed', { field: '--store' });
   checkPlace(flashPath, given.text('store') === undefined ? '--config' : '--store');
   const tokenLabel = given.text('tokenLabel') ?? token?.label;
+  // They are this module's alone.
+  const moduleParameters = named ? undefined : token?.module_parameters;
   return {
     module: module ?? null,
+    ...(moduleParameters === undefined ? {} : { moduleParameters }),
     ...(softTokenPath === undefined ? {} : { softTokenPath }),
     ...(tokenLabel === undefined ? {} : { tokenLabel }),
     flashPath,
