@@ -1,9 +1,8 @@
-// Shows: the whole service over tokens of NSS and of a TPM: issued, repeated after a restart, uploaded, verified; and the PIN discipline of a service whose
-// stored PIN is wrong, against a chip that counts.
-import { afterAll, beforeAll, expect, test } from 'vitest';
+// Shows: the whole service over tokens of NSS and of a TPM: issued, repeated after a restart, uploaded, verified.
+import { expect, test } from 'vitest';
 import { describeNss, NssWorld, nssLabel } from '#test/support/nss.ts';
 import { dayOf, dayPin, liveADay } from '#test/support/service-life.ts';
-import { describeTpm, TpmWorld } from '#test/support/tpm.ts';
+import { describeTpm } from '#test/support/tpm.ts';
 
 const line = (name: string, value: string): string => `${name} = ${JSON.stringify(value)}`;
 
@@ -19,15 +18,9 @@ describeNss('NSS', (module) => {
   });
 });
 
-describeTpm('tpm2-pkcs11', (module) => {
-  let world: TpmWorld;
-  beforeAll(() => {
-    world = new TpmWorld();
-  });
-  afterAll(() => world.remove());
-
+describeTpm('tpm2-pkcs11', (module, world) => {
   test('a service over a token of a TPM carries a day', { timeout: 90_000 }, async () => {
-    expect(await liveADay([line('module', module), line('label', 'rig')], { environment: world.environment })).toEqual(dayOf('ES256'));
-    expect(world.wrongTries()).toBe(0);
+    expect(await liveADay([line('module', module), line('label', 'rig')], { environment: world().environment })).toEqual(dayOf('ES256'));
+    expect(world().wrongTries()).toBe(0);
   });
 });

@@ -4,12 +4,12 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { errorTable, UkeyError } from '#ipc-schema/errors.ts';
 import { codeOf, otherPin, pin, soPin, tokenSuite, wrongPin } from '#test/suites/token-suite.ts';
 import { ctl, errorOf, jsonOf } from '#test/support/ctl.ts';
 import { FaultyModule } from '#test/support/faulty-module.ts';
-import { describeTpm, TpmWorld } from '#test/support/tpm.ts';
+import { describeTpm } from '#test/support/tpm.ts';
 import { faultyCryptoki } from '#test/token/faulty-cryptoki.ts';
 import { ckrTable } from '#token/ckr.ts';
 import { CK } from '#token/cryptoki.ts';
@@ -19,18 +19,11 @@ import { createPkcs11Token } from '#token/pkcs11-token.ts';
 import { signatureHolds } from '#token/public-key.ts';
 import type { Token } from '#token/token.ts';
 
-describeTpm('tpm2-pkcs11', (modulePath) => {
-  let world: TpmWorld;
-  beforeAll(() => {
-    world = new TpmWorld();
-  });
-  afterAll(() => {
-    loadModule(modulePath).finalize();
-    world.remove();
-  });
+describeTpm('tpm2-pkcs11', (modulePath, world) => {
+  afterAll(() => loadModule(modulePath).finalize());
   const clear = (): void => {
     loadModule(modulePath).finalize();
-    world.clear();
+    world().clear();
   };
   const blank = () => openPkcs11Token({ modulePath, slot: { kind: 'blank' } });
   const provisioned = (): Token => {
@@ -48,8 +41,8 @@ describeTpm('tpm2-pkcs11', (modulePath) => {
         blank,
         // Each token of a TPM has the same serial number.
         again: (token) => openPkcs11Token({ modulePath, slot: { kind: 'label', label: token.facts().label } }),
-        unplug: () => world.switchOff(),
-        plug: () => world.switchOn(),
+        unplug: () => world().switchOff(),
+        plug: () => world().switchOn(),
         remove: () => undefined,
       };
     },
@@ -77,7 +70,7 @@ describeTpm('tpm2-pkcs11', (modulePath) => {
 
     test('refuses the right PIN and the SO PIN too, says that waiting helps, and counts no try while it does', () => {
       const token = provisioned();
-      world.setPatience({ triesMax: 3, forgetsSeconds: 1_000 });
+      world().setPatience({ triesMax: 3, forgetsSeconds: 1_000 });
       // The right PIN forgives nothing: only time does.
       expect(codeOf(() => token.login(wrongPin))).toBe('pin-incorrect');
       token.login(pin);
@@ -85,10 +78,10 @@ describeTpm('tpm2-pkcs11', (modulePath) => {
       for (let at = 0; at < 2; at += 1) expect(codeOf(() => token.login(wrongPin))).toBe('pin-incorrect');
       for (const locked of [() => token.login(pin), () => token.unblockPin(soPin, otherPin), () => token.changePin(pin, otherPin)])
         expect(refusal(locked)).toEqual({ code: 'pin-locked', ownAction: true });
-      expect(world.wrongTries()).toBe(3);
+      expect(world().wrongTries()).toBe(3);
       // The module tells nothing of it.
       expect(token.facts()).toMatchObject({ provisioned: true, loggedIn: false, triesLeft: null, pinState: 'ok' });
-      world.unlock();
+      world().unlock();
       token.login(pin);
       expect(signs(token)).toBe(true);
     });
@@ -96,7 +89,7 @@ describeTpm('tpm2-pkcs11', (modulePath) => {
     test('because of others ends a login at the next signature, and takes the PIN again when it lets go', async () => {
       const token = provisioned();
       token.login(pin);
-      world.setPatience({ triesMax: 2, forgetsSeconds: 1 });
+      world().setPatience({ triesMax: 2, forgetsSeconds: 1 });
       for (let at = 0; at < 2; at += 1) expect(codeOf(() => token.changePin(wrongPin, otherPin))).not.toBe('nothing thrown');
       expect(codeOf(() => token.sign(Buffer.from('m')))).toBe('locked');
       const giveUpAtMs = performance.now() + 20_000;
@@ -122,11 +115,11 @@ describeTpm('tpm2-pkcs11', (modulePath) => {
         expect(signs(token)).toBe(true);
         token.close();
       }
-      expect(world.wrongTries()).toBe(0);
+      expect(world().wrongTries()).toBe(0);
     });
 
     test("takes a token that the vendor's own tool has made, under the label and PINs that it was given there", () => {
-      world.makeToken({ label: 'by-ptool', pin: pin.toString(), soPin: soPin.toString() });
+      world().makeToken({ label: 'by-ptool', pin: pin.toString(), soPin: soPin.toString() });
       const token = openPkcs11Token({ modulePath, slot: { kind: 'label', label: 'by-ptool' } });
       expect(codeOf(() => token.provision({ label: 'by-ptool', pin: wrongPin, soPin }))).toBe('pin-incorrect');
       token.provision({ label: 'by-ptool', pin, soPin });
@@ -150,7 +143,7 @@ describeTpm('tpm2-pkcs11', (modulePath) => {
     afterEach(() => rmSync(folder, { recursive: true, force: true }));
     const probe = (module: string, env: Readonly<Record<string, string>> = {}) =>
       ctl(['token', 'probe', '--json', '--module', module, '--token-label', 'till-1', '--pin-file', join(folder, 'pin'), '--prove'], {
-        env: { ...world.environment, ...env },
+        env: { ...world().environment, ...env },
       });
 
     /** Labels of what is on the token, as a user sees it. */

@@ -16,7 +16,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe } from 'vitest';
+import { afterAll, beforeAll, describe } from 'vitest';
 
 const startMs = 20_000;
 const modules = ['x86_64-linux-gnu', 'aarch64-linux-gnu'].map((machine) => `/usr/lib/${machine}/pkcs11/libtpm2_pkcs11.so`);
@@ -32,17 +32,29 @@ export interface TpmPatience {
 /** More than any test of a suite tries. */
 const patient: TpmPatience = { triesMax: 1_000, forgetsSeconds: 1_000 };
 
-/** `describe` with the module; skipped loudly where a part is absent, a failure where CI is set. */
-export function describeTpm(name: string, define: (modulePath: string) => void): void {
+/** `describe` with the module and a world for all its tests; skipped loudly where a part is absent, a failure where CI is set. */
+export function describeTpm(name: string, define: (modulePath: string, world: () => TpmWorld) => void): void {
   const module = modules.find((path) => existsSync(path));
   const absent = tools.filter((tool) => spawnSync('which', [tool], { stdio: 'ignore', env: toolEnvironment() }).status !== 0);
   if (module !== undefined && absent.length === 0) {
-    describe(name, () => define(module));
+    describe(name, () => {
+      let world: TpmWorld | null = null;
+      beforeAll(() => {
+        world = new TpmWorld();
+      });
+      // Registered first, so that it comes after whatever the tests themselves end.
+      afterAll(() => world?.remove());
+      define(module, () => world ?? absentWorld());
+    });
     return;
   }
   if (process.env['CI']) throw new Error(`${name}: ${absent.join(', ') || 'tpm2-pkcs11'} is not installed, and CI is set`);
   console.warn(`SKIPPED: ${name}: no TPM in software (apt-get install ${packages})`);
-  describe.skip(`${name} (not installed)`, () => define(''));
+  describe.skip(`${name} (not installed)`, () => define('', absentWorld));
+}
+
+function absentWorld(): never {
+  throw new Error('there is no TPM outside its tests');
 }
 
 export class TpmWorld {
@@ -67,6 +79,15 @@ export class TpmWorld {
       TSS2_LOG: 'all+NONE',
     };
     Object.assign(process.env, this.environment);
+    try {
+      this.#start();
+    } catch (error) {
+      this.remove();
+      throw error;
+    }
+  }
+
+  #start(): void {
     writeFileSync(join(this.folder, 'bus.conf'), busConfiguration(this.#bus));
     this.#run('dbus-daemon', ['--nofork', '--nopidfile', `--config-file=${join(this.folder, 'bus.conf')}`]);
     this.#until(() => existsSync(this.#bus), 'dbus-daemon');
