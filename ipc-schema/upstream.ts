@@ -156,6 +156,7 @@ export const refusalSchema = z.strictObject({
       'internal',
     ] as const),
     'no-recovery-key',
+    'not-renewable',
   ]),
   message: z.string(),
   wantBatch: z.int().min(1).optional(),
