@@ -277,7 +277,7 @@ export const methods = {
     roles: ['admin'],
     params: choice,
     result: z.strictObject({ standing, tokenId: z.string(), previousExpires: instantText, expires: instantText }),
-    errors: [...holding, 'offline', 'token-failed', 'unknown-outcome', 'store-full'],
+    errors: [...holding, 'offline', 'unknown-outcome', 'store-full'],
   },
   'store.restore': {
     summary:
