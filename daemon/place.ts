@@ -7,6 +7,7 @@ import { Deliveries } from '#desk/deliveries.ts';
 import * as find from '#desk/find.ts';
 import { Handover } from '#desk/handover.ts';
 import { Herald } from '#desk/herald.ts';
+import { IdleLock } from '#desk/idle-lock.ts';
 import * as issuing from '#desk/issue.ts';
 import { LedgerReading } from '#desk/ledger-read.ts';
 import { finishLoss } from '#desk/loss.ts';
@@ -79,7 +80,7 @@ export async function openPlace(options: PlaceOptions): Promise<Place> {
     const parts = openParts(options, closing);
     const { name, issuer } = options.config;
     return {
-      ...{ name, issuer, close, custody: parts.custody, handlers: handlersOf(parts) },
+      ...{ name, issuer, close, custody: parts.custody, handlers: parts.idle.watching(handlersOf(parts)) },
       announce: (publish) => parts.herald.attach(publish),
       giveUp: () => parts.deliveries.close(),
     };
@@ -109,8 +110,9 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
     link: () => uploader.link,
     refusedFor: () => uploader.report.refusedFor,
     alarm: () => uploader.alarm,
-    whyLocked: () => unattended?.why ?? null,
+    whyLocked: () => unattended?.why ?? idle.why,
     onCommitted: (entries) => {
+      idle.used();
       uploader.committed();
       for (const { leaf } of entries)
         if (isFiscal(leaf.kind)) herald.tell('issued', { sequence: leaf.sequence, number: leaf.number, total: leaf.total });
@@ -193,7 +195,9 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
           ...{ pin, stateDirectory: config.state, holder, log },
           onRetry: (attempt) => void custody.loggingIn(attempt),
         });
+  const idle: IdleLock = new IdleLock({ custody, holder, clock, log, unattended });
   follow = (state) => {
+    idle.follow(state);
     log.info('token', { state: state.kind, reason: 'reason' in state ? state.reason : undefined });
     // The login first: callers then know that `locked` is a moment.
     if (unattended !== null && state.kind === 'locked')
@@ -204,7 +208,10 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
   };
   follow(holder.state());
   const timetable = openTimetable(probe, clock, log, () => uploader.probe());
-  const watch = setInterval(() => herald.standing(custody), standingWatchMs);
+  const watch = setInterval(() => {
+    idle.look();
+    herald.standing(custody);
+  }, standingWatchMs);
   const storeWatch = setInterval(() => {
     if (custody.ledger === null) return;
     void custody.reclaim(); // never rejects; time passes also without acknowledgements
@@ -219,11 +226,27 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
     await uploader.close();
     await custody.close();
   });
-  return { clock, version, holder, custody, uploader, timetable, deliveries, herald, provision, handover, unattended, filling, renewal };
+  return {
+    clock,
+    version,
+    holder,
+    custody,
+    uploader,
+    timetable,
+    deliveries,
+    herald,
+    provision,
+    handover,
+    unattended,
+    filling,
+    renewal,
+    idle,
+  };
 }
 
 function handlersOf(parts: Parts): Place['handlers'] {
-  const { clock, version, custody, holder, uploader, timetable, deliveries, provision, handover, unattended, filling, renewal } = parts;
+  const { clock, version, custody, holder, uploader, timetable, deliveries, provision, handover, unattended, filling, renewal, idle } =
+    parts;
   const door = { custody, holder, unattended };
   const reading = new LedgerReading(custody, holder);
   const link = () => uploader.link;
@@ -237,7 +260,7 @@ function handlersOf(parts: Parts): Place['handlers'] {
     'invoice.last': (caller) => find.last(custody, caller.roles.includes('auditor') ? null : caller.terminal),
     'ledger.read': (_caller, params) => reading.read(params),
     'session.login': (_caller, params) => session.login(door, params),
-    'session.logout': () => session.logout(door),
+    'session.logout': () => idle.leaveToPerson(() => session.logout(door)),
     'session.changePin': (_caller, params) => session.changePin(door, params),
     'session.unblock': (_caller, params) => session.unblock(door, params),
     'backlog.status': () => backlog.status(waiting),
