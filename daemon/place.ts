@@ -21,9 +21,11 @@ import * as status from '#desk/status.ts';
 import { checkStore } from '#desk/store-check.ts';
 import { mendStore } from '#desk/store-mend.ts';
 import { UnattendedLogin } from '#desk/unattended-login.ts';
+import { UsbWatch } from '#desk/usb-watch.ts';
 import { type Clock, systemClock } from '#ground/clock.ts';
 import type { TokenConfig } from '#ground/config.ts';
 import { type Log, whyOf } from '#ground/log.ts';
+import { lookAtUsb } from '#ground/machine.ts';
 import type { HolderConfig } from '#holder/configuration.ts';
 import type { Holder, HolderEvents, HolderState } from '#holder/holder.ts';
 import { startHolder } from '#holder/parent.ts';
@@ -42,6 +44,7 @@ import { Uploader } from '#upload/uploader.ts';
 /** What tests replace; everything else is as in production. */
 export interface PlaceOverrides {
   readonly clock?: Clock;
+  readonly lookAtUsb?: typeof lookAtUsb;
   startHolder?(config: HolderConfig, events: HolderEvents, log: Log): Holder;
 }
 
@@ -101,6 +104,7 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
   const events: HolderEvents = { onState: (state) => follow(state) };
   const holder = (overrides.startHolder ?? startChild)(holderConfig(config), events, log);
   closing.push(() => holder.close());
+  const usb = new UsbWatch({ clock, log, look: config.module === undefined ? null : (overrides.lookAtUsb ?? lookAtUsb) });
   const custody: Custody = new Custody({
     holder,
     clock,
@@ -110,6 +114,7 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
     link: () => uploader.link,
     refusedFor: () => uploader.report.refusedFor,
     alarm: () => uploader.alarm,
+    usb: () => usb.sight,
     whyLocked: () => unattended?.why ?? idle.why,
     onCommitted: (entries) => {
       idle.used();
@@ -198,6 +203,7 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
   const idle: IdleLock = new IdleLock({ custody, holder, clock, log, unattended });
   follow = (state) => {
     idle.follow(state);
+    usb.follow(state);
     log.info('token', { state: state.kind, reason: 'reason' in state ? state.reason : undefined });
     // The login first: callers then know that `locked` is a moment.
     if (unattended !== null && state.kind === 'locked')
@@ -241,18 +247,19 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
     filling,
     renewal,
     idle,
+    usb,
   };
 }
 
 function handlersOf(parts: Parts): Place['handlers'] {
-  const { clock, version, custody, holder, uploader, timetable, deliveries, provision, handover, unattended, filling, renewal, idle } =
+  const { clock, version, custody, holder, uploader, timetable, deliveries, provision, handover, unattended, filling, renewal, idle, usb } =
     parts;
   const door = { custody, holder, unattended };
   const reading = new LedgerReading(custody, holder);
   const link = () => uploader.link;
   const issue = { custody, clock, deliveries, link };
   const waiting = { custody, link, report: () => uploader.report, nextProbe: () => timetable.nextRun(), probe: () => uploader.probe() };
-  const standing = { custody, holder, clock, backlog: waiting, filling, version, unattended };
+  const standing = { custody, holder, clock, backlog: waiting, filling, version, unattended, usb };
   return {
     'invoice.issue': (caller, params) => issuing.issue(issue, caller.terminal, params),
     'invoice.preview': (caller, params) => issuing.preview(issue, caller.terminal, params),
