@@ -155,6 +155,8 @@ export function parseConfig(text: string, base: string): Config {
 function checkToken(token: RawToken, field: string, isOneOfSeveral: boolean): void {
   if (token.module === undefined && token.soft_token === undefined)
     throw refuse(`${field}.soft_token`, `needed where ${field}.module is left out`);
+  if (token.module === undefined && token.module_parameters !== undefined)
+    throw refuse(`${field}.module_parameters`, `only beside ${field}.module`);
   if (token.pin_file !== undefined && token.pin_credential !== undefined)
     throw refuse(`${field}.pin_credential`, `only where ${field}.pin_file is left out`);
   if (!isOneOfSeveral) return;

@@ -257,6 +257,7 @@ test.each([
   ['no token is named', 'state = "s"\nsocket = "a"\nadmin_socket = "b"\n[token]\nflash = "f"'],
   ['two places hold the PIN', `${withToken}\npin_file = "p"\npin_credential = "p"`],
   ['a credential is a path', `${withToken}\npin_credential = "../p"`],
+  ['parameters are of no module', `${withToken}\nmodule_parameters = "x"`],
 ])('a configuration in which %s is to be corrected, not sent again', (_, text) => {
   const action = 'Correct the configuration file.';
   expect(() => parseConfig(text, '/')).toThrow(expect.objectContaining({ code: 'invalid-request', action }));

@@ -39,6 +39,8 @@ describe.runIf(why === null)('OpenCryptoki', { timeout: 90_000 }, () => {
       ...{ object: true, change: 'done', 'old PIN': 'pin-incorrect', 'after a wrong PIN': 'low', 'new PIN': 'done' },
       ...{ 'object anew': 'two', 'signs anew': true, locked: 'locked', 'right PIN of a locked token': 'pin-locked' },
       ...{ unblock: 'done', unblocked: 'ok', 'login after that': 'done', 'signs after that': true },
+      ...{ 'reset with a wrong SO PIN': 'pin-incorrect', 'login again': 'done', reset: 'done', 'provisioned after a reset': false },
+      ...{ 'provision anew': 'done', 'login anew': 'done', 'signs with a new key': true },
     });
     expect(found['aes-kw']).toBe('token-failed'); // no AES key wrap, and no EC
     expect(found['ecdh-p256-hkdf']).toBe('token-failed');
