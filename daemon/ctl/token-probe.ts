@@ -23,7 +23,7 @@ export const probe: Command = {
     { flags: '--module-parameters <text>', description: 'what the module wants to be told in C_Initialize (NSS does)' },
     { flags: '--token-label <label>', description: 'only this token; needed for what asks for a PIN' },
     { flags: '--pin-file <file>', description: 'log in with the PIN in this file (- is stdin): signatures are timed' },
-    { flags: '--prove', description: 'prove each ability with keys that vanish with the session; asks for the PIN' },
+    { flags: '--prove', description: 'prove each ability with keys that are destroyed again; asks for the PIN' },
     { flags: '--deadline <seconds>', description: `give up after this (default: ${deadlineSecondsDefault})` },
   ],
   examples: [

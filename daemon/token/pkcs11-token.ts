@@ -97,7 +97,7 @@ export class Pkcs11Token implements Token {
     } else {
       this.#session.close();
       const { slot } = this.#session.locate();
-      refusedAs('soPin', () => this.#cryptoki.initToken(slot, options.soPin, options.label));
+      orVendorsTool('initialises no token', () => refusedAs('soPin', () => this.#cryptoki.initToken(slot, options.soPin, options.label)));
       // An initialised token without a user PIN now, whatever its flags say; a crash here is finished by the next provision.
       info = this.#session.adopt(options.label);
       isFresh = true;
@@ -315,7 +315,7 @@ export class Pkcs11Token implements Token {
     orVendorsTool('lets no SO PIN set a PIN', () => this.#enter(CK.CKU_SO, soPin));
     try {
       const session = this.#proven();
-      refusedAs(field, () => this.#cryptoki.initPin(session, newPin));
+      orVendorsTool('lets no SO PIN set a PIN', () => refusedAs(field, () => this.#cryptoki.initPin(session, newPin)));
     } finally {
       this.#session.logout();
     }

@@ -76,8 +76,8 @@ class ModuleDoor implements Cryptoki {
 
   constructor(library: pkcs11js.PKCS11, parameters: string | undefined) {
     this.#library = library;
-    // pkcs11js hands on all but the last byte, and no zero behind it: two blanks stand for both.
-    this.#parameters = parameters === undefined ? {} : { libraryParameters: `${parameters}  ` };
+    // pkcs11js hands on all but the last byte: a blank stands for it.
+    this.#parameters = parameters === undefined ? {} : { libraryParameters: `${parameters} ` };
   }
 
   initialize(): void {

@@ -147,6 +147,7 @@ export class TokenSession {
     const sameSlot = all.find((entry) => slot !== null && entry.slot.equals(slot) && entry.info.label === label);
     const byLabel = chooseSlot(all, { kind: 'label', label });
     const entry = sameSlot ?? (byLabel.kind === 'found' ? byLabel.entry : null);
+    if (all.length === 0) throw new UkeyError('no-token', 'the token that was just initialised is in no slot');
     if (entry === null)
       throw new UkeyError('token-failed', 'no token bears the label that C_InitToken was given', {
         action: 'Prepare the token with the tool of its vendor, then provision it with the same PIN (docs/token.md).',

@@ -4,7 +4,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { errorTable } from '#ipc-schema/errors.ts';
-import { pin, tokenSuite } from '#test/suites/token-suite.ts';
+import { pin, soPin, tokenSuite } from '#test/suites/token-suite.ts';
 import { ctl, errorOf, jsonOf } from '#test/support/ctl.ts';
 import { describeNss, NssWorld, nssLabel } from '#test/support/nss.ts';
 import { CK } from '#token/cryptoki.ts';
@@ -42,6 +42,20 @@ describeNss('NSS', (modulePath) => {
       odd: { madeReady: { label: nssLabel }, noDataObjects: true, noReset: true, noUnblock: true, anyPin: true, pulled: 'never' },
     },
   );
+
+  test("a database that NSS's own tool has not made ready is not provisioned, and the refusal says who can", () => {
+    const world = new NssWorld(null);
+    const how = { modulePath, moduleParameters: world.moduleParameters };
+    try {
+      const token = openPkcs11Token({ ...how, slot: { kind: 'blank' } });
+      expect(() => token.provision({ label: 'till-1', pin, soPin })).toThrow(
+        expect.objectContaining({ code: 'token-failed', action: expect.not.stringMatching(errorTable['token-failed'].action) }),
+      );
+    } finally {
+      loadModule(modulePath, how).finalize();
+      world.remove();
+    }
+  });
 
   describe('ukeyctl token probe on NSS', () => {
     let world: NssWorld;

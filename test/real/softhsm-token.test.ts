@@ -249,6 +249,17 @@ describeSoftHsm('SoftHSM2 with faults in between', (modulePath) => {
     expect(signs()).toBe(true);
   });
 
+  test('a module that initialises no token, or sets no PIN, refers to the tool of its vendor', () => {
+    for (const call of ['initToken', 'initPin'] as const) {
+      const second = createPkcs11Token(faults.cryptoki, { kind: 'blank' });
+      faults.refuse(call, ckrTable.CKR_FUNCTION_NOT_SUPPORTED.value);
+      expect(() => second.provision({ label: call, pin, soPin })).toThrow(
+        expect.objectContaining({ code: 'token-failed', action: expect.not.stringMatching(errorTable['token-failed'].action) }),
+      );
+      second.close();
+    }
+  });
+
   test('a user PIN that is told to be there, and is not, is set when provisioning goes on', () => {
     const second = createPkcs11Token(faults.cryptoki, { kind: 'blank' });
     faults.refuse('generateKeyPair', ckrTable.CKR_HOST_MEMORY.value, 9);

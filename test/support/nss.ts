@@ -32,8 +32,10 @@ export class NssWorld {
   readonly folder = mkdtempSync(join(tmpdir(), 'ukeyd-nss-'));
   readonly #database = join(this.folder, 'database');
 
-  constructor(pin: string) {
-    this.makeToken(pin);
+  /** `pin` null: NSS's tool has not been here. */
+  constructor(pin: string | null) {
+    if (pin === null) mkdirSync(this.#database);
+    else this.makeToken(pin);
   }
 
   /** For C_Initialize. */
