@@ -216,7 +216,7 @@ export const methods = {
       /** Of the first key, as it was enrolled: its hash stands before the first seal. */
       enrolmentCertificate: base64Text,
       authorityCertificate: base64Text,
-      /** The keys that sealed the ledger before it, oldest first; a seal names its own. */
+      /** The keys that sealed the ledger before it, oldest first, each with the certificate that it began with; a seal names its own. */
       predecessors: z.array(z.strictObject({ fromBatch: z.int().min(1), certificate: base64Text })),
     }),
     errors: [...holding],

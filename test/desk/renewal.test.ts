@@ -150,7 +150,7 @@ describe('a certificate near its end', { timeout: 30_000 }, () => {
 });
 
 describe('a renewal that is cut short', { timeout: 30_000 }, () => {
-  let trouble: 'none' | 'before' | 'after' = 'none';
+  let trouble: 'none' | 'before' | 'after' | 'refused' = 'none';
   afterEach(() => {
     trouble = 'none';
   });
@@ -158,12 +158,13 @@ describe('a renewal that is cut short', { timeout: 30_000 }, () => {
   const startHolder: NonNullable<NonNullable<RigOptions['overrides']>['startHolder']> = (config, events) =>
     failing(joinHolder({ ...partsOf(config), events, note: () => undefined, pollMs: 50 }));
 
-  /** `before`: nothing is written. `after`: it is written, and nobody hears of it. */
+  /** `before`: nothing is written. `after`: it is written, and nobody hears of it. `refused`: nothing is written, and that is known. */
   function failing(holder: Holder): Holder {
     const commit: Holder['commit'] = (draft) => {
       if (trouble === 'none') return holder.commit(draft);
       const real = trouble === 'after' ? holder.commit(draft).durable : Promise.resolve();
-      const lost = real.then(() => Promise.reject(new UkeyError('unknown-outcome', 'asked for by the test')));
+      const code = trouble === 'refused' ? 'token-failed' : 'unknown-outcome';
+      const lost = real.then(() => Promise.reject(new UkeyError(code, 'asked for by the test')));
       lost.catch(() => undefined);
       return { sealed: lost, durable: lost };
     };
@@ -175,6 +176,19 @@ describe('a renewal that is cut short', { timeout: 30_000 }, () => {
       },
     });
   }
+
+  test('because its entry is not sealed changes nothing, and the next attempt is whole', async () => {
+    await shop({ overrides: { startHolder } });
+    const [first, { certificate }] = [await expires(), await identity()];
+    clock.pass(400 * dayMs);
+    await probed();
+    trouble = 'refused';
+    await expect(renew()).rejects.toMatchObject({ code: 'token-failed' });
+    trouble = 'none';
+    expect([await expires(), (await identity()).certificate]).toEqual([first, certificate]);
+    expect(Date.parse((await renew()).previousExpires)).toBe(first);
+    expect(await expires()).toBeGreaterThan(first);
+  });
 
   test.each([
     ['before it is in the ledger', 'before', 1],
