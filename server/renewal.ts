@@ -59,7 +59,7 @@ async function tryRenew(parts: TicketParts, { spki, tokenId: id, certificateHash
   const certificate = await authority.certifyToken(spki, nowMs, tokenId, validFromDate.getTime());
   const untilMs = readCertificate(certificate).validToDate.getTime();
   if (untilMs < validToDate.getTime() + renewalMinGainMs)
-    return refuse('not-renewable', `a new certificate would not end later than the one in force, at ${validToDate.toISOString()}`);
+    return refuse('not-renewable', `a new certificate would end less than a day after the one in force, at ${validToDate.toISOString()}`);
   const serial = renewals.length + 1;
   const record = { serial, keyId: hex(signer.keyId), renewedHash: certificateHash, certificate, madeAtMs: nowMs };
   // Durable before it is answered: a lost answer is asked for again, and is the same.

@@ -6,7 +6,8 @@ import { type ErrorCode, errorTable, isErrorCode } from '#ipc-schema/errors.ts';
 import { decodeEvidence, evidenceFromQr, qrText } from '#ipc-schema/evidence.ts';
 import { clientMac, macEquals, serviceMac } from '#ipc-schema/handshake.ts';
 import { leafHash, rootFromPath, sha256 } from '#ipc-schema/merkle.ts';
-import { firstSigner, newestSigner, nobodySucceeds, signerAt } from '#ipc-schema/signers.ts';
+import { openRenewalRequest } from '#ipc-schema/renewal.ts';
+import { checkRenewal, firstSigner, newestSigner, nobodySucceeds, signerAt } from '#ipc-schema/signers.ts';
 import { succeedBy } from '#ipc-schema/succession.ts';
 import { openTemplate } from '#ipc-schema/template.ts';
 import { decodeUpload, openAcknowledgement, openEnrolment, openProbe } from '#ipc-schema/upstream.ts';
@@ -208,6 +209,31 @@ describe('the vectors', () => {
       expect([hex(request.spki), request.serial, request.code]).toEqual([spki, serial, code]);
     }
     allRefused(invalid, ({ bytes }) => openEnrolment(unhex(bytes)));
+  });
+
+  it('of renewals hold, requests and certificates', () => {
+    interface Shared {
+      authorityKey: string;
+      tokenId: string;
+      certificate: string;
+      certificates: { valid: string[]; invalid: Record<string, string> };
+    }
+    const { valid, invalid, ...shared } = readVectors<
+      { bytes: string; spki: string; tokenId: string; certificateHash: string },
+      Refused,
+      Shared
+    >('renewal.json');
+    for (const { bytes, spki, tokenId, certificateHash } of valid) {
+      const request = openRenewalRequest(unhex(bytes));
+      expect([hex(request.spki), hex(request.tokenId), hex(request.certificateHash)]).toEqual([spki, tokenId, certificateHash]);
+    }
+    allRefused(invalid, ({ bytes }) => openRenewalRequest(unhex(bytes)));
+    const renews = (next: string): void =>
+      checkRenewal(unhex(next), unhex(shared.certificate), unhex(shared.tokenId), key(shared.authorityKey));
+    for (const next of shared.certificates.valid) renews(next);
+    const wrong = Object.entries(shared.certificates.invalid);
+    expect(wrong.length).toBeGreaterThan(4);
+    for (const [name, next] of wrong) refusal(() => renews(next), 'invalid-request', name);
   });
 
   it.each([

@@ -20,7 +20,14 @@ export function documentVectors(): Record<string, unknown> {
     'charter.json': {
       description: 'Charters: COSE_Sign1 by the authority; payload UTF-8 JSON. field: what the refusal names.',
       authorityKey: hex(world.spkiOf('authority')),
-      valid: [{ name: 'charter', bytes: hex(world.signedCharter), serial: 1 }],
+      valid: [
+        { name: 'charter', bytes: hex(world.signedCharter), serial: 1 },
+        {
+          name: 'charter that locks an idle token',
+          bytes: hex(world.signed('authority', text({ ...charter, lockAfterIdleMinutes: 30 }))),
+          serial: 1,
+        },
+      ],
       invalid: [
         { ...bad('signed by another', world.signed('stranger', text(charter))), field: null },
         authority('not JSON', null, '{'),
@@ -40,6 +47,7 @@ export function documentVectors(): Record<string, unknown> {
           ...charter,
           series: [first, { ...second, prefix: 'A1', digits: 5, last: 99_999 }],
         }),
+        authority('locks at once', 'lockAfterIdleMinutes', { ...charter, lockAfterIdleMinutes: 0 }),
         authority('server without TLS', 'server.url', { ...charter, server: { ...charter.server, url: 'http://tickets.example' } }),
         authority('verification URL with a fragment', 'verifyUrl', { ...charter, verifyUrl: 'https://verify.example/#x' }),
         authority('verification URL that is a script', 'verifyUrl', { ...charter, verifyUrl: 'javascript:alert(1)' }),

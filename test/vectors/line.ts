@@ -1,6 +1,7 @@
-// Owns: the vectors of what crosses the line to the ticket server: acknowledgement, probe, upload, enrolment.
+// Owns: the vectors of what crosses the line to the ticket server: acknowledgement, probe, upload, enrolment, renewal.
 import type { CborValue } from '#ipc-schema/cbor.ts';
 import { sha256 } from '#ipc-schema/merkle.ts';
+import { renewalPayload } from '#ipc-schema/renewal.ts';
 import { acknowledgementPayload, encodeUpload, enrolmentPayload, probePayload } from '#ipc-schema/upstream.ts';
 import { arrayHex, type Bad, bad, item, spellings, versions } from './shape.ts';
 import * as world from './world.ts';
@@ -119,6 +120,43 @@ function enrolmentVectors(): unknown {
   };
 }
 
+function renewalVectors(): unknown {
+  const request = { spki: world.spkiOf('token'), tokenId: world.tokenId, certificateHash: sha256(world.tokenCertificate) };
+  const fields = items(1, 'renew', request.spki, request.tokenId, request.certificateHash);
+  const change = (name: string, at: number, to: string): Bad => bad(name, arrayHex(fields, { [at]: to }));
+  const payload = renewalPayload(request);
+  const { renewed, ...wrong } = world.fixed.renewedCertificates;
+  return {
+    description:
+      'Bodies of POST /v1/renew: COSE_Sign1 by the key over CBOR [1, "renew", spki, tokenId, certificateHash], under the key that stands inside; and certificates (DER) that renew `certificate` or do not.',
+    authorityKey: hex(world.spkiOf('authority')),
+    tokenId: hex(world.tokenId),
+    certificate: hex(world.tokenCertificate),
+    certificates: { valid: [renewed], invalid: wrong },
+    valid: [
+      {
+        name: 'request',
+        bytes: hex(world.signed('token', payload)),
+        spki: hex(request.spki),
+        tokenId: hex(request.tokenId),
+        certificateHash: hex(request.certificateHash),
+      },
+    ],
+    invalid: [
+      ...signedBad('token', [
+        ...spellings(fields),
+        ...versions(fields),
+        change('purpose enrol', 1, item('enrol')),
+        change('a key that is no key', 2, item(unhex('3000'))),
+        change('token id of 15 bytes', 3, item(request.tokenId.subarray(1))),
+        change('certificate hash of 31 bytes', 4, item(request.certificateHash.subarray(1))),
+      ]),
+      bad('signed by another key than the one inside', world.signed('stranger', payload)),
+      bad('a seal', world.batchAt(2).sealBytes),
+    ],
+  };
+}
+
 /** By file. */
 export function lineVectors(): Record<string, unknown> {
   return {
@@ -126,5 +164,6 @@ export function lineVectors(): Record<string, unknown> {
     'probe.json': probeVectors(),
     'upload.json': uploadVectors(),
     'enrolment.json': enrolmentVectors(),
+    'renewal.json': renewalVectors(),
   };
 }

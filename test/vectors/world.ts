@@ -20,6 +20,10 @@ export interface Fixed {
   rsaPrivateKey: string;
   tokenCertificate: string;
   successorCertificates: Record<'successor' | 'rsa' | 'foreign' | 'selfMade', string>;
+  renewedCertificates: Record<
+    'renewed' | 'begins later' | 'does not end later' | 'of another key' | 'of another ledger' | 'signs itself',
+    string
+  >;
   signatures: Record<string, string>;
 }
 
