@@ -218,6 +218,7 @@ export function decodeTip(bytes: Uint8Array): Tip {
     const pair = new FieldReader('counter', value);
     return [pair.text('prefix'), pair.count('counter')];
   });
+  if (new Map(counters).size !== counters.length) throw malformed('checkpoint', 'counts a series twice');
   const charter = decodeCharterPlace(fields.any('charter'));
   const templates = fields.list('templates').map((value): TemplatePlace => {
     const place = new FieldReader('template place', value);

@@ -264,5 +264,9 @@ describe('random histories', () => {
     ])
       refusal(() => decodeTip(spoilt));
     refusal(() => decodeTip(encodeTip({ ...chartered(), pending: { count: 1, amount: '1e5', oldestMs: 1 } })));
+    const [counter = ['invoice A', 1]] = chartered().counters;
+    // A list where a map belongs: the only way to write a series twice.
+    const twice = [counter, counter] as unknown as ReadonlyMap<string, number>;
+    refusal(() => decodeTip(encodeTip({ ...chartered(), counters: twice })));
   });
 });
