@@ -212,17 +212,22 @@ export function decodeTip(bytes: Uint8Array): Tip {
     amount: pendingFields.text('amount'),
     oldestMs: pendingFields.countOrNull('oldestMs'),
   };
+  pendingFields.end();
   if (!sumPattern.test(pending.amount)) throw malformed('checkpoint', 'has an amount that is not a decimal');
   const [ackedBatch, lastWeightyBatch] = [fields.count('ackedBatch'), fields.count('lastWeightyBatch')];
   const counters = fields.list('counters').map((value): [string, number] => {
-    const pair = new FieldReader('counter', value);
-    return [pair.text('prefix'), pair.count('counter')];
+    const fields = new FieldReader('counter', value);
+    const pair: [string, number] = [fields.text('prefix'), fields.count('counter')];
+    fields.end();
+    return pair;
   });
   if (new Map(counters).size !== counters.length) throw malformed('checkpoint', 'counts a series twice');
   const charter = decodeCharterPlace(fields.any('charter'));
   const templates = fields.list('templates').map((value): TemplatePlace => {
-    const place = new FieldReader('template place', value);
-    return { id: place.text('id'), version: place.count('version'), batch: place.count('batch') };
+    const fields = new FieldReader('template place', value);
+    const place = { id: fields.text('id'), version: fields.count('version'), batch: fields.count('batch') };
+    fields.end();
+    return place;
   });
   const certificateBatch = isRenewed ? fields.count('certificateBatch') : null;
   fields.end();
@@ -233,12 +238,14 @@ export function decodeTip(bytes: Uint8Array): Tip {
 function decodeCharterPlace(value: unknown): CharterPlace | null {
   if (value === null) return null;
   const fields = new FieldReader('charter place', value);
-  return {
-    serial: fields.count('serial'),
-    batch: fields.count('batch'),
-    series: fields.list('series').map((part) => {
-      const pair = new FieldReader('series', part);
-      return { prefix: pair.text('prefix'), digits: pair.count('digits') };
-    }),
-  };
+  const place = { serial: fields.count('serial'), batch: fields.count('batch'), series: fields.list('series').map(decodeSeriesPlace) };
+  fields.end();
+  return place;
+}
+
+function decodeSeriesPlace(value: unknown): CharterPlace['series'][number] {
+  const fields = new FieldReader('series', value);
+  const place = { prefix: fields.text('prefix'), digits: fields.count('digits') };
+  fields.end();
+  return place;
 }
