@@ -107,22 +107,23 @@ export class Machine {
     }
   }
 
+  get tillSocket(): string {
+    return path.join(this.directory, 'run/ukeyd.sock');
+  }
+
   /** Enrols the terminal at the first call. */
+  async secretOf(terminal: string): Promise<Uint8Array> {
+    const known = this.#secrets.get(terminal);
+    if (known !== undefined) return known;
+    const { secret } = await this.withAdmin((admin) => admin.call('terminal.enrol', { terminal, role: 'till' }));
+    const bytes = Buffer.from(secret, 'hex');
+    this.#secrets.set(terminal, bytes);
+    return bytes;
+  }
+
   async till(terminal = 'till-1'): Promise<Client> {
-    let secret = this.#secrets.get(terminal);
-    if (secret === undefined) {
-      secret = await this.withAdmin(async (admin) =>
-        Buffer.from((await admin.call('terminal.enrol', { terminal, role: 'till' })).secret, 'hex'),
-      );
-      this.#secrets.set(terminal, secret);
-    }
-    return await connect({
-      socketPath: path.join(this.directory, 'run/ukeyd.sock'),
-      client: 'machine/1',
-      terminal,
-      secret,
-      waitMs: 20_000,
-    });
+    const secret = await this.secretOf(terminal);
+    return await connect({ socketPath: this.tillSocket, client: 'machine/1', terminal, secret, waitMs: 20_000 });
   }
 
   async withAdmin<T>(act: (admin: Client) => Promise<T>): Promise<T> {

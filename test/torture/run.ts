@@ -21,6 +21,8 @@ const parts: Readonly<Record<string, () => Promise<TorturePart>>> = {
   'crash-service': async () => (await import('./os-crash.ts')).crashService,
   'store-errors': async () => (await import('./os-errors.ts')).storeErrors,
   'service-errors': async () => (await import('./os-errors.ts')).serviceErrors,
+  'fuzz-decoders': async () => (await import('./fuzz-decoders.ts')).fuzzDecodersPart,
+  'fuzz-socket': async () => (await import('./fuzz-socket.ts')).fuzzSocketPart,
   'token-codes': async () => (await import('./token-faults.ts')).tokenCodes,
   'token-hang': async () => (await import('./token-faults.ts')).tokenHang,
   'token-crash': async () => (await import('./token-faults.ts')).tokenCrash,
