@@ -2,7 +2,7 @@
 // and compared; and the same to a whole service, of which front or holder dies, whichever thread comes first to its nth sync.
 // Invariants: points are counted from each start of a process, so that the low ones fall into the opening.
 // Control: a caller who is told before it is durable must lose something in the same kills.
-import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { startServer } from '#server/serve.ts';
@@ -97,12 +97,6 @@ export const crashAtSync: TorturePart = {
   },
 };
 
-/** Processes of the front: the holder, mostly. */
-function childrenOf(pid: number): string {
-  const file = `/proc/${pid}/task/${pid}/children`;
-  return pid > 0 && existsSync(file) ? readFileSync(file, 'utf8').trim() : '';
-}
-
 const strikeWaitMs = 15_000;
 /** Answers after which a point that did not strike is left. */
 const salesMax = 40;
@@ -128,7 +122,7 @@ async function strikeService(machine: Machine, nth: number, answered: readonly A
   let holders = '';
   while (performance.now() < giveUpAtMs && answered.length < soldBefore + salesMax) {
     if (!machine.isRunning) return true;
-    const now = childrenOf(machine.pid);
+    const now = machine.holderPids.join(' ');
     if (holders !== '' && now !== holders) return true;
     holders = now;
     await new Promise((resolve) => setTimeout(resolve, 20));

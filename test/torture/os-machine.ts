@@ -11,6 +11,7 @@ import { type Client, connect } from '#ipc-schema/client.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Issued } from '#ipc-schema/issued.ts';
 import type { Result } from '#ipc-schema/methods.ts';
+import type { GrantOptions } from '#server/grant.ts';
 import type { RunningServer } from '#server/serve.ts';
 import { grant, sale } from '#test/support/rig.ts';
 
@@ -65,6 +66,13 @@ export class Machine {
     if (!this.#wrapped || pid === 0) return pid;
     const children = `/proc/${pid}/task/${pid}/children`;
     return existsSync(children) ? Number(readFileSync(children, 'utf8').trim().split(' ')[0]) : 0;
+  }
+
+  /** Processes of the service: the holder, mostly. */
+  get holderPids(): readonly number[] {
+    const { pid } = this;
+    const file = `/proc/${pid}/task/${pid}/children`;
+    return pid > 0 && existsSync(file) ? readFileSync(file, 'utf8').trim().split(' ').filter(Boolean).map(Number) : [];
   }
 
   get isRunning(): boolean {
@@ -135,9 +143,10 @@ export class Machine {
     }
   }
 
-  async provision(server: RunningServer, more: { readonly erase?: boolean } = {}): Promise<void> {
+  /** `granted`: instead of what every machine is granted; counts at the first call. */
+  async provision(server: RunningServer, more: { readonly erase?: boolean } = {}, granted: Partial<GrantOptions> = {}): Promise<void> {
     // A repetition uses the ticket again: the server knows the key by then.
-    this.#ticket ??= await server.createTicket(grant);
+    this.#ticket ??= await server.createTicket({ ...grant, ...granted });
     const ticket = this.#ticket;
     await this.withAdmin((admin) => admin.call('token.provision', { label: 'os', pin: machinePin, soPin: '97531000', ticket, ...more }));
   }
@@ -165,8 +174,21 @@ export class Machine {
 
   /** The token goes from this computer's port to the other's. */
   plugInto(other: Machine): void {
-    for (const name of ['flash.img', 'key.json'])
-      if (existsSync(path.join(this.port, name))) renameSync(path.join(this.port, name), path.join(other.port, name));
+    move(this.port, other.port);
+  }
+
+  /** The token lies beside the computer. */
+  unplug(): void {
+    mkdirSync(this.#beside, { recursive: true });
+    move(this.port, this.#beside);
+  }
+
+  plug(): void {
+    move(this.#beside, this.port);
+  }
+
+  get #beside(): string {
+    return path.join(this.directory, 'beside');
   }
 
   #configText({ flashMib = 32, mirror, probe = '0 0 1 1 *' }: MachineOptions): string {
@@ -185,6 +207,11 @@ export class Machine {
       `probe = "${probe}"`,
     ].join('\n');
   }
+}
+
+function move(from: string, to: string): void {
+  for (const name of ['flash.img', 'key.json'])
+    if (existsSync(path.join(from, name))) renameSync(path.join(from, name), path.join(to, name));
 }
 
 export interface ReadLedger {
