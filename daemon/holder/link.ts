@@ -35,7 +35,7 @@ export const deadlinesMs = {
 
 export type Deadlines = { readonly [Name in keyof typeof deadlinesMs]: number };
 
-/** Calls on their way to one process; the front has a handful. */
+/** Calls on their way to one process, and batches beside them; the front has a handful of each. */
 export const callsMax = 256;
 
 /** Stands in the lane for the start itself: the first look at the token ends it. */
@@ -109,7 +109,7 @@ export class Link {
     allowanceMs: number,
     body: CallBody,
   ): Promise<Extract<Answer, { kind: Kind }>> {
-    const refusal = this.#refusal();
+    const refusal = this.#refusal(this.#calls.size);
     if (refusal !== null) return Promise.reject(refusal);
     const id = this.#nextId++;
     const { promise, resolve, reject } = Promise.withResolvers<Extract<Answer, { kind: Kind }>>();
@@ -127,7 +127,7 @@ export class Link {
   }
 
   commit(draft: BatchDraft): Commit {
-    const refusal = this.#refusal();
+    const refusal = this.#refusal(this.#commits.size);
     if (refusal !== null) return refusedCommit(refusal);
     const id = this.#nextId++;
     const waiting: WaitingCommit = { sealed: Promise.withResolvers(), durable: Promise.withResolvers() };
@@ -162,10 +162,9 @@ export class Link {
     this.#events.onDown(reason);
   }
 
-  #refusal(): UkeyError | null {
+  #refusal(onTheirWay: number): UkeyError | null {
     if (this.#down || this.#ending !== null) return new UkeyError('token-failed', 'the holder process is being restarted');
-    if (this.#calls.size + this.#commits.size >= callsMax)
-      return new UkeyError('busy', 'too many calls wait for the token', { retryAfterMs: 1_000 });
+    if (onTheirWay >= callsMax) return new UkeyError('busy', 'too many calls wait for the token', { retryAfterMs: 1_000 });
     return null;
   }
 

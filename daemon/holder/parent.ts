@@ -8,6 +8,7 @@ import { UkeyError } from '#ipc-schema/errors.ts';
 import { wipe } from '#token/pin.ts';
 import type { TokenFacts } from '#token/token.ts';
 import type { HolderConfig } from './configuration.ts';
+import { Gate } from './gate.ts';
 import type {
   BatchDraft,
   Carried,
@@ -44,6 +45,9 @@ const healthyMs = 60_000;
 const killWaitMs = 2_000;
 /** How long a caller of `status` waits for a fresh answer before it gets the last one. */
 const statusPatienceMs = 10;
+/** Reads on their way to the process, so that those who look things up stand before a commit for a moment only; and as many wait as may ask. */
+const readsAtOnce = 4;
+const readsWaitingMax = 8_192;
 /** Room for writing a new image: the FLASH while formatting, a mirror whenever it is missing. */
 const imageBytesPerMs = 10_000;
 
@@ -78,6 +82,8 @@ class HolderParent implements ParentHolder {
   #restartMs = restartFirstMs;
   #timer: NodeJS.Timeout | null = null;
   #status: HolderStatus | null = null;
+  #asked: Promise<HolderStatus> | null = null;
+  readonly #reads = new Gate(readsAtOnce, readsWaitingMax);
   /** What the processes before this one had counted, and how the last of them ended. */
   #before: Pick<HolderStatus, 'signatures' | 'signFailures' | 'restarts' | 'lastFailure' | 'selfTestAtMs'> = {
     ...{ signatures: 0, signFailures: 0, restarts: 0, lastFailure: null, selfTestAtMs: null },
@@ -151,7 +157,9 @@ class HolderParent implements ParentHolder {
   }
 
   async read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {
-    return (await this.#up().ask('batches', 'device', this.#deadlines.read, { kind: 'read', fromBatch, maxBytes })).batches;
+    return await this.#reads.pass(async () => {
+      return (await this.#up().ask('batches', 'device', this.#deadlines.read, { kind: 'read', fromBatch, maxBytes })).batches;
+    });
   }
 
   async carry(carried: Carried): Promise<void> {
@@ -211,7 +219,15 @@ class HolderParent implements ParentHolder {
     this.#state = { kind: 'absent', reason: 'the holder is closed' };
   }
 
-  async #askStatus(): Promise<HolderStatus> {
+  /** One question at a time, however many ask: the answer is for all of them. */
+  #askStatus(): Promise<HolderStatus> {
+    this.#asked ??= this.#freshStatus().finally(() => {
+      this.#asked = null;
+    });
+    return this.#asked;
+  }
+
+  async #freshStatus(): Promise<HolderStatus> {
     const { status } = await this.#up().ask('status', 'token', this.#deadlines.status, { kind: 'status' });
     this.#status = this.#withBefore(status);
     return this.#status;

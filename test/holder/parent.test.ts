@@ -181,6 +181,15 @@ describe('a holder process', { timeout: 30_000 }, () => {
     await holder.close();
   });
 
+  test('takes a batch while a thousand look things up and ask for the status', async () => {
+    const drafts = await openRig();
+    await rig.holder.commit(drafts.next(['first'])).durable;
+    const looks = Array.from({ length: 1_000 }, () => Promise.all([rig.holder.read(1, 1), rig.holder.status()]));
+    await rig.holder.commit(drafts.next(['second'])).durable;
+    const found = await Promise.all(looks);
+    expect(found.filter(([[batch]]) => batch?.batchIndex === 1)).toHaveLength(1_000);
+  });
+
   test('has its chatter in the log', async () => {
     const drafts = await openRig();
     rig.fault('chatter');
