@@ -4,7 +4,7 @@
 // Must not: start a successor; parent.ts does, after `onExit`.
 import type { ChildProcess } from 'node:child_process';
 import type { Readable } from 'node:stream';
-import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
+import { asUkeyError, UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import { Chatter } from './chatter.ts';
 import type { HolderConfig } from './configuration.ts';
 import type { BatchDraft, Commit, HolderState } from './holder.ts';
@@ -191,8 +191,16 @@ export class Link {
     if (this.#down) return;
     this.#heardCount += 1;
     this.#silence.refresh();
-    if (isFromChild(message)) this.#take(message);
-    else this.fail('the holder process sent a message of no known kind');
+    if (!isFromChild(message)) {
+      this.fail('the holder process sent a message of no known kind');
+      return;
+    }
+    try {
+      this.#take(message);
+    } catch (thrown) {
+      // The process holds a vendor's driver: whatever became of it must not become of the front.
+      this.fail(`the holder process sent a message that makes no sense: ${asUkeyError(thrown).message}`);
+    }
   }
 
   // ---- The end of the process. Its last messages may still lie in the channel when it is dead, and a channel may close before it.
