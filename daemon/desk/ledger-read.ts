@@ -4,7 +4,7 @@
 // Must not: look into a batch; what is read says of itself whether it holds.
 import type { Holder } from '#holder/holder.ts';
 import { batchMaxBytes } from '#ipc-schema/batch.ts';
-import { UkeyError } from '#ipc-schema/errors.ts';
+import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { ledgerPageBytes } from '#ipc-schema/ledger-page.ts';
 import type { Params, Result } from '#ipc-schema/methods.ts';
 import type { Custody } from '#ledger/custody.ts';
@@ -46,7 +46,10 @@ export class LedgerReading {
     const first = fromSequence === undefined ? (fromBatch ?? oldestBatch) : await ledger.batchOf(fromSequence);
     if (first === null || first > newestBatch) return { batches: [], nextBatch: null, oldestBatch, newestBatch };
     if (first < oldestBatch) throw released(oldestBatch);
-    const read = await this.#holder.read(first, Math.min(maxBytes, batchMaxBytes));
+    const read = await this.#holder.read(first, Math.min(maxBytes, batchMaxBytes)).catch((error: unknown) => {
+      // Released between the look and the read.
+      throw asUkeyError(error).code === 'not-found' ? released(Math.max(first + 1, ledger.kept.oldestBatch)) : error;
+    });
     const durable = read.filter(({ batchIndex }) => batchIndex <= newestBatch);
     const next = first + durable.length;
     return {

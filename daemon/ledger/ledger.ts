@@ -7,7 +7,7 @@ import type { Holder, Mount } from '#holder/holder.ts';
 import { sealHashOf } from '#ipc-schema/batch.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import { entryKinds, isFiscal } from '#ipc-schema/entry.ts';
-import { UkeyError } from '#ipc-schema/errors.ts';
+import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { Template } from '#ipc-schema/template.ts';
 import { type CertificateTerm, termOf } from './certificate-term.ts';
 import { CreditBook, type CreditHistory } from './credits.ts';
@@ -321,7 +321,12 @@ export class Ledger {
 
   async #committed(row: IndexRow): Promise<Committed> {
     if (row.batch < this.#kept.oldestBatch) throw released(row);
-    return committedAt(await readBatch(this.#parts.holder, row.batch), row.place);
+    try {
+      return committedAt(await readBatch(this.#parts.holder, row.batch), row.place);
+    } catch (error) {
+      // Released between the look and the read.
+      throw asUkeyError(error).code === 'not-found' ? released(row) : error;
+    }
   }
 
   async #holdingCredit<T>(original: number | null, act: () => Promise<T>): Promise<T> {

@@ -6,6 +6,7 @@ import { defaultLimits } from '#ipc/limits.ts';
 import { batchMaxBytes } from '#ipc-schema/batch.ts';
 import type { Client } from '#ipc-schema/client.ts';
 import { encodeAnswer } from '#ipc-schema/envelope.ts';
+import { asUkeyError, errorTable, type UkeyError } from '#ipc-schema/errors.ts';
 import { type Method, methods, type Result } from '#ipc-schema/methods.ts';
 import { check } from '#ipc-schema/schema.ts';
 import { acknowledge } from '#ledger/acknowledging.ts';
@@ -82,6 +83,20 @@ describe('the ledger', () => {
     await expect(reading.read({ fromBatch: upTo })).rejects.toMatchObject({ code: 'not-found' });
     await expect(reading.read({ fromSequence: 1 })).rejects.toMatchObject({ code: 'not-found' });
     expect((await reading.read({ fromBatch: oldestBatch })).batches[0]?.batchIndex).toBe(oldestBatch);
+  });
+
+  test('says so too where the beginning is released while it is read, and a document is looked up', async () => {
+    ledgerRig = await LedgerRig.open();
+    for (const key of ['1', '2']) await ledgerRig.ledger.add(documentDraft(key));
+    const { ledger, custody, holder } = ledgerRig;
+    // The store has let it go, and the ledger does not know yet.
+    await holder.release(ledger.tip.nextBatch - 1);
+    const plain = errorTable['not-found'].action;
+    const told = async (refused: Promise<unknown>): Promise<UkeyError> => asUkeyError(await refused.catch((error: unknown) => error));
+    for (const error of [await told(new LedgerReading(custody, holder).read({})), await told(ledger.find({ number: 'A-00000001' }))]) {
+      expect(error.code).toBe('not-found');
+      expect(error.action).not.toBe(plain); // where it is now
+    }
   });
 
   test('has no batch that an answer cannot hold', async () => {

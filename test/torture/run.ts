@@ -23,6 +23,7 @@ const parts: Readonly<Record<string, () => Promise<TorturePart>>> = {
   'service-errors': async () => (await import('./os-errors.ts')).serviceErrors,
   'fuzz-decoders': async () => (await import('./fuzz-decoders.ts')).fuzzDecodersPart,
   'fuzz-socket': async () => (await import('./fuzz-socket.ts')).fuzzSocketPart,
+  'door-load': async () => (await import('./door-load.ts')).doorLoad,
   'token-codes': async () => (await import('./token-faults.ts')).tokenCodes,
   'token-hang': async () => (await import('./token-faults.ts')).tokenHang,
   'token-crash': async () => (await import('./token-faults.ts')).tokenCrash,
