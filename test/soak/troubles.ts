@@ -29,6 +29,7 @@ export interface Trouble {
 }
 
 const exportWaitMs = 120_000;
+const exportTries = 5;
 const sleep = (waitMs: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, waitMs));
 const between = (chance: Chance, fromMs: number, toMs: number): number => fromMs + chance.upTo(toMs - fromMs);
 
@@ -55,7 +56,12 @@ async function exportAndVerify({ directory, machine, chance }: Shop): Promise<vo
     ['verify', '--export', file, '--json'],
   ];
   for (const args of runs) {
-    const { status, stdout, stderr } = await ctl(args, { waitMs: exportWaitMs });
+    let { status, stdout, stderr } = await ctl(args, { waitMs: exportWaitMs });
+    // Its beginning may be released while it is written: then it is said, and begun again.
+    for (let left = exportTries; left > 1 && status !== 0 && stdout.includes('"code":"not-found"'); left -= 1) {
+      rmSync(`${file}.part`, { force: true });
+      ({ status, stdout, stderr } = await ctl(args, { waitMs: exportWaitMs }));
+    }
     if (status !== 0) throw new Error(`ukeyctl ${args[0]} ended with ${status}: ${stdout.slice(0, 500)} ${stderr.slice(-500)}`);
   }
   rmSync(file);
