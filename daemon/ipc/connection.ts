@@ -26,11 +26,11 @@ export interface ConnectionHost {
   readonly limits: Limits;
   nowMs(): number;
   /** A value at once, or a promise of one; a refusal is thrown. */
-  dispatch(connection: Connection, request: Request): unknown;
+  dispatch(connection: Connection, request: Request, frameBytes: number): unknown;
   /** Calls `turn` after every other waiting connection had its own. */
   awaitTurn(connection: Connection): void;
   /** A request that `dispatch` had promised to answer has ended. */
-  settled(connection: Connection): void;
+  settled(connection: Connection, frameBytes: number): void;
   /** An error that is not ours to tell a stranger; answers what may be told. */
   disclose(thrown: unknown, method: string): UkeyError;
   closed(connection: Connection, why: string | null): void;
@@ -49,6 +49,7 @@ export class Connection implements WireSink {
   #out: string[] = [];
   #outChars = 0;
   #inFlight = 0;
+  #inFlightBytes = 0;
   #strangerRequests = 0;
   #lostEvents = 0;
   #waitsForTurn = false;
@@ -90,8 +91,11 @@ export class Connection implements WireSink {
   /** Handles some of what has arrived, then lets others have their turn. */
   turn(): void {
     this.#waitsForTurn = false;
-    for (let handled = 0; handled < this.#host.limits.framesPerTurn && this.#canGoOn(); handled++) {
-      if (!this.#handleFrame()) break;
+    const { framesPerTurn, bytesPerTurn } = this.#host.limits;
+    for (let frames = 0, bytes = 0; frames < framesPerTurn && bytes < bytesPerTurn && this.#canGoOn(); frames++) {
+      const frameBytes = this.#handleFrame();
+      if (frameBytes === null) break;
+      bytes += frameBytes;
     }
     if (this.#closingMs !== null) return;
     if (this.#cutter.unfinishedBytes === 0) this.#frameMs = null;
@@ -121,7 +125,9 @@ export class Connection implements WireSink {
   }
 
   #isBlocked(): boolean {
-    return this.#inFlight >= this.#host.limits.requestsPerConnection || this.#pendingBytes() > this.#host.limits.outputHighBytes;
+    const { requestsPerConnection, requestBytesPerConnection, outputHighBytes } = this.#host.limits;
+    if (this.#inFlight >= requestsPerConnection || this.#inFlightBytes >= requestBytesPerConnection) return true;
+    return this.#pendingBytes() > outputHighBytes;
   }
 
   /** After each change: ask for a turn when there is something to do and nothing in the way; end when all is done. */
@@ -142,49 +148,51 @@ export class Connection implements WireSink {
     else this.#wire.resume();
   }
 
-  #handleFrame(): boolean {
+  /** Bytes of the frame that was handled; null: there was none. */
+  #handleFrame(): number | null {
     const maxBytes = this.isStranger ? this.#host.limits.strangerFrameBytes : this.#host.limits.frameBytes;
     let frame: Buffer | null;
     try {
       frame = this.#cutter.take(maxBytes);
     } catch (thrown) {
       this.#lastWord(asUkeyError(thrown));
-      return false;
+      return null;
     }
-    if (frame === null) return false;
+    if (frame === null) return null;
     const message = decodeFrame(frame, { maxBytes, maxDepth: jsonLimits.maxDepth });
     switch (message.kind) {
       case 'request':
-        this.#handleRequest(message);
-        return true;
+        this.#handleRequest(message, frame.length);
+        return frame.length;
       case 'malformed':
         if (message.id === null) this.#lastWord(message.error);
         else this.#push(encodeRefusal(message.id, message.error));
-        return true;
+        return frame.length;
       case 'answer':
       case 'refusal':
       case 'event':
         this.#lastWord(new UkeyError('invalid-request', 'a client sends requests only', { field: 'data.method' }));
-        return true;
+        return frame.length;
       default:
         return unreachable(message);
     }
   }
 
-  #handleRequest(request: Request): void {
+  #handleRequest(request: Request, frameBytes: number): void {
     const { id, method } = request;
     try {
       if (this.isStranger && ++this.#strangerRequests > this.#host.limits.strangerRequests)
         throw new UkeyError('unauthenticated', 'too many requests before authenticate');
-      const result = this.#host.dispatch(this, request);
+      const result = this.#host.dispatch(this, request, frameBytes);
       if (!(result instanceof Promise)) {
         this.#answer(id, method, result);
         return;
       }
       this.#inFlight++;
+      this.#inFlightBytes += frameBytes;
       result.then(
-        (value) => this.#settle(() => this.#answer(id, method, value)),
-        (thrown: unknown) => this.#settle(() => this.#refuse(id, method, thrown)),
+        (value) => this.#settle(frameBytes, () => this.#answer(id, method, value)),
+        (thrown: unknown) => this.#settle(frameBytes, () => this.#refuse(id, method, thrown)),
       );
     } catch (thrown) {
       this.#refuse(id, method, thrown);
@@ -195,9 +203,10 @@ export class Connection implements WireSink {
     }
   }
 
-  #settle(reply: () => void): void {
+  #settle(frameBytes: number, reply: () => void): void {
     this.#inFlight--;
-    this.#host.settled(this);
+    this.#inFlightBytes -= frameBytes;
+    this.#host.settled(this, frameBytes);
     reply();
     this.#goOn();
   }

@@ -17,12 +17,16 @@ export interface Limits {
   /** The same over all connections of one terminal, and over all terminals: above, `busy`. */
   readonly requestsPerTerminal: number;
   readonly requestsInAll: number;
+  /** Bytes of the frames behind those requests, counted like them: a few large ones weigh as much as many small ones. */
+  readonly requestBytesPerConnection: number;
+  readonly requestBytesPerTerminal: number;
   readonly busyRetryMs: number;
   /** Requests that a stranger may send before it authenticates, and failures of authenticate; then the connection is closed. */
   readonly strangerRequests: number;
   readonly authenticationFailures: number;
-  /** Frames that one connection may have handled before the others have their turn. */
+  /** Frames, and bytes of them, that one connection may have handled before the others have their turn. */
   readonly framesPerTurn: number;
+  readonly bytesPerTurn: number;
   /** Output not yet taken by the reader: above the first, its requests are read no further and its events are dropped and counted; above the second it is closed. */
   readonly outputHighBytes: number;
   readonly outputMaxBytes: number;
@@ -49,10 +53,13 @@ export const defaultLimits: Limits = {
   requestsPerConnection: 128,
   requestsPerTerminal: 1_024,
   requestsInAll: 8_192,
+  requestBytesPerConnection: 512 * 1024,
+  requestBytesPerTerminal: 2 * 1024 * 1024,
   busyRetryMs: 50,
   strangerRequests: 16,
   authenticationFailures: 3,
   framesPerTurn: 16,
+  bytesPerTurn: 64 * 1024,
   outputHighBytes: 128 * 1024,
   outputMaxBytes: 8 * 1024 * 1024,
   strangerWaitMs: 10_000,

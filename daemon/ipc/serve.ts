@@ -91,6 +91,7 @@ class Room implements ConnectionHost {
   /** In the order of their opening. */
   readonly #connections: Readonly<Record<DoorKind, Set<Connection>>> = { till: new Set(), admin: new Set() };
   readonly #requests = new Tally();
+  readonly #requestBytes = new Tally();
   readonly #terminalConnections = new Tally();
   readonly #doors: Door[] = [];
   /** Names of events that somebody has asked for since the start. */
@@ -213,7 +214,7 @@ class Room implements ConnectionHost {
 
   // --- requests ---
 
-  dispatch(connection: Connection, request: Request): unknown {
+  dispatch(connection: Connection, request: Request, frameBytes: number): unknown {
     const { methods, handlers } = this.#options;
     const { introduction } = connection;
     const introduces = request.method === 'hello' || request.method === 'authenticate';
@@ -229,11 +230,11 @@ class Room implements ConnectionHost {
     // need() above has thrown for a stranger.
     const handler = handlers[request.method];
     if (handler === undefined || caller === null) throw new UkeyError('internal', 'a method without a handler');
-    this.#begin(caller);
+    this.#begin(caller, frameBytes);
     try {
       return this.#checked(method, Promise.resolve(handler(caller, params)));
     } catch (thrown) {
-      this.settled(connection);
+      this.settled(connection, frameBytes);
       throw thrown;
     }
   }
@@ -276,19 +277,27 @@ class Room implements ConnectionHost {
   }
 
   /** Counts the request in, or throws busy. The admin door has so few connections that they are their own limit. */
-  #begin(caller: Caller): void {
+  #begin(caller: Caller, frameBytes: number): void {
     const terminal = caller.door === 'till' ? caller.terminal : null;
-    const full =
-      this.#openRequests >= this.limits.requestsInAll ||
-      (terminal !== null && this.#requests.count(terminal) >= this.limits.requestsPerTerminal);
-    if (full) throw new UkeyError('busy', 'too many requests are open', { retryAfterMs: this.limits.busyRetryMs });
+    if (this.#openRequests >= this.limits.requestsInAll || (terminal !== null && this.#isFull(terminal)))
+      throw new UkeyError('busy', 'too many requests are open', { retryAfterMs: this.limits.busyRetryMs });
     this.#openRequests++;
-    if (terminal !== null) this.#requests.enter(terminal);
+    if (terminal === null) return;
+    this.#requests.enter(terminal);
+    this.#requestBytes.enter(terminal, frameBytes);
   }
 
-  settled(connection: Connection): void {
+  #isFull(terminal: string): boolean {
+    const { requestsPerTerminal, requestBytesPerTerminal } = this.limits;
+    return this.#requests.count(terminal) >= requestsPerTerminal || this.#requestBytes.count(terminal) >= requestBytesPerTerminal;
+  }
+
+  settled(connection: Connection, frameBytes: number): void {
     const caller = connection.introduction.caller;
-    if (caller?.door === 'till' && caller.terminal !== null) this.#requests.leave(caller.terminal);
+    if (caller?.door === 'till' && caller.terminal !== null) {
+      this.#requests.leave(caller.terminal);
+      this.#requestBytes.leave(caller.terminal, frameBytes);
+    }
     if (--this.#openRequests === 0) this.#whenIdle?.();
   }
 
@@ -328,14 +337,14 @@ class Tally {
     return this.#counts.get(name) ?? 0;
   }
 
-  enter(name: string): number {
-    const count = this.count(name) + 1;
+  enter(name: string, amount = 1): number {
+    const count = this.count(name) + amount;
     this.#counts.set(name, count);
     return count;
   }
 
-  leave(name: string): void {
-    const count = this.count(name) - 1;
+  leave(name: string, amount = 1): void {
+    const count = this.count(name) - amount;
     if (count > 0) this.#counts.set(name, count);
     else this.#counts.delete(name);
   }

@@ -47,8 +47,11 @@ function connection(limits: Partial<Limits> = {}) {
   };
   const introduction = new Introduction({ door: 'admin', findTerminal: () => null, randomBytes: (length) => new Uint8Array(length) });
   const one = new Connection(wire, introduction, host);
-  const ask = (method: string, count = 1): void =>
-    one.onBytes(Buffer.from(Array.from({ length: count }, (_, id) => encodeRequest(id, method, {})).join('')));
+  /** `padBytes`: blanks that make a frame as large as one with many lines. */
+  const ask = (method: string, count = 1, padBytes = 0): void => {
+    const frame = (id: number): string => `${' '.repeat(padBytes)}${encodeRequest(id, method, {})}`;
+    one.onBytes(Buffer.from(Array.from({ length: count }, (_, id) => frame(id)).join('')));
+  };
   return { one, state, ask };
 }
 
@@ -70,6 +73,24 @@ describe('a connection', () => {
     for (const answer of state.answers) answer();
     await turnEnd();
     expect(state.sent).toHaveLength(1);
+  });
+
+  it('handles so many bytes, then waits for its next turn too', () => {
+    const { one, state, ask } = connection({ bytesPerTurn: 1_500 });
+    ask('later', 5, 1_000);
+    expect([state.answers.length, state.turns, state.paused]).toEqual([2, 1, true]);
+    one.turn();
+    expect(state.answers).toHaveLength(4);
+  });
+
+  it('is read no further while its open requests are large, and goes on when one is answered', async () => {
+    const { one, state, ask } = connection({ requestBytesPerConnection: 2_500 });
+    ask('later', 5, 1_000);
+    expect([state.answers.length, state.turns, state.paused]).toEqual([3, 0, true]);
+    state.answers[0]?.();
+    await turnEnd();
+    one.turn();
+    expect(state.answers).toHaveLength(4);
   });
 
   it('handles so many frames, then waits for its next turn and is read no further', () => {

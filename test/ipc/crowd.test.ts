@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { Client } from '#ipc-schema/client.ts';
+import { encodeRequest } from '#ipc-schema/envelope.ts';
 import { callTest, codeOf, openWorld, RawPeer, type World } from '#test/ipc/world.ts';
 
 async function p99Ms(client: Client, count: number): Promise<number> {
@@ -125,6 +126,26 @@ describe('a flood', () => {
     // One turn of the flood is 16 frames: the till had its turn at least once in each 64.
     expect(answeredDuring).toBeGreaterThan(20_000 / 64);
     flood.end();
+  });
+});
+
+describe('large requests', () => {
+  const pad = ' '.repeat(60_000);
+  const large = (id: number, waitMs: number): string => `${pad}${encodeRequest(id, 'test.wait', { waitMs })}`;
+
+  it('of one terminal are busy beyond so many bytes, over all its connections; another terminal does not notice', async () => {
+    await using world = await openWorld({ limits: { requestBytesPerTerminal: 100_000 } });
+    const peers = [new RawPeer(world.till), new RawPeer(world.till), new RawPeer(world.till)];
+    for (const peer of peers) await peer.authenticate('greedy');
+    for (const [id, peer] of peers.entries()) peer.send(large(id, 300));
+    const codes = await Promise.all(peers.map(async (peer) => codeOf(await peer.next())));
+    expect(codes.sort()).toEqual(['answer', 'answer', 'busy']);
+    expect(await callTest(await world.client(), 'test.echo', { value: 1 })).toEqual({ value: 1 });
+    // What was answered makes room.
+    peers[2]?.send(large(9, 0));
+    const [, , last] = peers;
+    expect(last === undefined ? '' : codeOf(await last.next())).toBe('answer');
+    for (const peer of peers) peer.end();
   });
 });
 
