@@ -1,6 +1,6 @@
 // Owns: the HTTPS server: TLS, limits on connections, requests, bytes and time, and one answer to every request.
 // Invariants: TLS 1.2 or later; a request's body is read only up to the limit of its path; at most maxRequests are worked on and maxUploads held in
-// memory, others are told `busy` with Retry-After; an answer never carries a stack. Listens on 127.0.0.1 by default: reads are open to
+// memory, others are told `busy` with Retry-After; bodies that only trickle in take nobody's place; an answer never carries a stack. Listens on 127.0.0.1 by default: reads are open to
 // whoever can connect (routes.ts), so listening elsewhere is for networks where that may be.
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
@@ -22,6 +22,8 @@ const maxHeaderBytes = 8_192;
 const sealedMaxBytes = uploadMaxBytes + 64 * 1024;
 const enrolMaxBytes = 16 * 1024;
 const maxRequestsPerSocket = 10_000;
+/** An upload that arrives more slowly than this, after a while, gives its place to one that waits. */
+const slowBytesPerSecond = 4_096;
 
 export interface HttpWaits {
   readonly handshakeMs: number;
@@ -31,6 +33,8 @@ export interface HttpWaits {
   /** A connection on which nothing moves. */
   readonly idleMs: number;
   readonly keepAliveMs: number;
+  /** How long an upload may be slow before it can be made to give way. */
+  readonly slowMs: number;
   /** How long a refused body is still taken in, so that its sender gets to read the answer. */
   readonly lingerMs: number;
   /** How long `close` lets running requests end. */
@@ -43,6 +47,7 @@ export const defaultWaits: HttpWaits = {
   requestMs: 120_000,
   idleMs: 60_000,
   keepAliveMs: 30_000,
+  slowMs: 5_000,
   lingerMs: 2_000,
   closeMs: 5_000,
 };
@@ -61,7 +66,7 @@ export async function listenHttps(
   listen: { readonly host: string; readonly port: number },
   waits: HttpWaits = defaultWaits,
 ): Promise<HttpServer> {
-  const gate = { requests: 0, uploads: 0 };
+  const gate: Gate = { requests: 0, uploads: new Set() };
   const server = createServer(
     {
       ...identity,
@@ -119,34 +124,63 @@ async function close(server: Server, sockets: ReadonlySet<Duplex>, waits: HttpWa
 }
 
 interface Gate {
+  /** Whole requests that are worked on: one whose body is still on its way is none of them. */
   requests: number;
-  uploads: number;
+  readonly uploads: Set<Upload>;
 }
+
+interface Upload {
+  readonly request: IncomingMessage;
+  readonly sinceMs: number;
+  bytes: number;
+}
+
+/** A place among the uploads, or null: all are taken by such as arrive fast enough, or are whole. */
+function takePlace({ uploads }: Gate, request: IncomingMessage, { slowMs }: HttpWaits): Upload | null {
+  const nowMs = performance.now();
+  if (uploads.size >= maxUploads) {
+    const slow = [...uploads].find(
+      (upload) =>
+        !upload.request.complete &&
+        nowMs - upload.sinceMs > slowMs &&
+        upload.bytes < ((nowMs - upload.sinceMs) / 1_000) * slowBytesPerSecond,
+    );
+    if (slow === undefined) return null;
+    uploads.delete(slow);
+    slow.request.destroy();
+  }
+  const upload = { request, sinceMs: nowMs, bytes: 0 };
+  uploads.add(upload);
+  return upload;
+}
+
+const busy = (): Answer => refusalAnswer(refuse('busy', 'too many requests are being worked on'));
 
 async function serve(parts: RouteParts, gate: Gate, waits: HttpWaits, request: IncomingMessage, response: ServerResponse): Promise<void> {
   const isUpload = request.method === 'POST' && request.url === paths.batches;
-  if (gate.requests >= maxRequests || (isUpload && gate.uploads >= maxUploads)) {
-    await send(waits, request, response, refusalAnswer(refuse('busy', 'too many requests are being worked on')));
-    return;
-  }
-  gate.requests++;
-  if (isUpload) gate.uploads++;
+  const upload = isUpload ? takePlace(gate, request, waits) : null;
   try {
-    const answer = await answerOrRefuse(parts, request, isUpload ? sealedMaxBytes : enrolMaxBytes);
+    const answer = isUpload && upload === null ? busy() : await answerOrRefuse(parts, gate, request, upload);
     if (answer !== null) await send(waits, request, response, answer);
   } finally {
-    gate.requests--;
-    if (isUpload) gate.uploads--;
+    if (upload !== null) gate.uploads.delete(upload);
   }
 }
 
 /** Null: the client went away before its body was whole. */
-async function answerOrRefuse(parts: RouteParts, request: IncomingMessage, maxBytes: number): Promise<Answer | null> {
+async function answerOrRefuse(parts: RouteParts, gate: Gate, request: IncomingMessage, upload: Upload | null): Promise<Answer | null> {
   try {
-    const body = await readBody(request, request.method === 'POST' ? maxBytes : 0);
+    const maxBytes = upload === null ? enrolMaxBytes : sealedMaxBytes;
+    const body = await readBody(request, request.method === 'POST' ? maxBytes : 0, upload);
     if (body === null) return null;
-    const mediaType = (request.headers['content-type'] ?? '').split(';', 1)[0]?.trim().toLowerCase() ?? '';
-    return await answerTo(parts, { method: request.method ?? '', target: request.url ?? '', mediaType, body });
+    if (gate.requests >= maxRequests) return busy();
+    gate.requests++;
+    try {
+      const mediaType = (request.headers['content-type'] ?? '').split(';', 1)[0]?.trim().toLowerCase() ?? '';
+      return await answerTo(parts, { method: request.method ?? '', target: request.url ?? '', mediaType, body });
+    } finally {
+      gate.requests--;
+    }
   } catch (thrown) {
     const refusal = refusalOf(thrown);
     if (refusal.code === 'internal') parts.log('error', 'request-fault', { why: faultText(thrown) });
@@ -154,7 +188,7 @@ async function answerOrRefuse(parts: RouteParts, request: IncomingMessage, maxBy
   }
 }
 
-async function readBody(request: IncomingMessage, maxBytes: number): Promise<Uint8Array | null> {
+async function readBody(request: IncomingMessage, maxBytes: number, upload: Upload | null): Promise<Uint8Array | null> {
   const tooLarge = new UkeyError('too-large', `a body here has at most ${maxBytes} bytes`);
   if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw tooLarge;
   const chunks: Buffer[] = [];
@@ -162,6 +196,7 @@ async function readBody(request: IncomingMessage, maxBytes: number): Promise<Uin
   return await new Promise((resolve, reject) => {
     request.on('data', (chunk: Buffer) => {
       bytes += chunk.length;
+      if (upload !== null) upload.bytes = bytes;
       if (bytes <= maxBytes) chunks.push(chunk);
       else {
         request.pause();

@@ -21,9 +21,9 @@ beforeAll(async () => {
 });
 afterAll(async () => await rig.stop());
 
-const dial = async (): Promise<TLSSocket> => {
-  const ca = new X509Certificate(rig.server.authorityCertificate).toString();
-  const socket = connect({ port: rig.server.port, host: '127.0.0.1', ca });
+const dial = async ({ server }: ServerRig = rig): Promise<TLSSocket> => {
+  const ca = new X509Certificate(server.authorityCertificate).toString();
+  const socket = connect({ port: server.port, host: '127.0.0.1', ca });
   await new Promise<void>((resolve, reject) => socket.once('secureConnect', () => resolve()).once('error', reject));
   return socket;
 };
@@ -165,6 +165,35 @@ describe('a request', () => {
     const busy = replies.filter((reply) => reply.status === 503);
     expect(busy.map((reply) => refusalIn(reply).code)).toEqual(['busy', 'busy', 'busy']);
     expect(Number(busy[0]?.headers['retry-after'])).toBeGreaterThan(0);
+    await other.stop();
+  });
+});
+
+describe('bodies that only trickle in', () => {
+  test('keep nobody else from being answered, however many', async () => {
+    const other = await ServerRig.start();
+    const slow = await Promise.all(Array.from({ length: 80 }, () => dial(other)));
+    for (const socket of slow) socket.write(`POST ${paths.enrol} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf`);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    expect((await other.client.ask(`${paths.probe}?nonce=${'ab'.repeat(16)}`)).status).toBe(200);
+    for (const socket of slow) socket.destroy();
+    await other.stop();
+  });
+
+  test('of uploads give their place to one that waits, and the others stay', async () => {
+    const other = await ServerRig.start({ waits: { ...defaultWaits, slowMs: 100 } });
+    const enrolled = await other.enrol();
+    const slow = await Promise.all(Array.from({ length: maxUploads }, () => dial(other)));
+    for (const socket of slow) {
+      socket.on('error', () => undefined); // one of them is cut
+      socket.write(`POST ${paths.batches} HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\nhalf`);
+    }
+    let cut = 0;
+    for (const socket of slow) socket.once('close', () => (cut += 1));
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect((await other.send(enrolled, [enrolled.token.batch(1)])).status).toBe(200);
+    expect(cut).toBe(1);
+    for (const socket of slow) socket.destroy();
     await other.stop();
   });
 });
