@@ -99,7 +99,7 @@ it('the maxima of the socket are those of the code', () => {
   const of = (value: number): string => String(value);
   const { frameBytes, strangerFrameBytes, answerBytes, outputHighBytes, outputMaxBytes } = defaultLimits;
   const { tillConnections, adminConnections, connectionsPerTerminal } = defaultLimits;
-  const { requestsPerConnection, requestsPerTerminal, requestsInAll } = defaultLimits;
+  const { requestsPerConnection, requestsPerTerminal, requestsInAll, requestBytesPerConnection, requestBytesPerTerminal } = defaultLimits;
   const { strangerWaitMs, frameWaitMs, outputWaitMs } = defaultLimits;
   const [kib, mib] = [1024, 1024 * 1024];
   for (const row of [
@@ -107,6 +107,7 @@ it('the maxima of the socket are those of the code', () => {
     `| an answer; an evidence file | ${answerBytes / mib} MiB; ${evidenceFileMaxBytes / mib} MiB |`,
     `| connections: of tills; of operators; of one terminal | ${[tillConnections, adminConnections, connectionsPerTerminal].map(of).join('; ')} |`,
     `| open requests: of a connection; of a terminal; in all | ${[requestsPerConnection, requestsPerTerminal, requestsInAll].map(of).join('; ')} |`,
+    `| bytes of their frames: of a connection (then it is read no further); of a terminal (then \`busy\`) | ${requestBytesPerConnection / kib} KiB; ${requestBytesPerTerminal / mib} MiB |`,
     `| seconds: to authenticate; for a frame to end; for a reader to read | ${[strangerWaitMs, frameWaitMs, outputWaitMs].map((ms) => of(ms / 1000)).join('; ')} |`,
     `| output that waits: then events are dropped; then the connection is closed | ${outputHighBytes / kib} KiB; ${outputMaxBytes / mib} MiB |`,
   ])
