@@ -5,9 +5,11 @@
 // A lookup that is damaged is told (`onBroken`), and told again at each question, because whoever heard it first may not have been able to act yet: it is
 // a cache and is made anew.
 import { type Log, whyOf } from '#ground/log.ts';
+import { entryKinds } from '#ipc-schema/entry.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { KeyFilter } from './key-filter.ts';
 import { type IndexHead, type IndexRow, isDamage, type Lookup } from './lookup.ts';
+import type { PlannedEntry } from './numbering.ts';
 
 const unwrittenMaxRows = 50_000;
 const rowsPerWrite = 1_024;
@@ -171,4 +173,13 @@ export class LedgerIndex {
     for (const row of rows) if (row.keyHash !== null && this.#byKey.get(row.keyHash) === row) this.#byKey.delete(row.keyHash);
     if (this.#waiting.length > 0) this.#arm(lingerMs);
   }
+}
+
+/** What the index keeps of an entry that has just been committed. */
+export function rowOf(entry: PlannedEntry, batch: number, place: number): IndexRow {
+  const { draft, leaf } = entry;
+  const base = { sequence: leaf.sequence, batch, place, kind: entryKinds[leaf.kind], number: leaf.number };
+  return draft.kind === 'document'
+    ? { ...base, terminal: draft.terminal, keyHash: draft.keyHash, digest: draft.digest, corrects: draft.corrects }
+    : { ...base, terminal: null, keyHash: null, digest: null, corrects: null };
 }

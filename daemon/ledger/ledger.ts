@@ -11,7 +11,7 @@ import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { Template } from '#ipc-schema/template.ts';
 import { type CertificateTerm, termOf } from './certificate-term.ts';
 import { CreditBook, type CreditHistory } from './credits.ts';
-import type { LedgerIndex } from './ledger-index.ts';
+import { type LedgerIndex, rowOf } from './ledger-index.ts';
 import type { LimitFacts } from './limits.ts';
 import type { IndexRow } from './lookup.ts';
 import { type Circumstance, type DocumentDraft, giveBackCredits, type OwnDraft, type PlannedEntry, planBatch } from './numbering.ts';
@@ -391,12 +391,4 @@ function released({ number, sequence }: IndexRow): UkeyError {
   return new UkeyError('not-found', `${what} was issued, acknowledged and released from the token`, {
     action: 'It is kept at the ticket server: ask there. Do not issue it again.',
   });
-}
-
-function rowOf(entry: PlannedEntry, batch: number, place: number): IndexRow {
-  const { draft, leaf } = entry;
-  const base = { sequence: leaf.sequence, batch, place, kind: entryKinds[leaf.kind], number: leaf.number };
-  return draft.kind === 'document'
-    ? { ...base, terminal: draft.terminal, keyHash: draft.keyHash, digest: draft.digest, corrects: draft.corrects }
-    : { ...base, terminal: null, keyHash: null, digest: null, corrects: null };
 }

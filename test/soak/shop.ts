@@ -5,7 +5,8 @@
 import { createHash } from 'node:crypto';
 import type { Client } from '#ipc-schema/client.ts';
 import { asUkeyError, type ErrorCode } from '#ipc-schema/errors.ts';
-import type { Issued, Params } from '#ipc-schema/methods.ts';
+import type { Issued } from '#ipc-schema/issued.ts';
+import type { Params } from '#ipc-schema/methods.ts';
 import { sale } from '#test/support/rig.ts';
 import type { Chance } from '#test/torture/fuzz/chance.ts';
 import type { Machine } from '#test/torture/os-machine.ts';

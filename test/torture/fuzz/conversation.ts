@@ -5,7 +5,7 @@ import { randomBytes } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { encodeRequest } from '#ipc-schema/envelope.ts';
 import { clientMac } from '#ipc-schema/handshake.ts';
-import type { Issued } from '#ipc-schema/methods.ts';
+import type { Issued } from '#ipc-schema/issued.ts';
 import { RawPeer } from '#test/ipc/world.ts';
 import { sale } from '#test/support/rig.ts';
 import { mutateBytes } from './bytes-mutation.ts';

@@ -96,6 +96,7 @@ const tip: Tip = {
   documents: 30,
   pending: { count: 3, amount: '45.90', oldestMs: 1_772_443_600_000 },
   ackedBatch: 7,
+  certificateBatch: 7,
   lastWeightyBatch: 8,
   counters: new Map([
     ['invoice A', 30],
@@ -140,8 +141,9 @@ export const storeTargets: readonly FuzzTarget[] = [
     name: 'carried',
     form: 'cbor',
     seeds: [
-      encodeCarried({ charter: { batch: 1, signed: signedCharter }, templates: [{ batch: 2, signed: signedTemplate }] }),
-      encodeCarried({ charter: null, templates: [] }),
+      encodeCarried({ charter: { batch: 1, signed: signedCharter }, templates: [{ batch: 2, signed: signedTemplate }], certificate: null }),
+      encodeCarried({ charter: null, templates: [], certificate: { batch: 3, signed: signedCharter } }),
+      encodeCarried({ charter: null, templates: [], certificate: null }),
     ],
     judge: oneSpelling(decodeCarried, encodeCarried, ['halted']),
   },
@@ -154,7 +156,7 @@ export const storeTargets: readonly FuzzTarget[] = [
   {
     name: 'tip',
     form: 'cbor',
-    seeds: [encodeTip(tip), encodeTip({ ...tip, charter: null, templates: [], counters: new Map() })],
+    seeds: [encodeTip(tip), encodeTip({ ...tip, charter: null, templates: [], counters: new Map(), certificateBatch: null })],
     judge: oneSpelling(decodeTip, encodeTip),
   },
   { name: 'anchor', form: 'cbor', seeds: [anchor], judge: judgeAnchor },
