@@ -2,8 +2,12 @@
 import type { Growth } from './memory.ts';
 import type { SoakReport } from './soak.ts';
 
-/** A process may rise by so much in the time that it is watched: caches fill, and the collector takes its time. */
+/** A process may rise by so much in the time that it is watched. */
 const risenMaxMb = 24;
+/** Caches, pools and the collector need some ten thousand sales to settle: what a younger process rises by is told and not judged. */
+const judgedMinutes = 30;
+/** What no process of the service comes to, whatever its age. */
+const occupiedMaxMb = 400;
 
 const percentile = (values: readonly number[], share: number): string => {
   const sorted = [...values].sort((a, b) => a - b);
@@ -38,14 +42,17 @@ export function soakTable({ seed, minutes, book, verdict, happened, memory, faul
   return rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`).join('\n');
 }
 
-export function violationsOf({ book, verdict, memory, faults, seed }: SoakReport): string[] {
+export function violationsOf({ book, verdict, memory, faults, seed, minutes }: SoakReport): string[] {
   const violations = [...book.wrong.slice(0, 10), ...verdict.told].map((what) => `seed ${seed}: ${what}`);
   const { lost, doubled, gaps, different } = verdict;
   if (lost + doubled + gaps + different > 0)
     violations.push(`seed ${seed}: lost=${lost} dup=${doubled} gaps=${gaps} different=${different}`);
   if (faults > 0) violations.push(`seed ${seed}: ${faults} faults of the service`);
-  for (const [name, growth] of Object.entries(memory))
-    if (growth !== null && growth.risenMb > risenMaxMb)
-      violations.push(`seed ${seed}: the ${name} grew by ${growth.risenMb.toFixed(0)} MB`);
+  for (const [name, growth] of Object.entries(memory)) {
+    if (growth === null) continue;
+    const { risenMb, endMb } = growth;
+    if (minutes >= judgedMinutes && risenMb > risenMaxMb) violations.push(`seed ${seed}: the ${name} grew by ${risenMb.toFixed(0)} MB`);
+    if (endMb > occupiedMaxMb) violations.push(`seed ${seed}: the ${name} occupies ${endMb.toFixed(0)} MB`);
+  }
   return violations;
 }
