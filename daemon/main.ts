@@ -4,9 +4,10 @@ import { flushCompileCache } from 'node:module';
 import process from 'node:process';
 import { parseArgs } from 'node:util';
 import { readConfig } from '#ground/config.ts';
-import { openLog, whyOf } from '#ground/log.ts';
+import { type Log, openLog, whyOf } from '#ground/log.ts';
 import { asUkeyError, type UkeyError } from '#ipc-schema/errors.ts';
-import { compose } from './compose.ts';
+import { compose, type RunningService } from './compose.ts';
+import { greet, type ManagerWish, takeWish, Watchdog } from './watchdog.ts';
 
 const usage = 'Usage: ukeyd --config FILE.toml\n';
 
@@ -21,6 +22,7 @@ async function main(): Promise<void> {
     process.exitCode = 2;
     return;
   }
+  const wish = takeWish(process.env, process.pid); // first: no child inherits it
   const config = readConfig(values.config);
   const log = openLog(config.log);
   process.on('uncaughtException', (error) => {
@@ -29,11 +31,13 @@ async function main(): Promise<void> {
   });
   const running = await compose(config, log);
   flushCompileCache(); // where NODE_COMPILE_CACHE names a folder: the next start is faster, also after a kill
+  const watchdog = wish === null ? null : openWatchdog(wish, config.admin_socket, running, log);
   let ending = false;
   const end = (signal: string): void => {
     if (ending) return;
     ending = true;
     log.info('ending', { signal });
+    void watchdog?.stopping(); // never rejects
     running.close().then(
       () => process.exit(0),
       (error: unknown) => {
@@ -44,6 +48,21 @@ async function main(): Promise<void> {
   };
   process.on('SIGTERM', () => end('SIGTERM'));
   process.on('SIGINT', () => end('SIGINT'));
+  await watchdog?.ready();
+}
+
+function openWatchdog(wish: ManagerWish, adminSocketPath: string, { custody }: RunningService, log: Log): Watchdog {
+  let shownMs = performance.now();
+  const holderSilentMs = (): number => {
+    const nowMs = performance.now();
+    if (custody.state.kind !== 'starting') shownMs = nowMs;
+    return nowMs - shownMs;
+  };
+  const line = (): string => {
+    const { standing, reason } = custody.standing();
+    return `${standing}: ${reason}`;
+  };
+  return new Watchdog({ wish, log, ask: () => greet(adminSocketPath), line, holderSilentMs });
 }
 
 function exitCodeOf(error: UkeyError): number {

@@ -171,6 +171,7 @@ describe('law 3: rooms know downwards only', () => {
     'daemon/ctl/world/verify-world.ts': ['daemon/holder'],
     'daemon/ctl.ts': ['daemon/ctl', 'daemon/ground', 'ipc-schema'],
     'daemon/main.ts': ['daemon', 'daemon/ground', 'ipc-schema'],
+    'daemon/watchdog.ts': ['daemon/ground', 'ipc-schema'],
   };
 
   test('no file imports upwards or sideways', () => {
