@@ -45,7 +45,8 @@ const commands: readonly (Command | CommandGroup)[] = [
 
 const jsonFlag = '--json';
 
-function parser(): Parser {
+/** The whole command line; man page and completion are made from it. */
+export function parser(): Parser {
   const root = prepared(new Parser('ukeyctl'))
     .description('operates ukeyd: the service that owns a USB token and issues invoices')
     .version(version(), '-V, --version', 'print the version')
@@ -121,4 +122,4 @@ async function main(argv: readonly string[]): Promise<void> {
   }
 }
 
-await main(process.argv.slice(2));
+if (import.meta.main) await main(process.argv.slice(2));

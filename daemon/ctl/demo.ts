@@ -3,6 +3,7 @@
 // Invariants: it talks to the service as a till does; a run that was broken off is finished by the next under the same keys, a finished
 // one is followed by a new day on the same ledger; what it says at the end was read back from token and server.
 import { existsSync, readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Command } from '#ctl/command.ts';
@@ -24,7 +25,8 @@ import { check, z } from '#ipc-schema/schema.ts';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..', '..');
 const dayFile = path.join(root, 'test', 'data', 'retail-day.csv');
-const defaultDir = path.join(root, '.state', 'demo');
+/** In the clone, or, where the program is installed, at home. */
+const defaultDir = import.meta.url.endsWith('.ts') ? path.join(root, '.state', 'demo') : path.join(homedir(), 'ukeyd-demo');
 /** A busy till, and slow enough to watch. */
 const paceMs = 40;
 /** Share of the day that is sold before the line is cut, and before it is back. */
@@ -38,7 +40,7 @@ export const demo: Command = {
   name: 'demo',
   summary: 'see it work: a day of real sales, an outage in the middle (npm start)',
   options: [
-    { flags: '--dir <folder>', description: 'state of the sandbox (default: .state/demo in this clone)' },
+    { flags: '--dir <folder>', description: 'state of the sandbox (default: .state/demo in a clone, else ~/ukeyd-demo)' },
     { flags: '--module <library>', description: 'as of sandbox' },
     { flags: '--exit', description: 'end after the table instead of staying up' },
   ],

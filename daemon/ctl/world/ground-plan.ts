@@ -4,6 +4,7 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { usage } from '#ctl/exit-codes.ts';
 import { writeFile } from '#ctl/output-file.ts';
 import { type Layout, type Memory, storeOf } from './layout.ts';
 
@@ -32,10 +33,14 @@ export function findModule(): string | null {
   return softhsmPaths.find((file) => existsSync(file)) ?? null;
 }
 
-/** A program of this package, in the form in which this file itself stands there (source or compiled). */
+/** A program of this package, in the form in which this file itself stands there (source or compiled). Where it is not installed, that is wrong use. */
 export function programFile(name: 'daemon/main' | 'server/main'): string {
   const here = fileURLToPath(import.meta.url);
-  return path.resolve(path.dirname(here), '..', '..', '..', `${name}${path.extname(here)}`);
+  const file = path.resolve(path.dirname(here), '..', '..', '..', `${name}${path.extname(here)}`);
+  if (existsSync(file)) return file;
+  throw usage(`${file} is not there`, {
+    action: 'A sandbox needs the ticket server: install the package ukeyd-server.',
+  });
 }
 
 export function writeSofthsmConfig(layout: Layout): void {
