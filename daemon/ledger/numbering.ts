@@ -1,6 +1,7 @@
 // Owns: the decision what becomes of the pool: which drafts enter the next batch, with which sequence and number, and which are refused. Pure but for
 // the credit book that it is handed (what remains of originals), whose reservations the sequencer gives back when a batch is not written.
 // Invariants: a number exists only inside an entry of the plan; sequence and counters follow the tip without a hole; every document passes `judge`.
+import { batchMaxBytes } from '#ipc-schema/batch.ts';
 import { type ChartedSeries, type Charter, numberText } from '#ipc-schema/charter.ts';
 import { bodyHashOf, bodyMaxBytes, type EntryKind, encodeEntry, encodeLeaf, type Leaf } from '#ipc-schema/entry.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
@@ -55,7 +56,7 @@ export interface PlannedEntry<D extends Draft = Draft> {
 export type Outcome = { readonly kind: 'planned'; readonly entry: PlannedEntry } | { readonly kind: 'refused'; readonly error: UkeyError };
 
 export interface Plan {
-  /** One for each draft, in their order. */
+  /** One for each draft, in their order; none for the last ones where they did not fit. */
   readonly outcomes: readonly Outcome[];
   readonly entries: readonly PlannedEntry[];
   /** After the batch. */
@@ -70,17 +71,24 @@ export interface Circumstance {
   readonly credits: CreditBook;
 }
 
-/** Refuses draft by draft: one that cannot be planned, whatever the reason, neither takes a number nor harms the others. */
+/**
+ * Refuses draft by draft: one that cannot be planned, whatever the reason, neither takes a number nor harms the others. Ends before the first that would
+ * make the batch longer than batchMaxBytes: how long an entry is, only its numbering tells.
+ */
 export function planBatch(tip: Tip, drafts: readonly Draft[], now: Circumstance): Plan {
   let at = tip;
   const outcomes: Outcome[] = [];
   const entries: PlannedEntry[] = [];
+  let bytes = 0;
   for (const draft of drafts) {
     try {
       const entry = draft.kind === 'document' ? planDocument(at, draft, now) : planOwn(at, draft, now);
+      const withIt = bytes + entry.encoded.length;
+      if (withIt > batchMaxBytes && entries.length > 0) break;
       const after = withEntry(at, entry.leaf, entry);
       if (draft.kind === 'document') reserveCredit(draft, now.credits); // last: from here on nothing refuses
       at = after;
+      bytes = withIt;
       entries.push(entry);
       outcomes.push({ kind: 'planned', entry });
     } catch (error) {

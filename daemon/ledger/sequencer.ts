@@ -9,7 +9,6 @@ import type { Clock } from '#ground/clock.ts';
 import { whyOf } from '#ground/log.ts';
 import type { BatchDraft, Holder } from '#holder/holder.ts';
 import { batchMaxBytes, batchMaxEntries, joinEntries } from '#ipc-schema/batch.ts';
-import { leafMaxBytes } from '#ipc-schema/entry.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { buildTree, inclusionPath, leafHash, rootOf } from '#ipc-schema/merkle.ts';
 import { type Circumstance, type Draft, giveBackCredits, type Plan, type PlannedEntry, planBatch } from './numbering.ts';
@@ -20,8 +19,6 @@ import { encodeTip, type Tip } from './tip.ts';
 export const poolMaxDrafts = 4_096;
 export const inFlightMaxBatches = 4;
 const busyRetryMs = 50;
-/** Leaf and framing around a body, when a batch's size is judged before numbering. */
-const entryOverheadBytes = leafMaxBytes + 16;
 
 /** A batch that is on FLASH (and mirror) with all before it. */
 export interface DurableBatch {
@@ -43,7 +40,6 @@ export interface SequencerParts {
 
 interface Waiter {
   readonly draft: Draft;
-  readonly bytes: number;
   resolve(committed: Committed): void;
   reject(error: UkeyError): void;
 }
@@ -112,8 +108,7 @@ export class Sequencer {
       if (ended !== null) reject(ended);
       else if (this.#pool.length >= poolMaxDrafts) reject(new UkeyError('busy', 'the pool is full', { retryAfterMs: busyRetryMs }));
       else {
-        const bytes = entryOverheadBytes + (draft.kind === 'document' ? draft.bodyBytes : draft.bodyMaxBytes);
-        this.#pool.push({ draft, bytes, resolve, reject });
+        this.#pool.push({ draft, resolve, reject });
         this.#wake();
       }
     });
@@ -174,7 +169,7 @@ export class Sequencer {
     this.#tellIdle();
   }
 
-  /** Own entries first (an acknowledgement makes room), then documents in their order, up to a batch's bounds. */
+  /** Own entries first (an acknowledgement makes room), then documents in their order: about as many as fill a batch, `planBatch` knows exactly. */
   #takePool(): Waiter[] {
     const own = this.#pool.filter((waiter) => waiter.draft.kind === 'own');
     const documents = this.#pool.filter((waiter) => waiter.draft.kind !== 'own');
@@ -182,8 +177,8 @@ export class Sequencer {
     const ordered = this.#full && own.length > 0 ? own : [...own, ...documents];
     let bytes = 0;
     let count = 0;
-    for (const waiter of ordered) {
-      bytes += waiter.bytes;
+    for (const { draft } of ordered) {
+      bytes += draft.kind === 'document' ? draft.bodyBytes : draft.bodyMaxBytes;
       if (count > 0 && (count >= batchMaxEntries || bytes > batchMaxBytes)) break;
       count += 1;
     }
@@ -195,6 +190,7 @@ export class Sequencer {
     const before = this.#tip;
     const drafts = waiters.map((waiter) => waiter.draft);
     const plan = planBatch(before, drafts, this.#parts.circumstance());
+    if (plan.outcomes.length < waiters.length) this.#pool = [...waiters.slice(plan.outcomes.length), ...this.#pool];
     const taken = waiters.filter((waiter, at) => {
       const outcome = plan.outcomes[at];
       if (outcome?.kind === 'refused') waiter.reject(outcome.error);

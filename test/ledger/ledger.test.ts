@@ -407,6 +407,16 @@ describe('bounds', () => {
     expectSoundLog();
   });
 
+  test('what turns out longer than its draft said goes into the next batch, before what came later', async () => {
+    await open();
+    const own = (bytes: number) =>
+      rig.ledger.addOwn({ kind: 'own', entryKind: 'admin', bodyMaxBytes: 4, body: () => new Uint8Array(bytes) });
+    const all = await Promise.all([own(500_000), own(500_001), own(500_002), own(4)]);
+    expect(all.map(({ batchIndex }) => batchIndex - all[0].batchIndex)).toEqual([0, 1, 2, 2]);
+    for (const { bytes } of rig.holder.stored) expect(bytes.length).toBeLessThanOrEqual(batchMaxBytes + 4_096);
+    expectSoundLog();
+  });
+
   test('what is in memory goes when it is not needed', async () => {
     await open();
     const original = (await add('o', { total: '50.00' })).leaf;

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { batchMaxBytes } from '#ipc-schema/batch.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import { bodyMaxBytes } from '#ipc-schema/entry.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
@@ -117,6 +118,18 @@ describe('a plan', () => {
     }) as [Draft, Draft];
     expect(told(planBatch(tip, [fits], circumstance()).outcomes)).toEqual(['A-00000001']);
     expect(told(planBatch(tip, [over], circumstance()).outcomes)).toEqual(['too-large']);
+  });
+
+  test('ends before the draft that would not fit, which takes no number', () => {
+    const refuse = (): never => {
+      throw new UkeyError('halted', 'no');
+    };
+    const [half, refused] = [documentDraft('h', { fillerBytes: 300_000 }), own(refuse)];
+    const plan = planBatch(tip, [half, refused, half, half, documentDraft('small')], circumstance());
+    expect(told(plan.outcomes)).toEqual(['A-00000001', 'halted', 'A-00000002']);
+    expect(plan.entries.reduce((sum, { encoded }) => sum + encoded.length, 0)).toBeLessThanOrEqual(batchMaxBytes);
+    expect(plan.tip.nextSequence).toBe(tip.nextSequence + 2);
+    expect(told(planBatch(tip, [own(() => new Uint8Array(bodyMaxBytes)), half], circumstance()).outcomes)).toEqual(['admin']);
   });
 
   test('without a charter takes own entries and no document', () => {
