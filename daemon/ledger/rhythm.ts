@@ -6,6 +6,8 @@
 export const slowSignatureMs = 20;
 const gatherShare = 0.06;
 export const gatherMaxMs = 25;
+/** However many come one after the other. */
+const gatherLongestShare = 0.4;
 /** Weight of the newest signature. */
 const newestShare = 0.25;
 
@@ -14,8 +16,13 @@ export function signatureMeanMs(before: number | null, newestMs: number): number
   return before === null ? newestMs : before + newestShare * (newestMs - before);
 }
 
-/** How long to wait after a seal before the next batch is taken; 0: not at all. */
+/** How long to wait after a seal, and after each who comes back, before the next batch is taken; 0: not at all. */
 export function gatherMs(meanSignatureMs: number | null): number {
   if (meanSignatureMs === null || meanSignatureMs < slowSignatureMs) return 0;
   return Math.min(gatherMaxMs, meanSignatureMs * gatherShare);
+}
+
+/** The longest wait in all: what it costs whoever comes at any moment is half of it. */
+export function gatherLongestMs(meanSignatureMs: number | null): number {
+  return (meanSignatureMs ?? 0) * gatherLongestShare;
 }

@@ -11,8 +11,9 @@ import type { BatchDraft, Holder } from '#holder/holder.ts';
 import { batchMaxBytes, batchMaxEntries, joinEntries } from '#ipc-schema/batch.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { buildTree, inclusionPath, leafHash, rootOf } from '#ipc-schema/merkle.ts';
+import { Gathering } from './gathering.ts';
 import { type Circumstance, type Draft, giveBackCredits, type Plan, type PlannedEntry, planBatch } from './numbering.ts';
-import { gatherMs, signatureMeanMs } from './rhythm.ts';
+import { signatureMeanMs } from './rhythm.ts';
 import type { Committed } from './stored.ts';
 import { encodeTip, type Tip } from './tip.ts';
 
@@ -66,8 +67,7 @@ export class Sequencer {
   #closed: UkeyError | null = null;
   #pumpQueued = false;
   #signatureMs: number | null = null;
-  /** While a slow token's callers come back, after a seal. */
-  #gathering: NodeJS.Timeout | null = null;
+  readonly #gathering: Gathering;
   #full = false;
   #whenIdle: (() => void)[] = [];
 
@@ -75,6 +75,7 @@ export class Sequencer {
     this.#parts = parts;
     this.#tip = parts.tip;
     this.#durableTip = parts.tip;
+    this.#gathering = new Gathering(parts.clock, () => this.#pump());
   }
 
   get durableTip(): Tip {
@@ -109,6 +110,7 @@ export class Sequencer {
       else if (this.#pool.length >= poolMaxDrafts) reject(new UkeyError('busy', 'the pool is full', { retryAfterMs: busyRetryMs }));
       else {
         this.#pool.push({ draft, resolve, reject });
+        this.#gathering.news();
         this.#wake();
       }
     });
@@ -128,8 +130,7 @@ export class Sequencer {
   close(error: UkeyError): void {
     if (this.#closed !== null) return;
     this.#closed = error;
-    if (this.#gathering !== null) clearTimeout(this.#gathering);
-    this.#gathering = null;
+    this.#gathering.end();
     const unknown = new UkeyError('unknown-outcome', 'the ledger closed before the outcome was known', { cause: error });
     const [pool, flights] = [this.#pool, this.#flights];
     this.#pool = [];
@@ -161,7 +162,7 @@ export class Sequencer {
   }
 
   #pump(): void {
-    const mayTake = this.#closed === null && !this.#sealing && (this.#gathering === null || this.#pool.length >= batchMaxEntries);
+    const mayTake = this.#closed === null && !this.#sealing && (!this.#gathering.isOn || this.#pool.length >= batchMaxEntries);
     if (mayTake && this.#pool.length > 0 && this.#flights.length < inFlightMaxBatches) {
       this.#sendNext(this.#takePool());
       if (this.#pool.length > 0) this.#wake();
@@ -251,18 +252,9 @@ export class Sequencer {
     flight.sealBytes = sealBytes;
     this.#sealing = false;
     this.#signatureMs = signatureMeanMs(this.#signatureMs, this.#parts.clock.monotonicMs() - flight.sentMs);
-    this.#gather(gatherMs(this.#signatureMs));
+    if (this.#closed === null) this.#gathering.begin(this.#signatureMs);
     this.#answer();
     this.#pump();
-  }
-
-  #gather(waitMs: number): void {
-    if (waitMs === 0 || this.#closed !== null) return;
-    if (this.#gathering !== null) clearTimeout(this.#gathering); // a full pool did not wait for it
-    this.#gathering = setTimeout(() => {
-      this.#gathering = null;
-      this.#pump();
-    }, waitMs);
   }
 
   /** The holder would not seal: nothing of this batch was written, and it is the newest, so the tip steps back. */
@@ -296,6 +288,7 @@ export class Sequencer {
     for (let first = this.#flights[0]; first?.isDurable === true && first.sealBytes !== null; first = this.#flights[0]) {
       const { sealBytes, batchIndex, entries, plan, tree } = first;
       this.#flights.shift();
+      this.#gathering.news();
       this.#durableTip = plan.tip;
       if (entries.some((entry) => entry.draft.kind === 'document')) this.#full = false;
       this.#parts.onDurable({ batchIndex, entries, sealBytes });

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { gatherMaxMs, gatherMs, signatureMeanMs, slowSignatureMs } from '#ledger/rhythm.ts';
+import { gatherLongestMs, gatherMaxMs, gatherMs, signatureMeanMs, slowSignatureMs } from '#ledger/rhythm.ts';
 
 test('a quick token, and one that has not signed yet, gather nothing', () => {
   expect([null, 0, 0.1, slowSignatureMs - 0.1].map(gatherMs)).toEqual([0, 0, 0, 0]);
@@ -10,6 +10,8 @@ test('a slow one gathers a small share of its signature, never longer than the m
   const property = fc.property(fc.double({ min: slowSignatureMs, max: 60_000, noNaN: true }), (meanMs) => {
     expect(gatherMs(meanMs)).toBeGreaterThan(0);
     expect(gatherMs(meanMs)).toBeLessThanOrEqual(Math.min(gatherMaxMs, meanMs / 10));
+    expect(gatherLongestMs(meanMs)).toBeGreaterThan(gatherMs(meanMs));
+    expect(gatherLongestMs(meanMs)).toBeLessThan(meanMs / 2);
   });
   fc.assert(property, { seed: 7, numRuns: 300 });
 });
