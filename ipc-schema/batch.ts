@@ -9,8 +9,8 @@ import { hashBytes, sha256 } from './merkle.ts';
 
 /** Entries in one batch. */
 export const batchMaxEntries = 1_024;
-/** Encoded entries of one batch; an entry has at most bodyMaxBytes and always fits. */
-export const batchMaxBytes = 768 * 1024;
+/** Encoded entries of one batch; an entry has at most bodyMaxBytes and always fits. As many as one segment of a FLASH takes with its heads, rounded down. */
+export const batchMaxBytes = 960 * 1024;
 /** A whole encoded batch: its entries, its seal, and heads. */
 const encodedMaxBytes = batchMaxBytes + 4_096;
 export const tokenIdBytes = 16;

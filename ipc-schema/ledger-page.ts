@@ -16,7 +16,7 @@ export const ledgerPageParams = z.strictObject({
 });
 
 /** Of the service's own making, so its spelling is not judged here: a regular expression over a whole batch costs more than reading it. */
-const batchText = z.string().max(1_100_000).meta({ description: 'base64 (RFC 4648 §4)', contentEncoding: 'base64' });
+const batchText = z.string().max(1_400_000).meta({ description: 'base64 (RFC 4648 §4)', contentEncoding: 'base64' });
 
 export const ledgerPageSchema = z.strictObject({
   /** In order; at least one, where there is one. */

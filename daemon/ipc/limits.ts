@@ -49,7 +49,7 @@ export const defaultLimits: Limits = {
   connectionsPerTerminal: 1_024,
   strangerFrameBytes: 4 * 1024,
   frameBytes: 256 * 1024,
-  answerBytes: 1280 * 1024,
+  answerBytes: 1536 * 1024,
   requestsPerConnection: 128,
   requestsPerTerminal: 1_024,
   requestsInAll: 8_192,

@@ -6,6 +6,7 @@ import { chainStart, verifyBatch, verifyEvidence } from '#ipc-schema/verify.ts';
 import type { Issued } from '#ledger/ledger.ts';
 import { gatherMaxMs } from '#ledger/rhythm.ts';
 import { inFlightMaxBatches, poolMaxDrafts } from '#ledger/sequencer.ts';
+import { defaultSegmentBytesFor, maxPayloadBytes } from '#store/format.ts';
 import { documentDraft, LedgerRig, type LedgerRigOptions, noLimits } from '#test/support/ledger-rig.ts';
 
 let rig: LedgerRig;
@@ -395,6 +396,10 @@ describe('bounds', () => {
     const greatest = Math.max(...rig.holder.stored.map(({ bytes }) => decodeBatch(bytes).entries.length));
     expect(greatest).toBeGreaterThan(500);
     expect(greatest).toBeLessThanOrEqual(batchMaxEntries);
+  });
+
+  test('the longest batch fits a segment of every FLASH', () => {
+    expect(batchMaxBytes + 4_096).toBeLessThanOrEqual(maxPayloadBytes(defaultSegmentBytesFor(0)));
   });
 
   test('a batch holds at most batchMaxBytes; a document of 500 kB goes alone or with small ones', async () => {

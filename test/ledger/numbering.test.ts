@@ -124,7 +124,7 @@ describe('a plan', () => {
     const refuse = (): never => {
       throw new UkeyError('halted', 'no');
     };
-    const [half, refused] = [documentDraft('h', { fillerBytes: 300_000 }), own(refuse)];
+    const [half, refused] = [documentDraft('h', { fillerBytes: 480_000 }), own(refuse)];
     const plan = planBatch(tip, [half, refused, half, half, documentDraft('small')], circumstance());
     expect(told(plan.outcomes)).toEqual(['A-00000001', 'halted', 'A-00000002']);
     expect(plan.entries.reduce((sum, { encoded }) => sum + encoded.length, 0)).toBeLessThanOrEqual(batchMaxBytes);
