@@ -4,6 +4,7 @@
 import { createHash, createPublicKey, constants as cryptoConstants, type KeyObject, verify } from 'node:crypto';
 import { type CborValue, decodeCbor, encodeCbor, FieldReader, malformed } from './cbor.ts';
 import { UkeyError } from './errors.ts';
+import { es256Holds } from './es256.ts';
 
 export type Algorithm = 'ES256' | 'PS256' | 'RS256';
 
@@ -94,8 +95,7 @@ export function verifySignature(algorithm: Algorithm, publicKey: KeyObject, mess
         return (
           publicKey.asymmetricKeyType === 'ec' &&
           publicKey.asymmetricKeyDetails?.namedCurve === 'prime256v1' &&
-          signature.length === 64 &&
-          verify('sha256', message, { key: publicKey, dsaEncoding: 'ieee-p1363' }, signature)
+          es256Holds(publicKey, message, signature)
         );
       case 'RS256':
         return isStrongRsa(publicKey) && verify('sha256', message, publicKey, signature);

@@ -3,6 +3,7 @@
 // Must not: call a token.
 import { constants, createHash, createPublicKey, type KeyObject, verify } from 'node:crypto';
 import { UkeyError } from '#ipc-schema/errors.ts';
+import { es256Holds } from '#ipc-schema/es256.ts';
 import type { SignatureAlgorithm } from '#token/token.ts';
 
 /** DER of the object identifier 1.2.840.10045.3.1.7 (P-256). */
@@ -54,6 +55,6 @@ export function algorithmOf(key: KeyObject): SignatureAlgorithm {
 export function signatureHolds(key: KeyObject, message: Uint8Array, signature: Uint8Array): boolean {
   if (signature.length === 0) return false;
   return algorithmOf(key) === 'ES256'
-    ? signature.length === 64 && verify('sha256', message, { key, dsaEncoding: 'ieee-p1363' }, signature)
+    ? es256Holds(key, message, signature)
     : verify('sha256', message, { key, padding: constants.RSA_PKCS1_PADDING }, signature);
 }
