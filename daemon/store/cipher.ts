@@ -22,7 +22,7 @@ const keyBytes = 32;
 /** Level 3 is where a typical invoice stops getting smaller. */
 const zstdLevel = 3;
 const zstdMinBytes = 64;
-/** Output is gathered in pieces of this size; the default of 128 KiB costs more than compressing an invoice. */
+/** Output is gathered in pieces of this size, or of the payload where that is smaller: a piece comes out of Node's pool then. The default of 128 KiB costs more than compressing an invoice. */
 const zstdChunkBytes = 8192;
 
 export type Purpose = 'frame' | 'checkpoint' | 'identity' | 'superblock';
@@ -113,7 +113,10 @@ export interface Packed {
 /** Compressed when that is smaller. */
 export function pack(payload: Uint8Array): Packed {
   if (payload.length >= zstdMinBytes) {
-    const packed = zstdCompressSync(payload, { chunkSize: zstdChunkBytes, params: { [constants.ZSTD_c_compressionLevel]: zstdLevel } });
+    const packed = zstdCompressSync(payload, {
+      chunkSize: Math.min(zstdChunkBytes, payload.length),
+      params: { [constants.ZSTD_c_compressionLevel]: zstdLevel },
+    });
     if (packed.length < payload.length) return { flags: zstdFlag, bytes: packed };
   }
   return { flags: 0, bytes: payload };
