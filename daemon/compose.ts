@@ -47,6 +47,8 @@ export interface Overrides {
 export interface RunningService {
   readonly custody: Custody;
   readonly service: Service;
+  /** Takes up what may change while it runs. Throws invalid-request, and then nothing has changed. */
+  reload(config: Config): void;
   close(): Promise<void>;
 }
 
@@ -84,7 +86,8 @@ export async function compose(config: Config, log: Log, overrides: Overrides = {
       (facts) => log.info('machine', { ...facts }),
       (error: unknown) => log.debug('the machine tells nothing about itself', { why: whyOf(error) }),
     );
-    return { custody: parts.custody, service, close };
+    const reload = (next: Config): void => parts.timetable.follow(next.upload.probe);
+    return { custody: parts.custody, service, reload, close };
   } catch (error) {
     await close();
     throw error;

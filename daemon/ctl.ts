@@ -7,6 +7,7 @@ import { readFileSync } from 'node:fs';
 import { CommanderError, Command as Parser } from 'commander';
 import { backlog } from '#ctl/backlog.ts';
 import { type Command, type CommandGroup, Given } from '#ctl/command.ts';
+import { config } from '#ctl/config.ts';
 import { demo } from '#ctl/demo.ts';
 import { endAs, exitCodes, usage } from '#ctl/exit-codes.ts';
 import { exportCommand } from '#ctl/export.ts';
@@ -38,6 +39,7 @@ const commands: readonly (Command | CommandGroup)[] = [
   store,
   token,
   terminal,
+  config,
   sandbox,
   replay,
   demo,

@@ -1,34 +1,32 @@
 // Owns: the service's process: arguments, signals, exit codes. `node daemon/main.ts --config FILE`.
+// SIGHUP reads the configuration again: what may change while it runs is taken up, of the rest it is said that it waits; one that is not right changes nothing.
 // Exit codes: 0 ended by a signal, 1 a fault, 2 wrong arguments or configuration, 3 another service holds the socket or the state folder.
 import { flushCompileCache } from 'node:module';
 import process from 'node:process';
-import { parseArgs } from 'node:util';
-import { readConfig } from '#ground/config.ts';
-import { openLog, whyOf } from '#ground/log.ts';
+import { readCommandLine, usageText } from '#ground/command-line.ts';
+import { type Config, changesBetween, configFileDefault, loadConfig, type Sources, settings } from '#ground/config.ts';
+import { openLog, type ProcessLog, whyOf } from '#ground/log.ts';
 import { asUkeyError, type UkeyError } from '#ipc-schema/errors.ts';
-import { compose } from './compose.ts';
-
-const usage = 'Usage: ukeyd --config FILE.toml\n';
+import { compose, type RunningService } from './compose.ts';
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({ options: { config: { type: 'string' }, help: { type: 'boolean' } }, strict: true });
-  if (values.help === true) {
-    process.stdout.write(usage);
+  const { help, config: file, flags } = readCommandLine(settings, process.argv.slice(2));
+  if (help) {
+    process.stdout.write(usageText(settings, configFileDefault));
     return;
   }
-  if (values.config === undefined) {
-    process.stderr.write(usage);
-    process.exitCode = 2;
-    return;
-  }
-  const config = readConfig(values.config);
+  const sources: Sources = { file, environment: process.env, flags };
+  const { config } = loadConfig(sources);
   const log = openLog(config.log);
   process.on('uncaughtException', (error) => {
     log.error('a fault nobody caught; the service ends and is started again by its manager', { why: whyOf(error), stack: error.stack });
     process.exit(1);
   });
+  let reload = (): void => undefined; // unheard, the signal would end the process
+  process.on('SIGHUP', () => reload());
   const running = await compose(config, log);
   flushCompileCache(); // where NODE_COMPILE_CACHE names a folder: the next start is faster, also after a kill
+  reload = reloading(sources, config, running, log);
   let ending = false;
   const end = (signal: string): void => {
     if (ending) return;
@@ -44,6 +42,25 @@ async function main(): Promise<void> {
   };
   process.on('SIGTERM', () => end('SIGTERM'));
   process.on('SIGINT', () => end('SIGINT'));
+}
+
+/** What is taken up is compared with what is in force; what waits, with what the service was started with. */
+function reloading(sources: Sources, started: Config, running: RunningService, log: ProcessLog): () => void {
+  let inForce = started;
+  return () => {
+    try {
+      const { config: next } = loadConfig(sources);
+      running.reload(next);
+      log.setLevel(next.log.level);
+      const { live } = changesBetween(inForce, next);
+      inForce = next;
+      log.info('the configuration was read again', { changed: live.join(', ') });
+      const { later } = changesBetween(started, next);
+      if (later.length > 0) log.warn('what was changed besides takes effect at the next start', { keys: later.join(', ') });
+    } catch (error) {
+      log.error('the configuration is not right: the service goes on with the one that it has', { why: whyOf(error) });
+    }
+  };
 }
 
 function exitCodeOf(error: UkeyError): number {

@@ -15,6 +15,11 @@ export interface Log {
   debug(message: string, facts?: LogFacts): void;
 }
 
+/** The log of a process: its level may change while it runs. */
+export interface ProcessLog extends Log {
+  setLevel(level: string): void;
+}
+
 /** Writes some of the bytes and says how many; throws where it cannot. */
 export type WriteSome = (bytes: Uint8Array) => number;
 
@@ -59,7 +64,7 @@ export class LineSink {
   }
 }
 
-export function openLog(options: { readonly level: string; readonly format: 'json' | 'text' }, write: WriteSome = writeStderr): Log {
+export function openLog(options: { readonly level: string; readonly format: 'json' | 'text' }, write: WriteSome = writeStderr): ProcessLog {
   outliveStreams();
   const sink = new LineSink(write);
   const { combine, timestamp, json, printf } = winston.format;
@@ -89,6 +94,9 @@ export function openLog(options: { readonly level: string; readonly format: 'jso
     warn: (message, facts = {}) => void logger.warn(message, facts),
     info: (message, facts = {}) => void logger.info(message, facts),
     debug: (message, facts = {}) => void logger.debug(message, facts),
+    setLevel: (level) => {
+      logger.level = level;
+    },
   };
 }
 
