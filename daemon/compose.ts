@@ -283,6 +283,8 @@ async function openDoors(config: Config, log: Log, clock: Clock, parts: Parts): 
     clock,
     randomBytes,
     report: (level, what, facts) => log[level](what, facts),
+    onAnswered: ({ method, caller, code, tookMs }) =>
+      log.debug('request', { method, caller, code: code ?? undefined, ms: Math.round(tookMs * 100) / 100 }),
   });
 }
 
@@ -291,7 +293,7 @@ function handlersOf(parts: Parts, clock: Clock, version: string): Handlers<Metho
   const door = { custody, holder, unattended };
   const reading = new LedgerReading(custody, holder);
   const link = () => uploader.link;
-  const issue = { custody, clock, deliveries, link };
+  const issue = { custody, clock, deliveries, log: provision.log, link };
   const waiting = { custody, link, report: () => uploader.report, nextProbe: () => timetable.nextRun(), probe: () => uploader.probe() };
   const standing = { custody, holder, clock, backlog: waiting, filling, version, unattended };
   return {

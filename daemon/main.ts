@@ -5,7 +5,7 @@ import { flushCompileCache } from 'node:module';
 import process from 'node:process';
 import { readCommandLine, usageText } from '#ground/command-line.ts';
 import { type Config, changesBetween, configFileDefault, loadConfig, type Sources, settings } from '#ground/config.ts';
-import { openLog, type ProcessLog, whyOf } from '#ground/log.ts';
+import { openProcessLog, type ProcessLog, whyOf } from '#ground/log.ts';
 import { asUkeyError, type UkeyError } from '#ipc-schema/errors.ts';
 import { compose, type RunningService } from './compose.ts';
 
@@ -17,7 +17,7 @@ async function main(): Promise<void> {
   }
   const sources: Sources = { file, environment: process.env, flags };
   const { config } = loadConfig(sources);
-  const log = openLog(config.log);
+  const log = openProcessLog(config.log);
   process.on('uncaughtException', (error) => {
     log.error('a fault nobody caught; the service ends and is started again by its manager', { why: whyOf(error), stack: error.stack });
     process.exit(1);

@@ -104,7 +104,16 @@ const mirrorShape = {
 
 const logShape = {
   level: tell(z.enum(['error', 'warn', 'info', 'debug']).default('info'), { says: 'The least that is told.', live: true }),
-  format: tell(z.enum(['json', 'text']).default('json'), { says: 'json: one object a line. text: for people.' }),
+  format: tell(z.enum(['auto', 'json', 'text']).default('auto'), {
+    says: 'json: one object a line. text: for people. auto: text on a terminal, json elsewhere.',
+  }),
+  file: tell(filePath.optional(), {
+    says: 'Where there is no journal: write here instead of to standard error. A full file becomes FILE.1, that FILE.2, and so on.',
+    example: '/var/log/ukeyd/ukeyd.log',
+    path: true,
+  }),
+  file_mib: tell(z.int().min(1).max(1_024).default(16), { says: 'Size of each such file, in MiB.' }),
+  files: tell(z.int().min(1).max(100).default(5), { says: 'How many there are at most.' }),
 };
 
 /** The order is that of the example file. */

@@ -5,6 +5,7 @@
 // Failures: a refused seal means "nothing was written": the tip steps back, reservations go back, and the callers get a definite error. A failed
 // write means "unknown": everybody on the way gets unknown-outcome, the pool a plain error, and this sequencer is never used again.
 // Must not: know keys, indexes or what an upload is.
+import { apart } from '#ground/asking.ts';
 import type { Clock } from '#ground/clock.ts';
 import { whyOf } from '#ground/log.ts';
 import type { BatchDraft, Holder } from '#holder/holder.ts';
@@ -159,10 +160,13 @@ export class Sequencer {
   #wake(): void {
     if (this.#pumpQueued) return;
     this.#pumpQueued = true;
-    setImmediate(() => {
-      this.#pumpQueued = false;
-      this.#pump();
-    });
+    // A batch is nobody's alone: what comes of it bears no request's name.
+    apart(() =>
+      setImmediate(() => {
+        this.#pumpQueued = false;
+        this.#pump();
+      }),
+    );
   }
 
   #pump(): void {

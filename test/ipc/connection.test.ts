@@ -43,10 +43,11 @@ function connection(limits: Partial<Limits> = {}) {
     awaitTurn: () => void state.turns++,
     settled: () => undefined,
     disclose: (thrown) => asUkeyError(thrown),
+    answered: () => undefined,
     closed: () => undefined,
   };
   const introduction = new Introduction({ door: 'admin', findTerminal: () => null, randomBytes: (length) => new Uint8Array(length) });
-  const one = new Connection(wire, introduction, host);
+  const one = new Connection(1, wire, introduction, host);
   const ask = (method: string, count = 1): void =>
     one.onBytes(Buffer.from(Array.from({ length: count }, (_, id) => encodeRequest(id, method, {})).join('')));
   return { one, state, ask };
