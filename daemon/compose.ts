@@ -7,6 +7,7 @@ import * as backlog from '#desk/backlog.ts';
 import { Deliveries } from '#desk/deliveries.ts';
 import * as find from '#desk/find.ts';
 import { Handover } from '#desk/handover.ts';
+import { Herald } from '#desk/herald.ts';
 import * as issuing from '#desk/issue.ts';
 import { LedgerReading } from '#desk/ledger-read.ts';
 import { finishLoss } from '#desk/loss.ts';
@@ -30,11 +31,13 @@ import type { Holder, HolderEvents, HolderState } from '#holder/holder.ts';
 import { startHolder } from '#holder/parent.ts';
 import { type Handlers, type Service, serve } from '#ipc/serve.ts';
 import { isFiscal } from '#ipc-schema/entry.ts';
-import type { EventName } from '#ipc-schema/methods.ts';
 import { type Methods, methods } from '#ipc-schema/methods.ts';
+import { isIssuing } from '#ipc-schema/status.ts';
 import { Custody } from '#ledger/custody.ts';
 import { Filling } from '#ledger/filling.ts';
 import type { Ledger } from '#ledger/ledger.ts';
+import { TokenCounts } from '#metrics/counts.ts';
+import { Metrics } from '#metrics/metrics.ts';
 import { openTimetable, type Timetable } from '#upload/timetable.ts';
 import { Uploader } from '#upload/uploader.ts';
 
@@ -47,6 +50,7 @@ export interface Overrides {
 export interface RunningService {
   readonly custody: Custody;
   readonly service: Service;
+  readonly metrics: Metrics;
   /** Takes up what may change while it runs. Throws invalid-request, and then nothing has changed. */
   reload(config: Config): void;
   close(): Promise<void>;
@@ -55,8 +59,6 @@ export interface RunningService {
 const standingWatchMs = 1_000;
 /** How full the store is changes slowly, and asking costs a message to the holder. */
 const storeWatchMs = 10_000;
-const limitSteps = [50, 75, 90, 100] as const;
-const storeSteps = [75, 90] as const;
 
 export async function compose(config: Config, log: Log, overrides: Overrides = {}): Promise<RunningService> {
   const clock = overrides.clock ?? systemClock;
@@ -75,19 +77,26 @@ export async function compose(config: Config, log: Log, overrides: Overrides = {
     const lock = takeLock(path.join(config.state, 'ukeyd.lock'));
     closing.push(() => lock.release());
     const parts = openParts(config, log, clock, overrides, closing);
-    const service = await openDoors(config, log, clock, parts);
+    const version = serverVersion();
+    const metrics = openMetrics(parts, { log, clock, version, connections: () => service.connectionCount });
+    const service = await openDoors(config, { log, clock, version, metrics }, parts);
+    closing.push(() => metrics.close());
     closing.push(async () => {
       const closed = service.close();
       parts.deliveries.close();
       await closed;
     });
     parts.announce(service);
+    await metrics.follow(config.metrics); // never rejects
     machineFacts().then(
       (facts) => log.info('machine', { ...facts }),
       (error: unknown) => log.debug('the machine tells nothing about itself', { why: whyOf(error) }),
     );
-    const reload = (next: Config): void => parts.timetable.follow(next.upload.probe);
-    return { custody: parts.custody, service, reload, close };
+    const reload = (next: Config): void => {
+      parts.timetable.follow(next.upload.probe); // first: it may refuse
+      void metrics.follow(next.metrics); // never rejects
+    };
+    return { custody: parts.custody, service, metrics, reload, close };
   } catch (error) {
     await close();
     throw error;
@@ -105,6 +114,7 @@ interface Parts {
   readonly handover: Handover;
   readonly unattended: UnattendedLogin | null;
   readonly filling: Filling;
+  readonly counts: TokenCounts;
   /** From now on events reach subscribers. */
   announce(service: Service): void;
 }
@@ -113,6 +123,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
   const terminals = new Terminals(config.state);
   const deliveries = new Deliveries(() => uploader.hurry());
   const herald = new Herald(clock);
+  const counts = new TokenCounts();
   // The holder calls back before the parts above it stand; its first states wait here.
   let follow: (state: HolderState) => void = () => undefined;
   const events: HolderEvents = { onState: (state) => follow(state) };
@@ -128,7 +139,11 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     refusedFor: () => uploader.report.refusedFor,
     alarm: () => uploader.alarm,
     whyLocked: () => unattended?.why ?? null,
-    onCommitted: (entries) => {
+    onCommitted: (entries, _batchIndex, commitMs) => {
+      counts.committed(
+        entries.map(({ leaf }) => leaf.kind),
+        commitMs,
+      );
       uploader.committed();
       for (const { leaf } of entries)
         if (isFiscal(leaf.kind)) herald.tell('issued', { sequence: leaf.sequence, number: leaf.number, total: leaf.total });
@@ -241,7 +256,8 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     handover,
     unattended,
     filling,
-    announce: (service) => herald.attach(service),
+    counts,
+    announce: (service) => herald.attach((notice) => service.publish(notice)),
   };
 }
 
@@ -269,11 +285,35 @@ function holderConfig(config: Config): HolderConfig {
   };
 }
 
-async function openDoors(config: Config, log: Log, clock: Clock, parts: Parts): Promise<Service> {
-  const version = serverVersion();
+/** What stands beside the parts. */
+interface Surroundings {
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly version: string;
+}
+
+/** The name of the one token in the figures. */
+const onlyToken = 'main';
+
+function openMetrics(parts: Parts, around: Surroundings & { connections(): number }): Metrics {
+  const { custody, uploader, counts } = parts;
+  const asked = statusParts(parts, around);
+  return new Metrics({
+    ...around,
+    tokens: async () => [{ name: onlyToken, status: await status.serviceStatus(asked), uploads: uploader.counts, counts }],
+    readiness: () => {
+      const { standing, reason, action } = custody.standing();
+      const text = [`${onlyToken}: ${standing}: ${reason}`, action].filter((part) => part !== '').join('. ');
+      return { ready: isIssuing(standing), text: `${text}\n` };
+    },
+  });
+}
+
+async function openDoors(config: Config, around: Surroundings & { readonly metrics: Metrics }, parts: Parts): Promise<Service> {
+  const { log, clock, version, metrics } = around;
   return serve({
     methods,
-    handlers: handlersOf(parts, clock, version),
+    handlers: handlersOf(parts, around),
     tillSocketPath: config.socket,
     adminSocketPath: config.admin_socket,
     group: config.socket_group,
@@ -283,19 +323,33 @@ async function openDoors(config: Config, log: Log, clock: Clock, parts: Parts): 
     clock,
     randomBytes,
     report: (level, what, facts) => log[level](what, facts),
-    onAnswered: ({ method, caller, code, tookMs }) =>
-      log.debug('request', { method, caller, code: code ?? undefined, ms: Math.round(tookMs * 100) / 100 }),
+    onAnswered: ({ method, caller, code, tookMs }) => {
+      metrics.requests.answered(method, code, tookMs);
+      log.debug('request', { method, caller, code: code ?? undefined, ms: Math.round(tookMs * 100) / 100 });
+    },
   });
 }
 
-function handlersOf(parts: Parts, clock: Clock, version: string): Handlers<Methods> {
-  const { custody, holder, uploader, timetable, deliveries, terminals, provision, handover, unattended, filling } = parts;
+function waitingParts({ custody, uploader, timetable }: Parts): backlog.BacklogParts {
+  return {
+    ...{ custody, link: () => uploader.link, report: () => uploader.report },
+    ...{ nextProbe: () => timetable.nextRun(), probe: () => uploader.probe() },
+  };
+}
+
+function statusParts(parts: Parts, { clock, version }: Surroundings): status.StatusParts {
+  const { custody, holder, filling, unattended } = parts;
+  return { custody, holder, clock, backlog: waitingParts(parts), filling, version, unattended };
+}
+
+function handlersOf(parts: Parts, around: Surroundings): Handlers<Methods> {
+  const { custody, holder, uploader, deliveries, terminals, provision, handover, unattended } = parts;
+  const { log, clock } = around;
   const door = { custody, holder, unattended };
   const reading = new LedgerReading(custody, holder);
-  const link = () => uploader.link;
-  const issue = { custody, clock, deliveries, log: provision.log, link };
-  const waiting = { custody, link, report: () => uploader.report, nextProbe: () => timetable.nextRun(), probe: () => uploader.probe() };
-  const standing = { custody, holder, clock, backlog: waiting, filling, version, unattended };
+  const issue = { custody, clock, deliveries, log, link: () => uploader.link };
+  const waiting = waitingParts(parts);
+  const standing = statusParts(parts, around);
   return {
     'invoice.issue': (caller, params) => issuing.issue(issue, caller.terminal, params),
     'invoice.preview': (caller, params) => issuing.preview(issue, caller.terminal, params),
@@ -326,50 +380,4 @@ function handlersOf(parts: Parts, clock: Clock, version: string): Handlers<Metho
 function serverVersion(): string {
   const content = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
   return content.version;
-}
-
-/** Tells subscribers what has happened, each change once. */
-class Herald {
-  readonly #clock: Clock;
-  #service: Service | null = null;
-  #standing = '';
-  #limitStep = 0;
-  #storeStep = 0;
-
-  constructor(clock: Clock) {
-    this.#clock = clock;
-  }
-
-  attach(service: Service): void {
-    this.#service = service;
-  }
-
-  tell(event: EventName, facts: Readonly<Record<string, unknown>>): void {
-    this.#service?.publish({ event, at: new Date(this.#clock.wallMs()).toISOString(), ...facts });
-  }
-
-  standing(custody: Custody): void {
-    const report = custody.standing();
-    if (report.standing === this.#standing) return;
-    this.#standing = report.standing;
-    this.tell('standing', { ...report });
-    this.limit(custody);
-  }
-
-  /** At 75 and 90 %, once on the way up; freed segments set the steps back. Answers the step that was told, or 0. */
-  store(usedPercent: number): number {
-    const step = storeSteps.findLast((at) => usedPercent >= at) ?? 0;
-    const isNews = step > this.#storeStep;
-    this.#storeStep = step;
-    if (isNews) this.tell('store', { usedPercent, step });
-    return isNews ? step : 0;
-  }
-
-  /** At 50, 75, 90 and 100 %, once on the way up; an acknowledgement sets the steps back. */
-  limit(custody: Custody): void {
-    const usedPercent = custody.budget()?.usedPercent ?? 0;
-    const step = limitSteps.findLast((at) => usedPercent >= at) ?? 0;
-    if (step > this.#limitStep) this.tell('limit', { usedPercent, step });
-    this.#limitStep = step;
-  }
 }

@@ -11,6 +11,7 @@ import { config } from '#ctl/config.ts';
 import { demo } from '#ctl/demo.ts';
 import { endAs, exitCodes, usage } from '#ctl/exit-codes.ts';
 import { exportCommand } from '#ctl/export.ts';
+import { health } from '#ctl/health.ts';
 import { get, issue } from '#ctl/invoice.ts';
 import { pin } from '#ctl/pin.ts';
 import { provision } from '#ctl/provision.ts';
@@ -27,6 +28,7 @@ import { verify } from '#ctl/verify.ts';
 /** In the order of the help. */
 const commands: readonly (Command | CommandGroup)[] = [
   status,
+  health,
   login,
   logout,
   pin,

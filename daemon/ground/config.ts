@@ -52,6 +52,12 @@ function isCronPart(part: string, [least, most]: readonly [number, number]): boo
   return isWithin && Number(step) > 0;
 }
 
+/** Figures tell how a shop sells: nobody on another machine reads them from here. */
+function isLoopback(text: string): boolean {
+  const [, address = '', port] = /^(127(?:\.\d{1,3}){3}|\[::1\]):(\d{1,5})$/.exec(text) ?? [];
+  return port !== undefined && Number(port) <= 65_535 && address.split('.').every((part) => part.startsWith('[') || Number(part) <= 255);
+}
+
 const tokenShape = {
   module: tell(filePath.optional(), {
     says: "The vendor's PKCS#11 library. Left out: the embedded soft token of soft_token, for development.",
@@ -116,6 +122,20 @@ const logShape = {
   files: tell(z.int().min(1).max(100).default(5), { says: 'How many there are at most.' }),
 };
 
+const metricsShape = {
+  listen: tell(z.string().refine(isLoopback).optional(), {
+    says: 'Figures for Prometheus (/metrics), /healthz and /readyz on this address. Left out: not at all. Every user of this machine may ask.',
+    allowed: 'a loopback address and a port, such as "127.0.0.1:9464"',
+    ...{ example: '127.0.0.1:9464', live: true },
+  }),
+  textfile: tell(filePath.regex(/\.prom$/).optional(), {
+    says: 'The same figures in a file for the textfile collector of node_exporter, replaced whole each time.',
+    allowed: 'a path that ends in .prom',
+    ...{ example: '/var/lib/prometheus/node-exporter/ukeyd.prom', path: true, live: true },
+  }),
+  textfile_seconds: tell(z.int().min(5).max(3_600).default(15), { says: 'How often that file is written, in seconds.', live: true }),
+};
+
 /** The order is that of the example file. */
 const schema = z.strictObject({
   state: tell(filePath.default('/var/lib/ukeyd'), { says: 'Folder of the index, the terminals, the lock and the mirror.', path: true }),
@@ -142,6 +162,7 @@ const schema = z.strictObject({
     })
     .prefault({}),
   log: z.strictObject(logShape).prefault({}),
+  metrics: z.strictObject(metricsShape).prefault({}),
 });
 
 export type Config = z.infer<typeof schema>;

@@ -44,7 +44,7 @@ export interface LedgerParts {
   readonly open: OpenLedger;
   limitFacts(tip: Tip, charter: Charter): LimitFacts;
   /** Told after each batch is durable, before the callers are answered. */
-  onCommitted(entries: readonly PlannedEntry[], batchIndex: number): void;
+  onCommitted(entries: readonly PlannedEntry[], batchIndex: number, commitMs: number): void;
   /** Told once when the ledger must be mounted again. */
   onFailed(error: UkeyError): void;
 }
@@ -343,7 +343,7 @@ export class Ledger {
     };
   }
 
-  #durable({ batchIndex, entries, sealBytes }: DurableBatch): void {
+  #durable({ batchIndex, entries, sealBytes, commitMs }: DurableBatch): void {
     const summary = summaryOf(
       entries.map((entry) => entry.leaf),
       sealBytes,
@@ -356,7 +356,7 @@ export class Ledger {
       head,
     );
     try {
-      this.#parts.onCommitted(entries, batchIndex);
+      this.#parts.onCommitted(entries, batchIndex, commitMs);
     } catch (error) {
       // Whoever listens, what is durable is answered.
       this.#parts.log.error('a listener failed', { why: whyOf(error) });

@@ -29,6 +29,8 @@ export interface DurableBatch {
   readonly batchIndex: number;
   readonly entries: readonly PlannedEntry[];
   readonly sealBytes: Uint8Array;
+  /** From the request for its seal until it was durable. */
+  readonly commitMs: number;
 }
 
 export interface SequencerParts {
@@ -49,7 +51,7 @@ interface Waiter {
   reject(error: UkeyError): void;
 }
 
-interface Flight extends Omit<DurableBatch, 'sealBytes'> {
+interface Flight extends Omit<DurableBatch, 'sealBytes' | 'commitMs'> {
   readonly plan: Plan;
   readonly waiters: readonly Waiter[];
   readonly before: Tip;
@@ -306,7 +308,7 @@ export class Sequencer {
       this.#flights.shift();
       this.#durableTip = plan.tip;
       if (entries.some((entry) => entry.draft.kind === 'document')) this.#full = false;
-      this.#parts.onDurable({ batchIndex, entries, sealBytes });
+      this.#parts.onDurable({ batchIndex, entries, sealBytes, commitMs: this.#parts.clock.monotonicMs() - first.sentMs });
       for (const [place, waiter] of first.waiters.entries()) {
         const entry = entries[place] as PlannedEntry;
         const evidence = { leaf: entry.leafBytes, index: place, count: entries.length, path: inclusionPath(tree, place), sealBytes };
