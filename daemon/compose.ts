@@ -3,6 +3,9 @@
 import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
+import { Audit, type AuditWaits } from '#desk/audit.ts';
+import { auditList } from '#desk/audit-list.ts';
+import { audited } from '#desk/audited.ts';
 import * as backlog from '#desk/backlog.ts';
 import { Deliveries } from '#desk/deliveries.ts';
 import * as find from '#desk/find.ts';
@@ -22,7 +25,7 @@ import { mendStore } from '#desk/store-mend.ts';
 import { Terminals } from '#desk/terminals.ts';
 import { UnattendedLogin } from '#desk/unattended-login.ts';
 import { type Clock, systemClock } from '#ground/clock.ts';
-import type { Config } from '#ground/config.ts';
+import { type Config, digestOf } from '#ground/config.ts';
 import { takeLock } from '#ground/lock.ts';
 import { type Log, whyOf } from '#ground/log.ts';
 import { machineFacts } from '#ground/machine.ts';
@@ -44,6 +47,7 @@ import { Uploader } from '#upload/uploader.ts';
 /** What tests replace; everything else is as in production. */
 export interface Overrides {
   readonly clock?: Clock;
+  readonly auditWaits?: AuditWaits;
   startHolder?(config: HolderConfig, events: HolderEvents, log: Log): Holder;
 }
 
@@ -77,6 +81,7 @@ export async function compose(config: Config, log: Log, overrides: Overrides = {
     const lock = takeLock(path.join(config.state, 'ukeyd.lock'));
     closing.push(() => lock.release());
     const parts = openParts(config, log, clock, overrides, closing);
+    parts.audit.note({ what: 'service.start', who: 'service', outcome: 'done', digest: digestOf(config) });
     const version = serverVersion();
     const metrics = openMetrics(parts, { log, clock, version, connections: () => service.connectionCount });
     const service = await openDoors(config, { log, clock, version, metrics }, parts);
@@ -95,6 +100,7 @@ export async function compose(config: Config, log: Log, overrides: Overrides = {
     const reload = (next: Config): void => {
       parts.timetable.follow(next.upload.probe); // first: it may refuse
       void metrics.follow(next.metrics); // never rejects
+      parts.audit.note({ what: 'service.reload', who: 'service', outcome: 'done', digest: digestOf(next) });
     };
     return { custody: parts.custody, service, metrics, reload, close };
   } catch (error) {
@@ -115,6 +121,7 @@ interface Parts {
   readonly unattended: UnattendedLogin | null;
   readonly filling: Filling;
   readonly counts: TokenCounts;
+  readonly audit: Audit;
   /** From now on events reach subscribers. */
   announce(service: Service): void;
 }
@@ -152,6 +159,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     onChange: () => {
       herald.standing(custody);
       probeNewLedger();
+      audit.look();
     },
     onOpened: async (ledger) => {
       await restoring.finish({ log }, ledger); // first: nothing else may stand before it in its batch
@@ -171,6 +179,8 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     lookAtStore();
   };
   const filling = new Filling({ holder, clock, log });
+  const { auditWaits: waits } = overrides;
+  const audit: Audit = new Audit({ custody, holder, clock, log, stateDirectory: config.state, ...(waits === undefined ? {} : { waits }) });
   const lookAtStore = (): void => {
     const { ledger } = custody;
     if (ledger === null) return;
@@ -219,6 +229,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
       : new UnattendedLogin({
           ...{ pin, stateDirectory: config.state, holder, log },
           onRetry: (attempt) => void custody.loggingIn(attempt),
+          onTried: (code) => audit.note({ what: 'stored-pin.login', who: 'service', outcome: code ?? 'done' }),
         });
   follow = (state) => {
     log.info('token', { state: state.kind, reason: 'reason' in state ? state.reason : undefined });
@@ -242,6 +253,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     clearInterval(storeWatch);
     unattended?.close();
     timetable.close();
+    await audit.close();
     await uploader.close();
     await custody.close();
   });
@@ -257,6 +269,7 @@ function openParts(config: Config, log: Log, clock: Clock, overrides: Overrides,
     unattended,
     filling,
     counts,
+    audit,
     announce: (service) => herald.attach((notice) => service.publish(notice)),
   };
 }
@@ -343,19 +356,20 @@ function statusParts(parts: Parts, { clock, version }: Surroundings): status.Sta
 }
 
 function handlersOf(parts: Parts, around: Surroundings): Handlers<Methods> {
-  const { custody, holder, uploader, deliveries, terminals, provision, handover, unattended } = parts;
+  const { custody, holder, uploader, deliveries, terminals, provision, handover, unattended, audit } = parts;
   const { log, clock } = around;
   const door = { custody, holder, unattended };
   const reading = new LedgerReading(custody, holder);
   const issue = { custody, clock, deliveries, log, link: () => uploader.link };
   const waiting = waitingParts(parts);
   const standing = statusParts(parts, around);
-  return {
+  return audited(audit, {
     'invoice.issue': (caller, params) => issuing.issue(issue, caller.terminal, params),
     'invoice.preview': (caller, params) => issuing.preview(issue, caller.terminal, params),
     'invoice.get': (caller, params) => find.get(custody, caller.terminal, params),
     'invoice.last': (caller) => find.last(custody, caller.roles.includes('auditor') ? null : caller.terminal),
     'ledger.read': (_caller, params) => reading.read(params),
+    'audit.list': (_caller, params) => auditList({ custody, holder, audit }, params),
     'session.login': (_caller, params) => session.login(door, params),
     'session.logout': () => session.logout(door),
     'session.changePin': (_caller, params) => session.changePin(door, params),
@@ -374,7 +388,7 @@ function handlersOf(parts: Parts, around: Surroundings): Handlers<Methods> {
     'terminal.enrol': async (_caller, params) => terminals.enrol(params.terminal, params.role),
     'terminal.list': async () => ({ terminals: terminals.list() }),
     'terminal.remove': async (_caller, params) => terminals.remove(params.terminal),
-  };
+  });
 }
 
 function serverVersion(): string {

@@ -5,6 +5,7 @@
 // Must not: talk to the service; commands do, through ipc-schema/client.ts.
 import { readFileSync } from 'node:fs';
 import { CommanderError, Command as Parser } from 'commander';
+import { audit } from '#ctl/audit.ts';
 import { backlog } from '#ctl/backlog.ts';
 import { type Command, type CommandGroup, Given } from '#ctl/command.ts';
 import { config } from '#ctl/config.ts';
@@ -41,6 +42,7 @@ const commands: readonly (Command | CommandGroup)[] = [
   store,
   token,
   terminal,
+  audit,
   config,
   sandbox,
   replay,

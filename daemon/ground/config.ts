@@ -3,6 +3,7 @@
 // Invariants: a key that is not known is refused with the nearest that is; no secret is a value here, only the name of a file or credential that holds
 // one; a configuration is right as a whole or not taken at all.
 // Errors: invalid-request with the key, and with where it was given.
+import { createHash } from 'node:crypto';
 import path from 'node:path';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { check, z } from '#ipc-schema/schema.ts';
@@ -269,4 +270,9 @@ export function changesBetween(before: Config, after: Config): { readonly live: 
   const changed = settings.filter(({ key }) => told(before, key) !== told(after, key));
   const keysOf = (live: boolean): string[] => changed.filter((one) => (one.live === true) === live).map(({ key }) => key);
   return { live: keysOf(true), later: keysOf(false) };
+}
+
+/** By which a configuration is known again, hex; there is no secret in one. */
+export function digestOf(config: Config): string {
+  return createHash('sha256').update(JSON.stringify(config)).digest('hex');
 }

@@ -5,6 +5,7 @@
 // A lookup that is damaged is told (`onBroken`), and told again at each question, because whoever heard it first may not have been able to act yet: it is
 // a cache and is made anew.
 import { type Log, whyOf } from '#ground/log.ts';
+import { entryKinds } from '#ipc-schema/entry.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { KeyFilter } from './key-filter.ts';
 import { type IndexHead, type IndexRow, isDamage, type Lookup } from './lookup.ts';
@@ -85,6 +86,15 @@ export class LedgerIndex {
     const waiting = this.#waiting.flatMap((part) => part.rows).filter((row) => row.corrects === sequence);
     const written = await this.#ask((lookup) => lookup.correctionsOf(sequence));
     return [...new Map([...written, ...waiting].map((row) => [row.sequence, row])).values()].sort((a, b) => a.sequence - b.sequence);
+  }
+
+  /** Admin entries before `sequence`, the newest first. */
+  async adminBefore(sequence: number, limit: number): Promise<IndexRow[]> {
+    // Memory first, as above.
+    const waiting = this.#waiting.flatMap((part) => part.rows).filter((row) => row.kind === entryKinds.admin && row.sequence < sequence);
+    const written = await this.#ask((lookup) => lookup.adminBefore(sequence, limit));
+    const all = [...new Map([...written, ...waiting].map((row) => [row.sequence, row])).values()];
+    return all.sort((a, b) => b.sequence - a.sequence).slice(0, limit);
   }
 
   /** Writes what waits, and closes the lookup. */

@@ -250,6 +250,11 @@ export class Ledger {
     return await this.#committed(row);
   }
 
+  /** Rows of the admin entries before `sequence` (null: of all), the newest first; what was released included. */
+  async adminRows(sequence: number | null, limit: number): Promise<IndexRow[]> {
+    return await this.#asking(() => this.#parts.index.adminBefore(sequence ?? this.tip.nextSequence, limit));
+  }
+
   /** The batch that holds this sequence, released ones included; null: there is none yet. 0: older than what this machine knows of. */
   async batchOf(sequence: number): Promise<number | null> {
     if (sequence >= this.tip.nextSequence) return null;
