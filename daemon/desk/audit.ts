@@ -16,6 +16,7 @@ import { asUkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { check, z } from '#ipc-schema/schema.ts';
 import type { Custody } from '#ledger/custody.ts';
+import type { Ledger } from '#ledger/ledger.ts';
 
 const waitingMax = 256;
 const fileMaxBytes = 256 * 1024;
@@ -27,8 +28,8 @@ export interface AuditWaits {
 }
 
 export interface AuditParts {
-  readonly custody: Custody;
-  readonly holder: Holder;
+  readonly custody: Pick<Custody, 'ledger'>;
+  readonly holder: Pick<Holder, 'status'>;
   readonly clock: Clock;
   readonly log: Log;
   readonly stateDirectory: string;
@@ -74,6 +75,8 @@ export class Audit {
   /** Monotonic: when the last entry was written, or this began. */
   #lastMs: number;
   #committing: Promise<void> | null = null;
+  /** It took nothing at the last try: the next one is not hurried. */
+  #refusedBy: Ledger | null = null;
   #closed = false;
 
   constructor(parts: AuditParts) {
@@ -122,9 +125,10 @@ export class Audit {
     if (this.#closed || this.#parts.custody.ledger === null || this.#committing !== null) return;
     this.#disarm();
     const { gatherMs, calmMs } = this.#waits;
-    const isUrgent = this.#records.some(isHurried);
+    const isUrgent = this.#refusedBy !== this.#parts.custody.ledger && this.#records.some(isHurried);
+    const isEntryFull = this.#records.length >= auditRecordsMax;
     const sinceMs = this.#parts.clock.monotonicMs() - this.#lastMs;
-    const waitMs = Math.max(gatherMs, (isUrgent ? gatherMs : calmMs) - sinceMs);
+    const waitMs = isEntryFull && isUrgent ? 0 : Math.max(gatherMs, (isUrgent ? gatherMs : calmMs) - sinceMs);
     this.#timer = setTimeout(() => {
       this.#timer = null;
       this.#committing = this.#commit().finally(() => {
@@ -137,20 +141,22 @@ export class Audit {
   /** Never rejects. */
   async #commit(): Promise<void> {
     const { custody, holder, clock, log } = this.#parts;
-    this.#lastMs = clock.monotonicMs(); // also of a try that failed: the next one waits as long
+    const { ledger } = custody;
+    if (ledger === null || this.#records.length === 0) return;
+    this.#lastMs = clock.monotonicMs();
+    this.#refusedBy = ledger;
     let taken: readonly AuditRecord[] = [];
     try {
       const { usedPercent } = await holder.status();
-      const { ledger } = custody;
-      if (ledger === null || ledger.full || usedPercent >= 100) return; // what is left of a full FLASH is for acknowledgements
+      if (ledger.full || usedPercent >= 100) return; // what is left of a full FLASH is for acknowledgements
       taken = this.#records.slice(0, auditRecordsMax);
-      if (taken.length === 0) return;
       this.#records = this.#records.slice(taken.length);
       const omitted = this.#records.length === 0 ? this.#omitted : 0;
       const body = encodeAdminEvent({ event: 'audit', records: [...taken], ...(omitted === 0 ? {} : { omitted }) });
       await ledger.addOwn({ kind: 'own', entryKind: 'admin', bodyMaxBytes: body.length, body: () => body });
       taken = [];
       this.#omitted -= omitted;
+      this.#refusedBy = null;
       if (this.#isInFile && this.#records.length === 0) this.#write(); // else later: tills are served now, and a sync takes its time
     } catch (error) {
       log.debug('audit records wait', { code: asUkeyError(error).code, why: whyOf(error) });

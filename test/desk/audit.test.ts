@@ -1,20 +1,31 @@
 // The audit trail: what is noted stands in the ledger, sealed; what had to wait says so; nobody waits for it, and it makes no work by itself.
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { LedgerCheck } from '#ctl/ledger-check.ts';
-import { withRecord } from '#desk/audit.ts';
+import { Audit, withRecord } from '#desk/audit.ts';
+import { systemClock } from '#ground/clock.ts';
 import { digestOf } from '#ground/config.ts';
+import { silentLog } from '#ground/log.ts';
+import type { HolderStatus } from '#holder/holder.ts';
 import { type AdminEvent, decodeAdminEvent } from '#ipc-schema/admin.ts';
 import type { AuditRecord } from '#ipc-schema/audit.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import type { Ledger } from '#ledger/ledger.ts';
 import { openRig, type Rig, type RigOptions, rigPin, sale } from '#test/support/rig.ts';
 
 let rig: Rig;
-afterEach(() => rig?.close());
+let isOpen = false;
+afterEach(async () => {
+  if (isOpen) await rig.close();
+  isOpen = false;
+});
 
 const quick = { auditWaits: { gatherMs: 20, calmMs: 50 } };
 const open = async (options: RigOptions = {}): Promise<void> => {
   rig = await openRig({ ...options, overrides: { ...quick, ...options.overrides } });
+  isOpen = true;
 };
 
 /** Oldest first. */
@@ -231,6 +242,58 @@ test('what cannot be written delays nobody and is written later', { timeout: 60_
   expect((await rig.till.issue(sale('k1'))).repeated).toBe(false);
   rig.running.reload(rig.config);
   await until({ what: 'service.reload' });
+});
+
+describe('a ledger that takes nothing now', () => {
+  let folder: string;
+  beforeEach(() => {
+    folder = mkdtempSync(path.join(os.tmpdir(), 'ukeyd-audit-'));
+  });
+  afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+  test.each(['the FLASH is full', 'it refuses'])('is not pressed, and gets all when it does again: %s', async (why) => {
+    let isWilling = false;
+    let tries = 0;
+    const bodies: AdminEvent[] = [];
+    const ledger = {
+      full: false,
+      addOwn: async ({ body }: { body(): Uint8Array }) => {
+        if (!isWilling) throw new UkeyError('busy', 'not now');
+        bodies.push(decodeAdminEvent(body()));
+      },
+    } as unknown as Ledger;
+    const holder = {
+      status: async () => {
+        tries += 1;
+        return { usedPercent: why === 'the FLASH is full' && !isWilling ? 100 : 50 } as HolderStatus;
+      },
+    };
+    const waits = { gatherMs: 10, calmMs: 400 };
+    const audit = new Audit({ custody: { ledger }, holder, clock: systemClock, log: silentLog, stateDirectory: folder, waits });
+    const enrol = (at: number): void => audit.note({ what: 'terminal.enrol', who: 'admin', outcome: 'done', terminal: `t${at}` });
+    for (let at = 0; at < 100; at += 1) enrol(at);
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    enrol(100);
+    expect(tries).toBe(1);
+    expect(audit.waiting).toBe(101);
+    isWilling = true;
+    await expect.poll(() => audit.waiting, { timeout: 5_000 }).toBe(0);
+    expect(bodies.flatMap((event) => (event.event === 'audit' ? event.records.map(({ terminal }) => terminal) : []))).toEqual(
+      Array.from({ length: 101 }, (_, at) => `t${at}`),
+    );
+    await audit.close();
+  });
+
+  test('more than may wait are counted', async () => {
+    const audit = new Audit({
+      ...{ custody: { ledger: null }, holder: { status: () => Promise.reject(new Error('none')) }, clock: systemClock, log: silentLog },
+      stateDirectory: folder,
+    });
+    for (let at = 0; at < 300; at += 1) audit.note({ what: 'terminal.enrol', who: 'admin', outcome: 'done', terminal: `t${at}` });
+    await audit.close();
+    const kept = JSON.parse(readFileSync(path.join(folder, 'audit-waiting.json'), 'utf8')) as { records: unknown[]; omitted: number };
+    expect([kept.records.length, kept.omitted]).toEqual([256, 44]);
+  });
 });
 
 describe('what was done several times is one record', () => {
