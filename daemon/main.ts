@@ -4,7 +4,7 @@
 import { flushCompileCache } from 'node:module';
 import process from 'node:process';
 import { readCommandLine, usageText } from '#ground/command-line.ts';
-import { type Config, changesBetween, configFileDefault, loadConfig, type Sources, settings } from '#ground/config.ts';
+import { changesBetween, configFileDefault, type Given, loadConfig, type Sources, settings } from '#ground/config.ts';
 import { openProcessLog, type ProcessLog, whyOf } from '#ground/log.ts';
 import { asUkeyError, type UkeyError } from '#ipc-schema/errors.ts';
 import { compose, type RunningService } from './compose.ts';
@@ -16,7 +16,8 @@ async function main(): Promise<void> {
     return;
   }
   const sources: Sources = { file, environment: process.env, flags };
-  const { config } = loadConfig(sources);
+  const given = loadConfig(sources);
+  const { config } = given;
   const log = openProcessLog(config.log);
   process.on('uncaughtException', (error) => {
     log.error('a fault nobody caught; the service ends and is started again by its manager', { why: whyOf(error), stack: error.stack });
@@ -26,7 +27,7 @@ async function main(): Promise<void> {
   process.on('SIGHUP', () => reload());
   const running = await compose(config, log);
   flushCompileCache(); // where NODE_COMPILE_CACHE names a folder: the next start is faster, also after a kill
-  reload = reloading(sources, config, running, log);
+  reload = reloading(sources, given, running, log);
   let ending = false;
   const end = (signal: string): void => {
     if (ending) return;
@@ -45,13 +46,13 @@ async function main(): Promise<void> {
 }
 
 /** What is taken up is compared with what is in force; what waits, with what the service was started with. */
-function reloading(sources: Sources, started: Config, running: RunningService, log: ProcessLog): () => void {
+function reloading(sources: Sources, started: Given, running: RunningService, log: ProcessLog): () => void {
   let inForce = started;
   return () => {
     try {
-      const { config: next } = loadConfig(sources);
-      running.reload(next);
-      log.setLevel(next.log.level);
+      const next = loadConfig(sources);
+      running.reload(next.config);
+      log.setLevel(next.config.log.level);
       const { live } = changesBetween(inForce, next);
       inForce = next;
       log.info('the configuration was read again', { changed: live.join(', ') });

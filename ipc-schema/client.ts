@@ -10,8 +10,9 @@ import { asUkeyError, UkeyError, unreachable } from './errors.ts';
 import { FrameCutter } from './frame-cutter.ts';
 import { clientMac, macEquals, nonceBytes, serviceMac } from './handshake.ts';
 import { issueUntilKnown } from './issue-again.ts';
+import type { Issued } from './issued.ts';
 import { jsonLimits } from './json.ts';
-import type { EventName, Issued, MethodName, Params, Result, Role } from './methods.ts';
+import type { EventName, MethodName, Params, Result, Role } from './methods.ts';
 
 export interface ClientLimits {
   /** Calls open at once, and those waiting for a connection; one more is `busy`. */

@@ -4,7 +4,7 @@
 // content; an error that only says "not now" settles nothing, and doubt is never reported as a definite "no".
 // Must not: open a socket or read a clock; attempt, time and pause are handed in.
 import { asUkeyError, errorTable, UkeyError } from './errors.ts';
-import type { Issued } from './methods.ts';
+import type { Issued } from './issued.ts';
 
 /** `definite`: it was not issued, and repeating does not help. `repeat`: ask again. `end`: this client cannot find out. */
 export type IssueVerdict = 'definite' | 'repeat' | 'end';

@@ -4,10 +4,12 @@
 import { auditListParams, auditListSchema } from './audit.ts';
 import type { ErrorCode } from './errors.ts';
 import { invoiceRequestSchema, keyText } from './invoice.ts';
+import { issuedSchema, previewSchema } from './issued.ts';
 import { ledgerPageParams, ledgerPageSchema } from './ledger-page.ts';
 import { restoredSchema, restoreParamsSchema } from './recovery.ts';
-import { base64Text, decimalText, instantText, nameText, text, z } from './schema.ts';
-import { backlogStatusSchema, budgetSchema, pinFacts, serviceStatusSchema, standingSchema } from './status.ts';
+import { base64Text, nameText, text, z } from './schema.ts';
+import { backlogStatusSchema, pinFacts, serviceStatusSchema, standingSchema } from './status.ts';
+import { checkedSchema, resumedSchema, resumeParamsSchema } from './upkeep.ts';
 import { enrolmentTicketSchema } from './upstream.ts';
 
 export const roles = ['till', 'erp', 'operator', 'admin', 'auditor'] as const;
@@ -19,35 +21,9 @@ export const protocolVersion = 1;
 
 const standing = standingSchema;
 const count = z.int().min(0);
-const none = z.strictObject({});
-
-export const deliveries = ['pending', 'acknowledged'] as const;
-
-export const issuedSchema = z.strictObject({
-  number: z.string(),
-  sequence: z.int().min(1),
-  issuedAt: instantText,
-  currency: z.string(),
-  total: decimalText,
-  taxTotal: decimalText,
-  /** The body, exact bytes as a string; left out when brief. */
-  document: z.string().optional(),
-  evidence: base64Text.optional(),
-  qr: z.string().optional(),
-  delivery: z.enum(deliveries),
-  /** true: an earlier request with this key issued it. */
-  repeated: z.boolean(),
-  budget: budgetSchema,
-});
-export type Issued = z.infer<typeof issuedSchema>;
-
-const previewSchema = z.strictObject({
-  currency: z.string(),
-  total: decimalText,
-  taxTotal: decimalText,
-  document: z.string(),
-  budget: budgetSchema,
-});
+/** Of several tokens, the one that is meant: its name in the service's configuration, or the tax id of its issuer where that has only one. */
+const tokenChoice = { token: nameText.optional(), issuer: text(1, 64).optional() };
+const choice = z.strictObject(tokenChoice);
 
 export const eventNames = ['standing', 'issued', 'acknowledged', 'link', 'limit', 'store', 'alarm'] as const;
 export type EventName = (typeof eventNames)[number];
@@ -101,7 +77,11 @@ const newPinText = z.string().min(4).max(64);
 const pinResultSchema = z.strictObject({ standing, ...pinFacts });
 
 const which = z
-  .union([z.strictObject({ key: keyText }), z.strictObject({ number: text(1, 64) }), z.strictObject({ sequence: z.int().min(1) })])
+  .union([
+    z.strictObject({ key: keyText, ...tokenChoice }),
+    z.strictObject({ number: text(1, 64), ...tokenChoice }),
+    z.strictObject({ sequence: z.int().min(1), ...tokenChoice }),
+  ])
   .meta({ description: 'exactly one of key (of the asking terminal), number, sequence' });
 
 export const methods = {
@@ -123,14 +103,14 @@ export const methods = {
     summary:
       'Issues an invoice or credit note, once per key; the answer comes when it is durable (with `wait`: acknowledged, or after 20 s, or at once while the link is down).',
     roles: issuers,
-    params: invoiceRequestSchema,
+    params: invoiceRequestSchema.extend(tokenChoice),
     result: issuedSchema,
     errors: issuing,
   },
   'invoice.preview': {
     summary: 'The same checks and totals; nothing is committed.',
     roles: issuers,
-    params: invoiceRequestSchema,
+    params: invoiceRequestSchema.extend(tokenChoice),
     result: previewSchema,
     errors: issuing,
   },
@@ -144,21 +124,21 @@ export const methods = {
   'invoice.last': {
     summary: 'The newest document of the asking terminal (of the token, for staff and auditors).',
     roles: readers,
-    params: none,
+    params: choice,
     result: issuedSchema,
     errors: [...holding, 'not-found'],
   },
   'ledger.read': {
     summary: 'Sealed batches as the token keeps them, a page at a time: from a batch, a sequence, or the oldest that is kept.',
     roles: ['erp', 'operator', 'admin', 'auditor'],
-    params: ledgerPageParams,
+    params: ledgerPageParams.extend(tokenChoice),
     result: ledgerPageSchema,
     errors: [...holding, 'not-found'],
   },
   'audit.list': {
     summary: 'Admin entries of the ledger, newest first: what was done to the service and its token, and by whom.',
     roles: ['operator', 'admin', 'auditor'],
-    params: auditListParams,
+    params: auditListParams.extend(tokenChoice),
     result: auditListSchema,
     errors: [...holding],
   },
@@ -166,7 +146,7 @@ export const methods = {
     summary:
       'Unlocks the token with its PIN. The last try is spent only with useLastTry. `checked` is false where the token was open already.',
     roles: staff,
-    params: z.strictObject({ pin: z.string().min(1).max(64), useLastTry: z.boolean().optional() }),
+    params: z.strictObject({ ...tokenChoice, pin: z.string().min(1).max(64), useLastTry: z.boolean().optional() }),
     /** `checked` false: the token was open already, and this PIN was not looked at. */
     result: z.strictObject({ standing, triesLeft: count.nullable(), checked: z.boolean() }),
     errors: ['pin-incorrect', 'pin-last-try', 'pin-locked', 'no-token', 'token-failed', 'halted'],
@@ -174,49 +154,70 @@ export const methods = {
   'session.logout': {
     summary: 'Locks the token and wipes the data key.',
     roles: staff,
-    params: none,
+    params: choice,
     result: z.strictObject({ standing }),
     errors: ['no-token', 'token-failed'],
   },
   'session.changePin': {
     summary: 'Gives the token a new PIN for the old one, locked or open. One try of the old PIN; the last one only with useLastTry.',
     roles: staff,
-    params: z.strictObject({ pin: z.string().min(1).max(64), newPin: newPinText, useLastTry: z.boolean().optional() }),
+    params: z.strictObject({ ...tokenChoice, pin: z.string().min(1).max(64), newPin: newPinText, useLastTry: z.boolean().optional() }),
     result: pinResultSchema,
     errors: ['pin-incorrect', 'pin-last-try', 'pin-locked', 'no-token', 'token-failed', 'halted'],
   },
   'session.unblock': {
     summary: 'Gives a locked token a new PIN by its SO-PIN (PUK), with all tries. One try of the SO-PIN, never its last one.',
     roles: staff,
-    params: z.strictObject({ soPin: z.string().min(1).max(64), newPin: newPinText }),
+    params: z.strictObject({ ...tokenChoice, soPin: z.string().min(1).max(64), newPin: newPinText }),
     result: pinResultSchema,
     errors: ['pin-incorrect', 'pin-last-try', 'pin-locked', 'no-token', 'token-failed', 'halted'],
   },
   'backlog.status': {
     summary: 'What waits for the ticket server, and why.',
     roles: readers,
-    params: none,
+    params: choice,
     result: backlogStatusSchema,
     errors: [...holding],
   },
   'backlog.flush': {
     summary: 'Probes and uploads now instead of at the next time of the timetable.',
     roles: ['erp', 'operator', 'admin'],
-    params: none,
+    params: choice,
     result: backlogStatusSchema,
     errors: [...holding, 'offline'],
   },
   'service.status': {
     summary: 'Standing, reason, who must act, and the figures behind it.',
     roles: readers,
-    params: none,
+    params: choice,
     result: serviceStatusSchema,
+    errors: [],
+  },
+  'service.tokens': {
+    summary: 'The tokens that the service is for, each with its standing; of a terminal that may use one only, that one.',
+    roles: readers,
+    params: z.strictObject({}),
+    result: z.strictObject({
+      tokens: z.array(
+        z.strictObject({
+          /** Name in the configuration. */
+          token: z.string(),
+          /** Null where no ledger is open. */
+          tokenId: z.string().nullable(),
+          /** As the configuration says, else as the open ledger's charter does. */
+          issuer: z.string().nullable(),
+          standing,
+          reason: z.string(),
+          action: z.string(),
+        }),
+      ),
+    }),
     errors: [],
   },
   'service.identity': {
     summary: "The token's certificates: what a verifier needs.",
     roles: readers,
-    params: none,
+    params: choice,
     result: z.strictObject({
       tokenId: z.string(),
       /** Of the key in force. */
@@ -238,6 +239,7 @@ export const methods = {
     summary: 'Makes a blank token ready: PIN, keys, enrolment at the ticket server, FLASH formatted, charter and templates committed.',
     roles: ['admin'],
     params: z.strictObject({
+      ...tokenChoice,
       label: text(1, 32),
       pin: z.string().min(4).max(64),
       soPin: z.string().min(4).max(64),
@@ -256,7 +258,7 @@ export const methods = {
     summary:
       'The token gives its ledger up as planned: what was taken is sealed, then the entry that hands it over, and the token is closed. Its KEY issues nothing more; another one goes on by store.restore.',
     roles: ['admin'],
-    params: none,
+    params: choice,
     result: z.strictObject({
       standing,
       tokenId: z.string(),
@@ -272,7 +274,7 @@ export const methods = {
   'token.takeBack': {
     summary: 'The KEY that handed its ledger over goes on with it after all: only where no other one has. Unlocks the token with its PIN.',
     roles: ['admin'],
-    params: z.strictObject({ pin: z.string().min(1).max(64), useLastTry: z.boolean().optional() }),
+    params: z.strictObject({ ...tokenChoice, pin: z.string().min(1).max(64), useLastTry: z.boolean().optional() }),
     result: z.strictObject({ standing }),
     errors: ['pin-incorrect', 'pin-last-try', 'pin-locked', ...holding, 'unknown-outcome', 'store-full'],
   },
@@ -280,7 +282,7 @@ export const methods = {
     summary:
       'Makes a lost FLASH anew from a copy (the mirror, or the FLASH of a dead KEY): for the same KEY, or by a recovery ticket for another one that goes on with the ledger. Takes minutes; may be repeated.',
     roles: ['admin'],
-    params: restoreParamsSchema,
+    params: restoreParamsSchema.extend(tokenChoice),
     result: restoredSchema.extend({ standing }),
     errors: ['pin-incorrect', 'pin-last-try', 'pin-locked', 'no-token', 'token-failed', 'halted', 'offline'],
   },
@@ -288,32 +290,15 @@ export const methods = {
     summary:
       'Reads one segment of the store on FLASH and mirror, while tills go on; with heal it is put right from one another and from the ticket server. From the first on, then from each nextRun, it is the whole.',
     roles: staff,
-    params: z.strictObject({ fromRun: z.int().min(1).optional(), heal: z.boolean().optional() }),
-    result: z.strictObject({
-      /** Where to go on; null: that was the newest segment. */
-      nextRun: z.int().min(1).nullable(),
-      /** Place of this segment among those that are kept, from 1. */
-      done: count,
-      segments: count,
-      /** Found whole, on one side at least. */
-      batches: count,
-      /** Not whole there, and whole on the other side; 0 stands for a header or what is carried. */
-      flashDamaged: z.array(count),
-      mirrorDamaged: z.array(count),
-      /** Whether those were put right. */
-      healed: z.boolean(),
-      /** Whole on neither side, and put back from the ticket server's copies. */
-      mended: z.array(z.int().min(1)),
-      /** Whole on neither side. */
-      missing: z.array(z.int().min(1)),
-    }),
+    params: z.strictObject({ ...tokenChoice, fromRun: z.int().min(1).optional(), heal: z.boolean().optional() }),
+    result: checkedSchema,
     errors: [...holding, 'unknown-outcome', 'store-full'],
   },
   'store.mend': {
     summary:
       "Puts batches back from the ticket server's copies into a store that damage keeps from opening, only where they are proven to be the very ones that stood there, and opens it. Without a PIN it only says whether there is anything to mend: locked then.",
     roles: ['admin'],
-    params: z.strictObject({ pin: z.string().min(1).max(64).optional(), useLastTry: z.boolean().optional() }),
+    params: z.strictObject({ ...tokenChoice, pin: z.string().min(1).max(64).optional(), useLastTry: z.boolean().optional() }),
     result: z.strictObject({
       standing,
       /** Put back from the ticket server's copies; none where the mirror had all that was missing. */
@@ -325,30 +310,8 @@ export const methods = {
     summary:
       "Brings a FLASH that is older than what KEY or ticket server have seen up to date from the server's copies, and the ledger goes on.",
     roles: ['admin'],
-    params: z.strictObject({
-      pin: z.string().min(1).max(64),
-      useLastTry: z.boolean().optional(),
-      /** Where batches are lost for good: this ledger ends, the KEY is initialised anew with its SO PIN (the PIN stays), and a new ledger begins. */
-      acceptLoss: z
-        .strictObject({
-          /** For the new ledger: other series than those of the old one, else invalid-request. */
-          ticket: enrolmentTicketSchema,
-          soPin: z.string().min(4).max(64),
-          /** The ledger that ends, by its token id: its FLASH is erased. */
-          eraseLedger: z.string().regex(/^[0-9a-f]{32}$/),
-        })
-        .optional(),
-    }),
-    result: z.strictObject({
-      standing,
-      /** Newest batch that the FLASH had, that the KEY had seen (0: it remembers none), and that is there now. */
-      foundBatch: count,
-      anchoredBatch: count,
-      healedToBatch: count,
-      serverBatch: count,
-      /** Where the ledger ended with a loss: batches behind `lastBatch`, at least up to `knownBatch`, are lost. */
-      newLedger: z.strictObject({ tokenId: z.string(), ledger: z.string(), lastBatch: count, knownBatch: count }).optional(),
-    }),
+    params: resumeParamsSchema.extend(tokenChoice),
+    result: resumedSchema.extend({ standing }),
     errors: [
       'pin-incorrect',
       'pin-last-try',
@@ -365,15 +328,22 @@ export const methods = {
   'terminal.enrol': {
     summary: 'Enrols a terminal and answers its secret, once.',
     roles: ['admin'],
-    params: z.strictObject({ terminal: nameText, role: z.enum(terminalRoles) }),
-    result: z.strictObject({ terminal: z.string(), role: z.enum(terminalRoles), secret: z.string() }),
+    params: z.strictObject({
+      terminal: nameText,
+      role: z.enum(terminalRoles),
+      /** Name of the only token that it may use; it need not name one then. */
+      token: nameText.optional(),
+    }),
+    result: z.strictObject({ terminal: z.string(), role: z.enum(terminalRoles), token: z.string().optional(), secret: z.string() }),
     errors: [],
   },
   'terminal.list': {
     summary: 'Enrolled terminals, without their secrets.',
     roles: staff,
-    params: none,
-    result: z.strictObject({ terminals: z.array(z.strictObject({ terminal: z.string(), role: z.enum(terminalRoles) })) }),
+    params: z.strictObject({}),
+    result: z.strictObject({
+      terminals: z.array(z.strictObject({ terminal: z.string(), role: z.enum(terminalRoles), token: z.string().optional() })),
+    }),
     errors: [],
   },
   'terminal.remove': {
@@ -392,4 +362,20 @@ export type Result<M extends MethodName> = z.infer<Methods[M]['result']>;
 
 export function isMethodName(name: string): name is MethodName {
   return Object.hasOwn(methods, name);
+}
+
+/** What the service answers as a whole. All other methods are about one token, and take `token` and `issuer`. */
+export const wholeMethods = [
+  'hello',
+  'authenticate',
+  'events.subscribe',
+  'service.tokens',
+  'terminal.enrol',
+  'terminal.list',
+  'terminal.remove',
+] as const satisfies readonly MethodName[];
+export type TokenMethod = Exclude<MethodName, (typeof wholeMethods)[number]>;
+
+export function isTokenMethod(name: MethodName): name is TokenMethod {
+  return !(wholeMethods as readonly string[]).includes(name);
 }

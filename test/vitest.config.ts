@@ -10,6 +10,8 @@ const config = defineConfig({
     testTimeout: 30_000,
     hookTimeout: 30_000,
     retry: 0,
+    // A state that is waited for comes later on a busy machine; a second is too little there.
+    expect: { poll: { timeout: 10_000 } },
   },
 });
 

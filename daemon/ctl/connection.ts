@@ -1,14 +1,14 @@
 // Owns: which socket ukeyctl talks to and as whom, and that a failure to get there is told apart from a refusal.
 // Invariants: the admin socket unless a terminal is named; the connection is closed whatever happens; nothing is sent before the
 // service has proven that it knows the terminal's secret (client.ts).
-// Must not: know any method.
+// Must not: know any method by name.
 import type { Given, OptionSpec } from '#ctl/command.ts';
 import { endAs, usage } from '#ctl/exit-codes.ts';
 import { readTerminalSecret } from '#ctl/prompt.ts';
 import type { Screen } from '#ctl/screen.ts';
 import { type Client, type ConnectOptions, connect } from '#ipc-schema/client.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
-import type { MethodName, Params, Result } from '#ipc-schema/methods.ts';
+import { isTokenMethod, type MethodName, type Params, type Result } from '#ipc-schema/methods.ts';
 
 const adminSocketDefault = '/run/ukeyd/ukeyd-admin.sock';
 const tillSocketDefault = '/run/ukeyd/ukeyd.sock';
@@ -18,14 +18,23 @@ const socketOption = (more: string): OptionSpec => ({
   description: `the service's socket (default: $UKEYD_ADMIN_SOCKET, else ${adminSocketDefault}${more})`,
 });
 
+const tokenOption: OptionSpec = {
+  flags: '--token <name>',
+  description: 'where the service has several tokens: the one that is meant, by its name in the configuration',
+};
+
+/** For commands to the service as a whole. */
+export const wholeOptions: readonly OptionSpec[] = [socketOption('')];
+
 /** For commands that an operator or administrator gives. */
-export const adminOptions: readonly OptionSpec[] = [socketOption('')];
+export const adminOptions: readonly OptionSpec[] = [...wholeOptions, tokenOption];
 
 /** For commands that a terminal may give too. */
 export const serviceOptions: readonly OptionSpec[] = [
   socketOption(`; with --terminal $UKEYD_SOCKET, else ${tillSocketDefault}`),
   { flags: '--terminal <id>', description: 'act as this terminal, through the till socket' },
   { flags: '--secret-file <file>', description: "the terminal's secret, as `terminal enrol` wrote it" },
+  tokenOption,
 ];
 
 /** What a command may do with the service. Failures end as `refused`, or `unknown` where the outcome is not known. */
@@ -37,7 +46,7 @@ export interface Service {
 
 /** As the operator or administrator that whoever may open the admin socket is. */
 export async function withAdmin<T>(given: Given, step: (service: Service) => Promise<T>): Promise<T> {
-  return await talk(given.text('socket') ?? process.env['UKEYD_ADMIN_SOCKET'] ?? adminSocketDefault, null, step);
+  return await talk(given, given.text('socket') ?? process.env['UKEYD_ADMIN_SOCKET'] ?? adminSocketDefault, null, step);
 }
 
 /** As the terminal that --terminal names, else as withAdmin. */
@@ -49,19 +58,25 @@ export async function withService<T>(given: Given, screen: Screen, step: (servic
     throw usage('--terminal and --secret-file belong together', { field: terminal === undefined ? '--terminal' : '--secret-file' });
   const secret = readTerminalSecret(secretFile, screen);
   const socketPath = given.text('socket') ?? process.env['UKEYD_SOCKET'] ?? tillSocketDefault;
-  return await talk(socketPath, { terminal, secret }, step);
+  return await talk(given, socketPath, { terminal, secret }, step);
 }
 
 async function talk<T>(
+  given: Given,
   socketPath: string,
   terminal: { readonly terminal: string; readonly secret: Uint8Array } | null,
   step: (service: Service) => Promise<T>,
 ): Promise<T> {
   const client = await open(socketPath, terminal);
+  const token = given.text('token');
+  const choice = token === undefined ? {} : { token };
   try {
     return await step({
-      call: (method, params, timeoutMs) => answered(client.call(method, params, timeoutMs === undefined ? {} : { timeoutMs })),
-      issue: (params) => answered(client.issue(params)),
+      call: (method, params, timeoutMs) =>
+        answered(
+          client.call(method, isTokenMethod(method) ? { ...params, ...choice } : params, timeoutMs === undefined ? {} : { timeoutMs }),
+        ),
+      issue: (params) => answered(client.issue({ ...params, ...choice })),
     });
   } finally {
     client.close();

@@ -13,7 +13,8 @@ import { budgetText } from '#ctl/status.ts';
 import { decodeEvidence } from '#ipc-schema/evidence.ts';
 import { encodeEvidenceFile } from '#ipc-schema/evidence-file.ts';
 import { type InvoiceRequest, invoiceRequestSchema } from '#ipc-schema/invoice.ts';
-import type { Issued, Params } from '#ipc-schema/methods.ts';
+import type { Issued } from '#ipc-schema/issued.ts';
+import type { Params } from '#ipc-schema/methods.ts';
 import { check } from '#ipc-schema/schema.ts';
 import { certificateFor } from '#ipc-schema/signers.ts';
 

@@ -1,7 +1,9 @@
 // Owns: `ukeyctl status`: what the service can do now, why, and who must act.
 import type { Command } from '#ctl/command.ts';
 import { serviceOptions, withService } from '#ctl/connection.ts';
-import { counted, facts } from '#ctl/screen.ts';
+import { counted, facts, table } from '#ctl/screen.ts';
+import { asUkeyError } from '#ipc-schema/errors.ts';
+import type { Result } from '#ipc-schema/methods.ts';
 import type { BacklogStatus, Budget, ServiceStatus, TokenStatus } from '#ipc-schema/status.ts';
 
 export const status: Command = {
@@ -9,12 +11,25 @@ export const status: Command = {
   name: 'status',
   summary: 'what the service can do now, why, and who must act',
   options: serviceOptions,
-  examples: ['status', 'status --json', 'status --socket /run/user/1000/ukeyd-admin.sock'],
+  examples: ['status', 'status --json', 'status --token annex', 'status --socket /run/user/1000/ukeyd-admin.sock'],
   async run(given, screen) {
-    const found = await withService(given, screen, (service) => service.call('service.status', {}));
-    screen.answer(found, statusText(found));
+    const found = await withService(given, screen, (service) =>
+      service.call('service.status', {}).catch(async (thrown: unknown) => {
+        const { code, field } = asUkeyError(thrown);
+        if (code !== 'invalid-request' || field !== 'token' || given.text('token') !== undefined) throw thrown;
+        return await service.call('service.tokens', {}); // there are several
+      }),
+    );
+    screen.answer(found, 'tokens' in found ? tokensText(found) : statusText(found));
   },
 };
+
+/** Of several tokens, one line each, and what is to be done about them. */
+function tokensText({ tokens }: Result<'service.tokens'>): string {
+  const rows = tokens.map(({ token, issuer, standing, reason }) => [token, issuer ?? 'not known', standing, reason]);
+  const toDo = tokens.filter(({ action }) => action !== '').map(({ token, action }) => `${token}: ${action}`);
+  return [table(['Token', 'Issuer', 'Standing', 'Reason'], rows), ...toDo].join('\n');
+}
 
 /** For people. Pure. */
 export function statusText(found: ServiceStatus): string {

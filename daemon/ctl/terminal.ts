@@ -1,7 +1,7 @@
 // Owns: `ukeyctl terminal enrol|list|remove`: which programs may speak through the till socket.
 // Invariants: a secret goes into a new file of its owner's alone, or, asked for with --show or --json, to stdout; it exists once.
 import type { Command, CommandGroup } from '#ctl/command.ts';
-import { adminOptions, withAdmin } from '#ctl/connection.ts';
+import { wholeOptions, withAdmin } from '#ctl/connection.ts';
 import { usage } from '#ctl/exit-codes.ts';
 import { openSecretFile } from '#ctl/output-file.ts';
 import { facts, table } from '#ctl/screen.ts';
@@ -18,15 +18,21 @@ const enrol: Command = {
   summary: 'enrol a terminal; its secret is told once',
   arguments: [terminalArgument],
   options: [
-    ...adminOptions,
+    ...wholeOptions,
+    { flags: '--token <name>', description: 'the only token that it may use, where the service has several; it need not name one then' },
     { flags: '--role <role>', description: `${terminalRoles.join(', ')} (default: till)` },
     { flags: '--secret-file <file>', description: 'write the secret to this new file, readable by its owner alone' },
     { flags: '--show', description: 'print the secret' },
   ],
-  examples: ['terminal enrol till-1 --secret-file till-1.secret', 'terminal enrol erp --role erp --show'],
+  examples: [
+    'terminal enrol till-1 --secret-file till-1.secret',
+    'terminal enrol erp --role erp --show',
+    'terminal enrol till-2 --token annex --show',
+  ],
   async run(given, screen) {
     const terminal = given.needArgument(0);
     const role = readRole(given.text('role') ?? 'till');
+    const token = given.text('token');
     const secretFile = given.text('secretFile');
     if (secretFile === undefined && !given.flag('show') && !screen.json)
       throw usage('where shall the secret go? --secret-file or --show is needed', { field: '--secret-file' });
@@ -34,7 +40,9 @@ const enrol: Command = {
     const file = secretFile === undefined ? null : openSecretFile(secretFile, '--secret-file');
     let kept = false;
     try {
-      const { secret, ...enrolled } = await withAdmin(given, (service) => service.call('terminal.enrol', { terminal, role }));
+      const { secret, ...enrolled } = await withAdmin(given, (service) =>
+        service.call('terminal.enrol', { terminal, role, ...(token === undefined ? {} : { token }) }),
+      );
       file?.write(`${secret}\n`);
       kept = true;
       const shown = given.flag('show') || secretFile === undefined ? { secret } : {};
@@ -44,6 +52,7 @@ const enrol: Command = {
         facts([
           ['Terminal', enrolled.terminal],
           ['Role', enrolled.role],
+          ['Token', enrolled.token ?? null],
           ['Secret file', secretFile ?? null],
           ['Secret', 'secret' in shown ? shown.secret : null],
         ]),
@@ -58,12 +67,13 @@ const list: Command = {
   kind: 'command',
   name: 'list',
   summary: 'enrolled terminals, without their secrets',
-  options: adminOptions,
+  options: wholeOptions,
   examples: ['terminal list'],
   async run(given, screen) {
     const result = await withAdmin(given, (service) => service.call('terminal.list', {}));
-    const rows = result.terminals.map(({ terminal, role }) => [terminal, role]);
-    screen.answer(result, rows.length === 0 ? 'No terminal is enrolled.' : table(['Terminal', 'Role'], rows));
+    const bound = result.terminals.some(({ token }) => token !== undefined);
+    const rows = result.terminals.map(({ terminal, role, token }) => [terminal, role, ...(bound ? [token ?? 'any'] : [])]);
+    screen.answer(result, rows.length === 0 ? 'No terminal is enrolled.' : table(['Terminal', 'Role', ...(bound ? ['Token'] : [])], rows));
   },
 };
 
@@ -72,7 +82,7 @@ const remove: Command = {
   name: 'remove',
   summary: 'forget a terminal',
   arguments: [terminalArgument],
-  options: adminOptions,
+  options: wholeOptions,
   examples: ['terminal remove till-1'],
   async run(given, screen) {
     const terminal = given.needArgument(0);

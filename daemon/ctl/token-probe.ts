@@ -20,6 +20,7 @@ export const probe: Command = {
   summary: "what a vendor's PKCS#11 module can do, and whether it can carry the service",
   options: [
     { flags: '--module <file>', description: "the vendor's PKCS#11 module" },
+    { flags: '--module-parameters <text>', description: 'what the module wants to be told in C_Initialize (NSS does)' },
     { flags: '--token-label <label>', description: 'only this token; needed for what asks for a PIN' },
     { flags: '--pin-file <file>', description: 'log in with the PIN in this file (- is stdin): signatures are timed' },
     { flags: '--prove', description: 'prove each ability with keys that vanish with the session; asks for the PIN' },
@@ -31,6 +32,7 @@ export const probe: Command = {
   ],
   async run(given, screen) {
     const modulePath = path.resolve(given.needText('module'));
+    const moduleParameters = given.text('moduleParameters') ?? null;
     const label = given.text('tokenLabel') ?? null;
     const prove = given.flag('prove');
     const file = given.text('pinFile');
@@ -40,16 +42,15 @@ export const probe: Command = {
     const needsPin = prove || file !== undefined;
     if (needsPin && label === null) throw usage('name the token whose PIN is used with --token-label', { field: '--token-label' });
     const pin = needsPin ? await readPin({ file, what: 'PIN', option: '--pin-file' }, screen) : null;
-    const report = await probeInChild({ modulePath, label, pin, prove }, deadlineSeconds * 1_000).catch((thrown: unknown) => {
-      throw endAs('refused', asUkeyError(thrown));
-    });
-    const canCarry = report.tokens.some(isEnough);
+    const report = await probeInChild({ modulePath, moduleParameters, label, pin, prove }, deadlineSeconds * 1_000).catch(
+      (thrown: unknown) => {
+        throw endAs('refused', asUkeyError(thrown));
+      },
+    );
+    const canCarry = report.tokens.some((one) => one.canCarry);
     screen.answer({ ...report, canCarry, proven: prove }, reportText(report, prove), canCarry ? 'done' : 'refused');
   },
 };
-
-/** Data objects are of use, and not needed. */
-const isEnough = ({ missing }: TokenReport): boolean => missing.every((what) => what.startsWith('data objects'));
 
 /** For people. Pure. */
 export function reportText(report: ModuleReport, proven: boolean): string {
@@ -61,10 +62,9 @@ export function reportText(report: ModuleReport, proven: boolean): string {
 }
 
 function tokenText(one: TokenReport, proven: boolean): string {
-  const { signing, wrapping, dataObjects, missing } = one;
-  const isKnown = ({ kind }: TokenReport['dataObjects']): boolean => kind === 'named' || kind === 'proven';
-  const chosen = wrapping.find(({ ability }) => isKnown(ability))?.method ?? null;
-  const verdict = !isEnough(one)
+  const { signing, wrapping, dataObjects, missing, isOnToken, leftBehind } = one;
+  const chosen = wrapping.find(({ ability: { kind } }) => kind !== 'absent' && kind !== 'failed')?.method ?? null;
+  const verdict = !one.canCarry
     ? 'cannot carry the service'
     : proven
       ? 'can carry the service'
@@ -77,6 +77,8 @@ function tokenText(one: TokenReport, proven: boolean): string {
       ['New key pair', one.generateMs === null ? null : `${one.generateMs.toFixed(0)} ms`],
       ['Wraps by', chosen ?? 'nothing'],
       ['Missing', missing.join('; ')],
+      ['Proof', isOnToken ? 'by keys on the token itself, which are destroyed again: it makes none for a session' : null],
+      ['Left behind', leftBehind === 0 ? null : `${leftBehind} objects of this probe, whose names begin with probe-`],
       ['Verdict', verdict],
     ]),
     table(

@@ -12,7 +12,7 @@ import { chainBroken, ledgerText } from '#ctl/ledger-text.ts';
 import { openProgress } from '#ctl/progress.ts';
 import { readPin } from '#ctl/prompt.ts';
 import type { Screen } from '#ctl/screen.ts';
-import { readConfig } from '#ground/config.ts';
+import { type Config, readConfig, type TokenConfig } from '#ground/config.ts';
 import type { HolderConfig } from '#holder/configuration.ts';
 import type { CarriedDocument, Holder, Mount, StoredBatch } from '#holder/holder.ts';
 import { joinHolder } from '#holder/joined.ts';
@@ -22,7 +22,7 @@ import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 const readMaxBytes = 4 * 1024 * 1024;
 
 /** Where the store and its token are. */
-export type StoreConfig = Pick<HolderConfig, 'module' | 'softTokenPath' | 'tokenLabel' | 'flashPath'>;
+export type StoreConfig = Pick<HolderConfig, 'module' | 'moduleParameters' | 'softTokenPath' | 'tokenLabel' | 'flashPath'>;
 
 /** A store that is open for reading. */
 export interface OpenStore {
@@ -121,7 +121,7 @@ export async function remainderOf({ mount, batches }: OpenStore): Promise<{ read
 /** From --config, and from the options, which come first. Throws invalid-request. */
 function configOf(given: Given): StoreConfig {
   const file = given.text('config');
-  const token = file === undefined ? null : readConfig(file).token;
+  const token = file === undefined ? null : configuredToken(readConfig(file), given.text('token'));
   const own = { module: given.text('module'), soft: given.text('softToken') };
   if (own.module !== undefined && own.soft !== undefined)
     throw usage('--module and --soft-token exclude each other', { field: '--module' });
@@ -135,12 +135,23 @@ function configOf(given: Given): StoreConfig {
   if (flashPath === undefined) throw usage('--store is needed', { field: '--store' });
   checkPlace(flashPath, given.text('store') === undefined ? '--config' : '--store');
   const tokenLabel = given.text('tokenLabel') ?? token?.label;
+  // They are this module's alone.
+  const moduleParameters = named ? undefined : token?.module_parameters;
   return {
     module: module ?? null,
+    ...(moduleParameters === undefined ? {} : { moduleParameters }),
     ...(softTokenPath === undefined ? {} : { softTokenPath }),
     ...(tokenLabel === undefined ? {} : { tokenLabel }),
     flashPath,
   };
+}
+
+/** Throws usage where it is not clear which one. */
+function configuredToken({ tokens }: Config, name: string | undefined): TokenConfig {
+  const [first, ...others] = tokens.filter((token) => name === undefined || token.name === name);
+  if (first !== undefined && others.length === 0) return first;
+  const names = tokens.map((token) => token.name).join(', ');
+  throw usage(`--token must name one of the configured tokens: ${names}`, { field: '--token' });
 }
 
 /** A store is a block device or a file. Throws usage. */

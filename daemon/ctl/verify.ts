@@ -25,6 +25,7 @@ export const verify: Command = {
       description: 'of --store: PKCS#11 library of the token; for SoftHSM2 set SOFTHSM2_CONF as the service has it',
     },
     { flags: '--soft-token <file>', description: 'of --store: key file of the embedded soft token' },
+    { flags: '--token <name>', description: 'of --config: which token, where it has several' },
     { flags: '--token-label <label>', description: 'of --store: which token, when the module shows several' },
     {
       flags: '--pin-file <file>',

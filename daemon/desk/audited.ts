@@ -3,21 +3,22 @@
 // name of a terminal. A login that found the token open, and a question to store.mend without a PIN, have tried nothing: they are not noted.
 import { type AuditedMethod, auditedMethods } from '#ipc-schema/audit.ts';
 import { asUkeyError } from '#ipc-schema/errors.ts';
-import type { Params, Result } from '#ipc-schema/methods.ts';
+import type { Result } from '#ipc-schema/methods.ts';
 import type { Audit } from './audit.ts';
 
 interface Asker {
   /** The terminal's name, or `admin`. */
   readonly label: string;
 }
-type Errand<M extends AuditedMethod> = (caller: never, params: Params<M>) => Promise<Result<M>>;
-type Errands = { readonly [M in AuditedMethod]: Errand<M> };
+type Errand = (caller: Asker, params: object) => Promise<object>;
 
-/** The same handlers; those that are audited note what they did. */
-export function audited<H extends Errands>(audit: Audit, handlers: H): H {
+/** The same handlers; those of them that are audited note what they did. */
+export function audited<H extends object>(audit: Pick<Audit, 'note'>, handlers: H): H {
   const reading = new ReadingRuns();
-  const noting = auditedMethods.map((what) => {
-    const errand = handlers[what] as unknown as (caller: Asker, params: object) => Promise<object>;
+  const noting = auditedMethods.flatMap((what) => {
+    if (!(what in handlers)) return [];
+    // What the schema of a method has let through is what its handler takes: serve() sees to that.
+    const errand = (handlers as Readonly<Record<string, Errand>>)[what] as Errand;
     const noted = async (caller: Asker, params: object): Promise<object> => {
       const note = { what, who: caller.label, ...namedTerminal(params) };
       try {
@@ -30,7 +31,7 @@ export function audited<H extends Errands>(audit: Audit, handlers: H): H {
         throw thrown;
       }
     };
-    return [what, noted] as const;
+    return [[what, noted] as const];
   });
   return { ...handlers, ...Object.fromEntries(noting) };
 }

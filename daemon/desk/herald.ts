@@ -1,5 +1,5 @@
-// Owns: what subscribers are told: standing, limits and the store's filling, each change once; and whatever else happens, as it happens.
-// Invariants: a step is told on the way up, once; what sets it back (an acknowledgement, freed segments) is not told.
+// Owns: telling subscribers what has happened on one token, each change once.
+// Must not: know who subscribed; before `attach` nobody has.
 import type { Clock } from '#ground/clock.ts';
 import type { EventNotice } from '#ipc-schema/envelope.ts';
 import type { EventName } from '#ipc-schema/methods.ts';
@@ -9,23 +9,25 @@ const limitSteps = [50, 75, 90, 100] as const;
 const storeSteps = [75, 90] as const;
 
 export class Herald {
+  readonly #token: string;
   readonly #clock: Clock;
   #publish: (notice: EventNotice) => void = () => undefined;
   #standing = '';
   #limitStep = 0;
   #storeStep = 0;
 
-  constructor(clock: Clock) {
+  /** `token`: its name in the configuration. */
+  constructor(token: string, clock: Clock) {
+    this.#token = token;
     this.#clock = clock;
   }
 
-  /** From now on it is heard. */
   attach(publish: (notice: EventNotice) => void): void {
     this.#publish = publish;
   }
 
   tell(event: EventName, facts: Readonly<Record<string, unknown>>): void {
-    this.#publish({ event, at: new Date(this.#clock.wallMs()).toISOString(), ...facts });
+    this.#publish({ event, at: new Date(this.#clock.wallMs()).toISOString(), token: this.#token, ...facts });
   }
 
   standing(custody: Custody): void {

@@ -7,7 +7,7 @@ import type { Charter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { encodeEvidence, qrText } from '#ipc-schema/evidence.ts';
 import type { InvoiceRequest } from '#ipc-schema/invoice.ts';
-import type { Result } from '#ipc-schema/methods.ts';
+import type { Params, Result } from '#ipc-schema/methods.ts';
 import type { Budget, Link } from '#ipc-schema/status.ts';
 import type { Custody } from '#ledger/custody.ts';
 import type { Issued, Ledger } from '#ledger/ledger.ts';
@@ -17,6 +17,7 @@ import type { Committed } from '#ledger/stored.ts';
 import type { Deliveries } from './deliveries.ts';
 import { makeDraft } from './draft.ts';
 import { requestDigest } from './request-digest.ts';
+import { refuseOtherIssuer } from './which-token.ts';
 
 export interface IssueParts {
   readonly custody: Custody;
@@ -26,10 +27,13 @@ export interface IssueParts {
   link(): Link;
 }
 
-export async function issue(parts: IssueParts, terminal: string | null, request: InvoiceRequest): Promise<Result<'invoice.issue'>> {
+type IssueRequest = Params<'invoice.issue'>;
+
+export async function issue(parts: IssueParts, terminal: string | null, request: IssueRequest): Promise<Result<'invoice.issue'>> {
   const name = terminalOf(terminal);
   const ledger = await parts.custody.use();
   const charter = charterOf(ledger);
+  refuseOtherIssuer(request, charter);
   const issued = await issueOnce(parts, ledger, charter, name, request);
   // With it a till's request is followed to its batch, and with the upload's line to the server.
   parts.log.debug('document', { sequence: issued.leaf.sequence, batch: issued.batchIndex, repeated: issued.repeated });
@@ -73,10 +77,11 @@ async function originalOf(ledger: Ledger, number: string): Promise<number> {
 }
 
 /** The same checks and totals as issuing; nothing is committed, so sequence and number stand as zero and empty. */
-export async function preview(parts: IssueParts, terminal: string | null, request: InvoiceRequest): Promise<Result<'invoice.preview'>> {
+export async function preview(parts: IssueParts, terminal: string | null, request: IssueRequest): Promise<Result<'invoice.preview'>> {
   const name = terminalOf(terminal);
   const ledger = await parts.custody.use();
   const charter = charterOf(ledger);
+  refuseOtherIssuer(request, charter);
   const draft = await draftOf(parts, ledger, charter, name, request);
   await ledger.check(draft);
   const document = Buffer.from(draft.body({ sequence: 0, number: '', issuedAtMs: parts.clock.wallMs() })).toString('utf8');

@@ -1,9 +1,10 @@
 // Owns: the digest that says whether two requests with one key have the same content. Pure.
-// SHA-256 over the request as JSON with members in code-unit order, without `wait` and `brief` (they ask how to be answered, not what to issue); base64url.
+// SHA-256 over the request as JSON with members in code-unit order, without `wait` and `brief` (they ask how to be
+// answered) and `token` and `issuer` (they say where), none of which is content; base64url.
 import { hash } from 'node:crypto';
 
 export function requestDigest(request: Readonly<Record<string, unknown>>): string {
-  const { wait: _wait, brief: _brief, ...content } = request;
+  const { wait: _wait, brief: _brief, token: _token, issuer: _issuer, ...content } = request;
   return hash('sha256', orderedJson(content), 'base64url');
 }
 

@@ -16,7 +16,14 @@ const fileMaxBytes = 256 * 1024;
 const schema = z.strictObject({
   format: z.literal('ukey-terminals/1'),
   terminals: z
-    .array(z.strictObject({ terminal: nameText, role: z.enum(terminalRoles), secret: z.string().regex(/^[0-9a-f]{64}$/) }))
+    .array(
+      z.strictObject({
+        terminal: nameText,
+        role: z.enum(terminalRoles),
+        token: nameText.optional(),
+        secret: z.string().regex(/^[0-9a-f]{64}$/),
+      }),
+    )
     .max(terminalsMax),
 });
 
@@ -24,6 +31,8 @@ type Role = (typeof terminalRoles)[number];
 interface Known {
   readonly id: string;
   readonly role: Role;
+  /** Name of the only token that it may use. */
+  readonly token?: string | undefined;
   readonly secret: Uint8Array;
 }
 
@@ -36,25 +45,25 @@ export class Terminals {
     this.#file = path.join(stateDirectory, 'terminals.json');
     if (!existsSync(this.#file)) return;
     const content = check(schema, decodeJson(readFileSync(this.#file), { maxBytes: fileMaxBytes, maxDepth: 4 }));
-    for (const { terminal, role, secret } of content.terminals)
-      this.#known.set(terminal, { id: terminal, role, secret: Buffer.from(secret, 'hex') });
+    for (const { terminal, role, token, secret } of content.terminals)
+      this.#known.set(terminal, { id: terminal, role, token, secret: Buffer.from(secret, 'hex') });
   }
 
   find(id: string): Known | null {
     return this.#known.get(id) ?? null;
   }
 
-  list(): { terminal: string; role: Role }[] {
-    return [...this.#known.values()].map(({ id, role }) => ({ terminal: id, role }));
+  list(): { terminal: string; role: Role; token?: string }[] {
+    return [...this.#known.values()].map(({ id, role, token }) => ({ terminal: id, role, ...(token === undefined ? {} : { token }) }));
   }
 
   /** A terminal that is enrolled again gets a new secret; the old one is worth nothing from then on. */
-  enrol(terminal: string, role: Role): { terminal: string; role: Role; secret: string } {
+  enrol(terminal: string, role: Role, token?: string): { terminal: string; role: Role; token?: string; secret: string } {
     if (this.#known.size >= terminalsMax && !this.#known.has(terminal))
       throw new UkeyError('busy', 'no more terminals can be enrolled', { retryAfterMs: 1_000 });
     const secret = randomBytes(secretBytes);
-    this.#replace(new Map(this.#known).set(terminal, { id: terminal, role, secret }));
-    return { terminal, role, secret: secret.toString('hex') };
+    this.#replace(new Map(this.#known).set(terminal, { id: terminal, role, token, secret }));
+    return { terminal, role, ...(token === undefined ? {} : { token }), secret: secret.toString('hex') };
   }
 
   remove(terminal: string): { terminal: string } {
@@ -65,9 +74,10 @@ export class Terminals {
   }
 
   #replace(next: ReadonlyMap<string, Known>): void {
-    const terminals = [...next.values()].map(({ id, role, secret }) => ({
+    const terminals = [...next.values()].map(({ id, role, token, secret }) => ({
       terminal: id,
       role,
+      token,
       secret: Buffer.from(secret).toString('hex'),
     }));
     writeDurably(this.#file, JSON.stringify({ format: 'ukey-terminals/1', terminals }));

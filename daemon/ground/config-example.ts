@@ -15,9 +15,10 @@ export function exampleText(settings: readonly Setting[]): string {
   const lines = introduction.flatMap((paragraph) => comment(paragraph));
   let table = '';
   for (const setting of settings) {
-    const parts = setting.key.split('.');
-    const name = parts.pop() ?? '';
-    const header = parts.join('.');
+    // A table in a table is written as dotted keys: its header, standing there by itself, would say that the table is given.
+    const [header, name] = setting.key.includes('.')
+      ? [setting.key.split('.')[0] ?? '', setting.key.replace(/^\w+\./, '')]
+      : ['', setting.key];
     lines.push('');
     if (header !== table) lines.push(`[${header}]`);
     table = header;

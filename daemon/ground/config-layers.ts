@@ -7,6 +7,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { parse, TomlError } from 'smol-toml';
 import { UkeyError } from '#ipc-schema/errors.ts';
+import { fieldPath } from '#ipc-schema/schema.ts';
 import { nearest, readText, type Setting } from './settings.ts';
 
 /** Where a value was given. */
@@ -42,8 +43,8 @@ export function textLayer(settings: readonly Setting[], text: string, name: stri
     const why = cause instanceof Error ? (cause.message.split('\n')[0] ?? '') : '';
     throw new UkeyError('invalid-request', `${name}${at} is not TOML: ${why}`, { cause, action: correctFile });
   }
-  const origin = (keys: readonly string[]): Origin => {
-    const line = lineOf(text, keys);
+  const origin = (place: Place): Origin => {
+    const line = lineOf(text, place);
     return { kind: 'file', text: line === null ? name : `${name}:${line}` };
   };
   return treeOf(raw, [], { settings, origin, base });
@@ -132,39 +133,44 @@ export function unknownName(field: string, at: string, near: string | null, acti
 
 // ---- From plain values to a tree
 
+/** Keys from the outermost on; in a list of tables, the index behind its key. */
+type Place = readonly (string | number)[];
+
 interface Reading {
   readonly settings: readonly Setting[];
   readonly base: string;
-  origin(keys: readonly string[]): Origin;
+  origin(place: Place): Origin;
 }
 
-function treeOf(value: unknown, keys: readonly string[], reading: Reading): Tree {
-  const origin = reading.origin(keys);
-  const key = keys.join('.');
+const keyOf = (place: Place): string => place.filter((part) => typeof part === 'string').join('.');
+
+function treeOf(value: unknown, place: Place, reading: Reading): Tree {
+  const origin = reading.origin(place);
+  const key = keyOf(place);
   const setting = reading.settings.find((one) => one.key === key);
   if (setting !== undefined) return { kind: 'leaf', value: atBase(setting, value, reading.base), origin };
   const isTable = key === '' || reading.settings.some((one) => one.key.startsWith(`${key}.`));
-  if (!isTable) throw unknownKey(keys, reading);
-  if (isPlainTable(value)) return { kind: 'table', members: membersOf(value, keys, reading), origin };
+  if (!isTable) throw unknownKey(place, reading);
+  if (isPlainTable(value)) return { kind: 'table', members: membersOf(value, place, reading), origin };
   if (Array.isArray(value) && value.length > 0 && value.every(isPlainTable))
-    return { kind: 'tables', items: value.map((item) => membersOf(item, keys, reading)), origin };
-  throw new UkeyError('invalid-request', `${key}: must be a table (${origin.text})`, { field: key, action: correctFile });
+    return { kind: 'tables', items: value.map((item, at) => membersOf(item, [...place, at], reading)), origin };
+  const field = fieldPath(place);
+  throw new UkeyError('invalid-request', `${field}: must be a table (${origin.text})`, { field, action: correctFile });
 }
 
-function membersOf(table: Readonly<Record<string, unknown>>, keys: readonly string[], reading: Reading): Table {
-  return new Map(Object.entries(table).map(([name, member]) => [name, treeOf(member, [...keys, name], reading)]));
+function membersOf(table: Readonly<Record<string, unknown>>, place: Place, reading: Reading): Table {
+  return new Map(Object.entries(table).map(([name, member]) => [name, treeOf(member, [...place, name], reading)]));
 }
 
 function isPlainTable(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null && !Array.isArray(value) && !(value instanceof Date);
 }
 
-function unknownKey(keys: readonly string[], { settings, origin }: Reading): UkeyError {
-  const key = keys.join('.');
+function unknownKey(place: Place, { settings, origin }: Reading): UkeyError {
   // All keys and the tables above them: a whole table may be misspelt.
   const names = new Set(settings.flatMap((one) => [one.key, ...one.key.split('.').slice(0, -1)]));
-  const near = nearest(key, [...names]) ?? nearest(keys.at(-1) ?? '', [...names]);
-  return unknownName(key, origin(keys).text, near, correctFile);
+  const near = nearest(keyOf(place), [...names]) ?? nearest(String(place.at(-1)), [...names]);
+  return unknownName(fieldPath(place), origin(place).text, near, correctFile);
 }
 
 function atBase({ path: isPath }: Setting, value: unknown, base: string): unknown {
@@ -175,21 +181,34 @@ function atBase({ path: isPath }: Setting, value: unknown, base: string): unknow
 
 const escaped = (text: string): string => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
 
-/** The first line on which the key is given, as far as it can be told without the parser's help; null: it stands in no place of its own. */
-function lineOf(text: string, keys: readonly string[]): number | null {
-  if (keys.length === 0) return null;
-  let table = '';
+/** The line on which a key is given, as far as it can be told without the parser's help; null: it stands in no place of its own. */
+function lineOf(text: string, place: Place): number | null {
+  if (place.length === 0) return null;
+  const lists = new Map<string, number>();
+  let table: Place = [];
   for (const [at, line] of text.split('\n').entries()) {
-    const header = /^\s*\[\[?\s*([^\]]+?)\s*\]/.exec(line)?.[1];
-    if (header !== undefined) table = header.replace(/\s*\.\s*/g, '.').replaceAll('"', '');
-    if (header !== undefined && table === keys.join('.')) return at + 1;
-    const prefixLength = table === '' ? 0 : table.split('.').length;
-    if (table !== keys.slice(0, prefixLength).join('.')) continue;
-    const rest = keys.slice(prefixLength).map((key) => `"?${escaped(key)}"?`);
-    if (rest.length > 0 && new RegExp(`^\\s*${rest.join('\\s*\\.\\s*')}\\s*[=.]`).test(line)) return at + 1;
+    const [, brackets, header] = /^\s*(\[\[?)\s*([^\]]+?)\s*\]/.exec(line) ?? [];
+    if (header !== undefined) table = tableOf(header.replaceAll('"', '').split(/\s*\.\s*/), brackets === '[[', lists);
+    if (!isSame(table, place.slice(0, table.length))) continue;
+    const rest = place.slice(table.length);
+    if (header !== undefined && (rest.length === 0 || (rest.length === 1 && typeof rest[0] === 'number'))) return at + 1;
+    const keys = rest.filter((part) => typeof part === 'string').map((key) => `"?${escaped(key)}"?`);
+    if (keys.length > 0 && new RegExp(`^\\s*${keys.join('\\s*\\.\\s*')}\\s*[=.]`).test(line)) return at + 1;
   }
   return null;
 }
+
+/** Of a header: `[[token]]` begins the next of its list, `[token.mirror]` behind it is in that one. */
+function tableOf(names: readonly string[], isNext: boolean, lists: Map<string, number>): Place {
+  return names.flatMap((name, depth) => {
+    const key = names.slice(0, depth + 1).join('.');
+    if (isNext && depth === names.length - 1) lists.set(key, (lists.get(key) ?? -1) + 1);
+    const index = lists.get(key);
+    return index === undefined ? [name] : [name, index];
+  });
+}
+
+const isSame = (a: Place, b: Place): boolean => a.length === b.length && a.every((part, at) => part === b[at]);
 
 // ---- One upon the other
 

@@ -6,7 +6,7 @@
 import { createHash } from 'node:crypto';
 import path from 'node:path';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
-import { check, z } from '#ipc-schema/schema.ts';
+import { check, nameText, z } from '#ipc-schema/schema.ts';
 import {
   configVariable,
   emptyTree,
@@ -22,6 +22,10 @@ import {
 } from './config-layers.ts';
 import { type Setting, settingsOf, tell } from './settings.ts';
 
+/** Each has a process of its own. */
+export const tokensMax = 16;
+/** What the only token is called where it has no name. */
+export const soleTokenName = 'main';
 export const configFileDefault = '/etc/ukeyd/ukeyd.toml';
 const correctIt = 'Correct the configuration file.';
 
@@ -59,11 +63,37 @@ function isLoopback(text: string): boolean {
   return port !== undefined && Number(port) <= 65_535 && address.split('.').every((part) => part.startsWith('[') || Number(part) <= 255);
 }
 
+/** Second copy of a FLASH on the host's disk, so that the loss of either loses nothing. `whose`: what is said of it. */
+const mirrorSchema = (path: string, mode: string) =>
+  z.strictObject({
+    path: tell(filePath.optional(), { says: path, example: '/srv/ukeyd/mirror.img', path: true }),
+    mode: tell(z.enum(['sync', 'async', 'off']).default('sync'), { says: mode }),
+  });
+
 const tokenShape = {
+  name: tell(nameText.optional(), {
+    says: 'What requests call it. Needed where there are several tokens: [[token]] instead of [token], once for each (docs/several-tokens.md).',
+    allowed: '1 to 64 of A-Z a-z 0-9 . _ -',
+    example: 'main',
+  }),
+  issuer: tell(z.string().min(1).max(64).optional(), {
+    says: 'Tax id of the issuer that this place is for: a token of another one is not used. Needed where there are several.',
+    allowed: 'text of 1 to 64 characters',
+    example: 'GB123456789',
+  }),
+  state: tell(filePath.optional(), {
+    says: 'Left out: the state folder itself, or, of several tokens, a folder of the name in it.',
+    example: '/var/lib/ukeyd',
+    path: true,
+  }),
   module: tell(filePath.optional(), {
     says: "The vendor's PKCS#11 library. Left out: the embedded soft token of soft_token, for development.",
     example: '/usr/lib/softhsm/libsofthsm2.so',
     ...{ path: true, shown: true },
+  }),
+  module_parameters: tell(z.string().min(1).max(4096).optional(), {
+    says: "What this module wants to be told in C_Initialize (NSS: where its database is); its vendor's book says so. No place for a secret.",
+    example: 'configdir=/var/lib/nss',
   }),
   label: tell(z.string().max(32).optional(), {
     says: 'Label of the token to use where the module shows several.',
@@ -96,17 +126,10 @@ const tokenShape = {
     allowed: 'a list of at most 8 paths',
     path: true,
   }),
-};
-
-const mirrorShape = {
-  path: tell(filePath.optional(), {
-    says: 'Image or block device, at least as large as the FLASH. Left out: one file per token in the state folder.',
-    example: '/srv/ukeyd/mirror.img',
-    path: true,
-  }),
-  mode: tell(z.enum(['sync', 'async', 'off']).default('sync'), {
-    says: 'sync: an invoice is answered when FLASH and mirror have it. async: the mirror follows.',
-  }),
+  mirror: mirrorSchema(
+    'Of this token alone: image or block device. Left out: one file per token in its state folder.',
+    'Of this token alone. With neither of the two: as [mirror] says.',
+  ).optional(),
 };
 
 const logShape = {
@@ -137,42 +160,69 @@ const metricsShape = {
   textfile_seconds: tell(z.int().min(5).max(3_600).default(15), { says: 'How often that file is written, in seconds.', live: true }),
 };
 
-/** The order is that of the example file. */
-const schema = z.strictObject({
-  state: tell(filePath.default('/var/lib/ukeyd'), { says: 'Folder of the index, the terminals, the lock and the mirror.', path: true }),
-  socket: tell(filePath.default('/run/ukeyd/ukeyd.sock'), { says: 'Socket of tills and ERP programs.', path: true }),
-  admin_socket: tell(filePath.default('/run/ukeyd/ukeyd-admin.sock'), {
-    says: 'Socket of operators: opening it is the proof.',
-    path: true,
+const tokenSchema = z.strictObject(tokenShape);
+const state = tell(filePath.default('/var/lib/ukeyd'), {
+  says: 'Folder of the index, the terminals, the lock and the mirror.',
+  path: true,
+});
+const socket = tell(filePath.default('/run/ukeyd/ukeyd.sock'), { says: 'Socket of tills and ERP programs.', path: true });
+const adminSocket = tell(filePath.default('/run/ukeyd/ukeyd-admin.sock'), {
+  says: 'Socket of operators: opening it is the proof.',
+  path: true,
+});
+const socketGroup = tell(z.string().min(1).max(64).optional(), {
+  says: "Group that may open the till socket. Left out: the service's own.",
+  allowed: 'the name of a group',
+  example: 'ukey',
+});
+const upload = z.strictObject({
+  probe: tell(z.string().max(256).refine(isCron).default('*/15 * * * * *'), {
+    says: 'When to ask the ticket server whether it is there: cron, with seconds first.',
+    allowed: 'a cron expression of five or six fields, such as "*/15 * * * * *"',
+    live: true,
   }),
-  socket_group: tell(z.string().min(1).max(64).optional(), {
-    says: "Group that may open the till socket. Left out: the service's own.",
-    allowed: 'the name of a group',
-    example: 'ukey',
-  }),
-  token: z.strictObject(tokenShape),
-  /** Second copy of the FLASH on the host's disk, so that the loss of either loses nothing. */
-  mirror: z.strictObject(mirrorShape).prefault({}),
-  upload: z
-    .strictObject({
-      probe: tell(z.string().max(256).refine(isCron).default('*/15 * * * * *'), {
-        says: 'When to ask the ticket server whether it is there: cron, with seconds first.',
-        allowed: 'a cron expression of five or six fields, such as "*/15 * * * * *"',
-        live: true,
-      }),
-    })
-    .prefault({}),
-  log: z.strictObject(logShape).prefault({}),
-  metrics: z.strictObject(metricsShape).prefault({}),
 });
 
-export type Config = z.infer<typeof schema>;
+/** The order is that of the example file. */
+const schemaWith = <T extends z.ZodType>(token: T) =>
+  z.strictObject({
+    ...{ state, socket, admin_socket: adminSocket, socket_group: socketGroup, token },
+    mirror: mirrorSchema(
+      'Image or block device, at least as large as the FLASH. Left out: one file per token in its state folder.',
+      'sync: an invoice is answered when FLASH and mirror have it. async: the mirror follows.',
+    ).prefault({}),
+    upload: upload.prefault({}),
+    log: z.strictObject(logShape).prefault({}),
+    metrics: z.strictObject(metricsShape).prefault({}),
+  });
 
-export const settings: readonly Setting[] = settingsOf(schema);
+/** `[token]`: one. `[[token]]`: several at once. */
+const oneSchema = schemaWith(tokenSchema);
+const severalSchema = schemaWith(z.array(tokenSchema).min(1).max(tokensMax));
+type Raw = z.infer<typeof oneSchema> | z.infer<typeof severalSchema>;
+type RawToken = z.infer<typeof tokenSchema>;
+type Mirror = Raw['mirror'];
+
+/** Where one token is plugged in, and how it is used. All paths are absolute. */
+export interface TokenConfig extends Omit<RawToken, 'name' | 'issuer' | 'state' | 'mirror'> {
+  readonly name: string;
+  /** Null: of whichever issuer the token is. */
+  readonly issuer: string | null;
+  readonly state: string;
+  readonly mirror: Mirror;
+}
+
+export interface Config extends Omit<Raw, 'token' | 'mirror'> {
+  readonly tokens: readonly [TokenConfig, ...TokenConfig[]];
+}
+
+export const settings: readonly Setting[] = settingsOf(oneSchema);
 
 /** A configuration, and how it came about. */
 export interface Given {
   readonly config: Config;
+  /** As it was written, with the defaults. */
+  readonly raw: Raw;
   /** The file that was named, or the default. */
   readonly file: string;
   /** Where each value was given, by its key; what is not in it is the default. */
@@ -210,18 +260,16 @@ export function parseConfig(text: string, base: string): Config {
 function decided(layers: readonly Tree[]): Omit<Given, 'file'> {
   const tree = layers.reduce((under, over) => joined(under, over), emptyTree);
   const origins = originsOf(tree);
-  const config = checked(tree, origins);
-  const { token } = config;
-  if (token.module === undefined && token.soft_token === undefined) throw bad('token.soft_token', 'needed where token.module is left out');
-  if (token.pin_file !== undefined && token.pin_credential !== undefined)
-    throw bad('token.pin_credential', 'only where token.pin_file is left out', origins.get('token.pin_credential'));
-  return { config, origins };
+  const raw = checked(tree, origins);
+  const refuse: Refuse = (field, why) => bad(field, why, origins.get(field));
+  return { config: configOf(raw, refuse), raw, origins };
 }
 
 /** The contract's own refusal speaks of a request; here it is a key, what may stand there, and where it was given. */
-function checked(tree: Tree, origins: ReadonlyMap<string, Origin>): Config {
+function checked(tree: Tree, origins: ReadonlyMap<string, Origin>): Raw {
+  const isSeveral = tree.kind === 'table' && tree.members.get('token')?.kind === 'tables';
   try {
-    return check(schema, plainOf(tree));
+    return check<Raw>(isSeveral ? severalSchema : oneSchema, plainOf(tree));
   } catch (thrown) {
     const { field = '', cause } = asUkeyError(thrown);
     const key = field.replace(/\[\d+\]/g, '');
@@ -237,6 +285,61 @@ function bad(field: string, what: string, origin?: Origin, cause?: unknown): Uke
   return new UkeyError('invalid-request', `${field}: ${what}${origin === undefined ? '' : ` (${origin.text})`}`, { field, action, cause });
 }
 
+type Refuse = (field: string, why: string) => UkeyError;
+
+function configOf({ token, mirror, ...whole }: Raw, refuse: Refuse): Config {
+  const given: readonly RawToken[] = Array.isArray(token) ? token : [token];
+  if (given.length > 1 && mirror.path !== undefined)
+    throw refuse('mirror.path', 'of several tokens each names its own, as token.mirror.path');
+  const tokens = given.map((one, index) => {
+    checkToken(one, Array.isArray(token) ? `token[${index}]` : 'token', given.length > 1, refuse);
+    return tokenOf(one, whole.state, given.length > 1, mirror);
+  });
+  checkApart(tokens, refuse);
+  const [first, ...others] = tokens;
+  if (first === undefined) throw refuse('token', 'there is none');
+  return { ...whole, tokens: [first, ...others] };
+}
+
+function checkToken(token: RawToken, field: string, isOneOfSeveral: boolean, refuse: Refuse): void {
+  if (token.module === undefined && token.soft_token === undefined)
+    throw refuse(`${field}.soft_token`, `needed where ${field}.module is left out`);
+  if (token.pin_file !== undefined && token.pin_credential !== undefined)
+    throw refuse(`${field}.pin_credential`, `only where ${field}.pin_file is left out`);
+  if (!isOneOfSeveral) return;
+  // Who serves a request must not depend on which tokens happen to be there: a repetition could else reach another ledger.
+  for (const name of ['name', 'issuer'] as const)
+    if (token[name] === undefined) throw refuse(`${field}.${name}`, 'needed where there are several tokens');
+}
+
+function tokenOf(token: RawToken, state: string, isOneOfSeveral: boolean, common: Mirror): TokenConfig {
+  const { name = soleTokenName, issuer = null, state: ownState, mirror = common, ...rest } = token;
+  return { ...rest, name, issuer, mirror, state: ownState ?? (isOneOfSeveral ? path.join(state, name) : state) };
+}
+
+/** Nothing that belongs to one token may be another's. */
+function checkApart(tokens: readonly TokenConfig[], refuse: Refuse): void {
+  const taken = new Set<string>();
+  for (const [index, { name, state, flash, mirror, module, soft_token, label }] of tokens.entries()) {
+    const own: readonly (readonly [field: string, kind: string, value: string | undefined])[] = [
+      ['name', 'name', name],
+      ['state', 'state', state],
+      ['flash', 'image', flash],
+      ['mirror.path', 'image', mirror.mode === 'off' ? undefined : mirror.path],
+      ['soft_token', 'soft token', module === undefined ? soft_token : undefined],
+      ['label', 'label', module === undefined ? undefined : `${module} ${label ?? ''}`],
+    ];
+    for (const [field, kind, value] of own) {
+      if (value === undefined) continue;
+      if (taken.has(`${kind} ${value}`)) throw refuse(`token[${index}].${field}`, 'another token has the same');
+      taken.add(`${kind} ${value}`);
+    }
+    // Without a label it would be whichever token the module shows first.
+    if (module !== undefined && label === undefined && tokens.some((other, at) => at !== index && other.module === module))
+      throw refuse(`token[${index}].label`, 'needed where another token has the same module');
+  }
+}
+
 /** One key as it is in force; `origin` null: the default, or left out (`value` undefined). */
 export interface InForce {
   readonly key: string;
@@ -245,12 +348,12 @@ export interface InForce {
 }
 
 /** Every key, in the order of the schema. */
-export function inForce({ config, origins }: Pick<Given, 'config' | 'origins'>): readonly InForce[] {
-  return settings.flatMap(({ key }) => placesOf(config, key)).map(([key, value]) => ({ key, value, origin: origins.get(key) ?? null }));
+export function inForce({ raw, origins }: Pick<Given, 'raw' | 'origins'>): readonly InForce[] {
+  return settings.flatMap(({ key }) => placesOf(raw, key)).map(([key, value]) => ({ key, value, origin: origins.get(key) ?? null }));
 }
 
 /** The key and its value; of a list of tables one pair for each. */
-function placesOf(config: Config, key: string): [string, unknown][] {
+function placesOf(raw: Raw, key: string): [string, unknown][] {
   return key.split('.').reduce<[string, unknown][]>(
     (places, name) =>
       places.flatMap(([above, table]): [string, unknown][] => {
@@ -260,13 +363,16 @@ function placesOf(config: Config, key: string): [string, unknown][] {
         ];
         return Array.isArray(table) ? table.map((one, at) => into(`${above}[${at}]`, one)) : [into(above, table)];
       }),
-    [['', config]],
+    [['', raw]],
   );
 }
 
 /** Which keys another configuration changes: those that a reload takes up, and those that wait for the next start. */
-export function changesBetween(before: Config, after: Config): { readonly live: readonly string[]; readonly later: readonly string[] } {
-  const told = (config: Config, key: string): string => JSON.stringify(placesOf(config, key));
+export function changesBetween(
+  before: Pick<Given, 'raw'>,
+  after: Pick<Given, 'raw'>,
+): { readonly live: readonly string[]; readonly later: readonly string[] } {
+  const told = ({ raw }: Pick<Given, 'raw'>, key: string): string => JSON.stringify(placesOf(raw, key));
   const changed = settings.filter(({ key }) => told(before, key) !== told(after, key));
   const keysOf = (live: boolean): string[] => changed.filter((one) => (one.live === true) === live).map(({ key }) => key);
   return { live: keysOf(true), later: keysOf(false) };

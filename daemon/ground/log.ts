@@ -164,6 +164,16 @@ function openLogAt(options: LogOptions, end: LogEnd): ProcessLog {
   };
 }
 
+/** A log whose lines all carry these facts. */
+export function aboutAll(log: Log, common: LogFacts): Log {
+  return {
+    error: (message, facts) => log.error(message, { ...common, ...facts }),
+    warn: (message, facts) => log.warn(message, { ...common, ...facts }),
+    info: (message, facts) => log.info(message, { ...common, ...facts }),
+    debug: (message, facts) => log.debug(message, { ...common, ...facts }),
+  };
+}
+
 const depthMax = 5;
 
 /** The message chain of a thrown thing, without stacks, for a log line. A cause whose sentence its error has told already is not told again. */

@@ -6,8 +6,9 @@ import { type UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { HolderConfig } from './configuration.ts';
 import type { Holder } from './holder.ts';
 import { joinHolder } from './joined.ts';
-import { type Answer, type Call, encodeError, type FromChild, isToChild, type ToChild } from './messages.ts';
+import { type Answer, type Call, encodeError, type FromChild, isToChild, pinsOf, type ToChild } from './messages.ts';
 import type { OpenedFromConfig } from './parts.ts';
+import { receivePins } from './pin-pipe.ts';
 
 const lastAnswersMs = 50;
 
@@ -28,6 +29,7 @@ export function serveParent(open: (config: HolderConfig) => OpenedFromConfig): v
   process.on('disconnect', die);
   process.on('message', (message: unknown) => {
     if (!isToChild(message)) return note('a message of no known kind was dropped', null);
+    receivePins(pinsOf(message));
     inbox.push(message);
     if (!isTurnTaken) takeOne();
   });

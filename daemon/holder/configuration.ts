@@ -10,6 +10,8 @@ export interface HolderConfig {
   readonly module: string | null;
   /** Hex SHA-256 that the module's file must have. */
   readonly moduleSha256?: string;
+  /** What the module is told in C_Initialize; left out: nothing. */
+  readonly moduleParameters?: string;
   /** Which of the module's tokens; left out: the only one. */
   readonly tokenLabel?: string;
   /** Key file of the embedded soft token; needed where `module` is null. */

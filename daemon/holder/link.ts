@@ -9,7 +9,8 @@ import { Chatter } from './chatter.ts';
 import type { HolderConfig } from './configuration.ts';
 import type { BatchDraft, Commit, HolderState } from './holder.ts';
 import { Lane } from './lane.ts';
-import { type Answer, type Call, decodeError, type FromChild, isFromChild, type ToChild } from './messages.ts';
+import { type Answer, type CallBody, decodeError, type FromChild, isFromChild, pinsOf, type ToChild } from './messages.ts';
+import { pinPipeOf, sendPins } from './pin-pipe.ts';
 import { refusedCommit } from './sealer.ts';
 import { spawnHolder } from './spawn.ts';
 
@@ -63,8 +64,6 @@ interface WaitingCommit {
   readonly durable: PromiseWithResolvers<void>;
 }
 
-type CallBody = Call extends infer Each ? (Each extends Call ? Omit<Each, 'id'> : never) : never;
-
 export class Link {
   readonly #child: ChildProcess;
   readonly #events: LinkEvents;
@@ -103,7 +102,7 @@ export class Link {
     return this.#child.pid;
   }
 
-  /** Resolves with the answer of the kind that belongs to the call. */
+  /** Resolves with the answer of the kind that belongs to the call, whose PINs are overwritten once they are handed over. */
   ask<Kind extends Answer['kind']>(
     expected: Kind,
     lane: 'token' | 'device',
@@ -150,6 +149,7 @@ export class Link {
     this.#deviceLane.clear();
     this.#child.kill('SIGKILL');
     if (this.#child.connected) this.#child.disconnect();
+    pinPipeOf(this.#child)?.destroy();
     const failed = new UkeyError('token-failed', reason);
     for (const call of this.#calls.values()) call.reject(failed);
     this.#calls.clear();
@@ -170,6 +170,7 @@ export class Link {
   }
 
   #send(message: ToChild): void {
+    sendPins(this.#child, pinsOf(message));
     // A failed send is followed by 'exit' or 'error', which end the call; the callback keeps it from being thrown as well.
     this.#child.send(message, () => undefined);
   }

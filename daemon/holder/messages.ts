@@ -1,8 +1,7 @@
 // Owns: the closed union of messages between front and holder process (Node's IPC channel, structured clone).
 // Invariants: every call carries an id and gets exactly one `answer` or `refused`; a commit gets `sealed`, then `durable`, or `refused`
-// at either point; messages of one direction arrive in the order in which they were sent. Secrets (PIN) travel only here: never in
-// argv, environment or chatter.
-// Known limit: both ends overwrite the PIN's bytes that they hold; the copies that Node's channel makes on the way cannot be reached.
+// at either point; messages of one direction arrive in the order in which they were sent. A PIN never travels here: its place is filled with
+// zeros, and its bytes take pin-pipe.ts.
 // Must not: know processes or deadlines.
 import { asUkeyError, isErrorCode, UkeyError } from '#ipc-schema/errors.ts';
 import type { TokenFacts } from '#token/token.ts';
@@ -92,6 +91,29 @@ const kindsToChild: ReadonlySet<unknown> = new Set<ToChild['kind']>([
   'status',
   'close',
 ]);
+
+type WithoutId<Each> = Each extends Call ? Omit<Each, 'id'> : never;
+export type CallBody = WithoutId<Call>;
+
+/** The places of a call's PINs, in one order for both ends. */
+export function pinsOf(call: ToChild | CallBody): readonly Uint8Array[] {
+  switch (call.kind) {
+    case 'login':
+      return [call.pin];
+    case 'changePin':
+      return [call.change.oldPin, call.change.newPin];
+    case 'unblockPin':
+      return [call.unblock.soPin, call.unblock.newPin];
+    case 'provision':
+      return [call.options.pin, call.options.soPin];
+    case 'beginRestore':
+      return call.options.soPin === null ? [call.options.pin] : [call.options.pin, call.options.soPin];
+    case 'resume':
+      return pinsIn(call.step);
+    default:
+      return [];
+  }
+}
 
 /** What is overwritten when the step ends. */
 export function pinsIn(step: ResumeStep): readonly Uint8Array[] {

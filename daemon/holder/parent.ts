@@ -30,7 +30,7 @@ import type {
   SuccessionGrant,
 } from './holder.ts';
 import { type Deadlines, deadlinesMs, Link } from './link.ts';
-import { pinsIn } from './messages.ts';
+import { type Answer, type CallBody, pinsOf } from './messages.ts';
 import { refusedCommit } from './sealer.ts';
 import { childEntry } from './spawn.ts';
 import { whyNotOpen } from './state.ts';
@@ -101,14 +101,8 @@ class HolderParent implements ParentHolder {
   }
 
   async login(pin: Uint8Array, useLastTry: boolean): Promise<Mount> {
-    try {
-      // The channel has its copy when `ask` returns: ours is overwritten at once.
-      const asked = this.#up().ask('mount', 'token', this.#deadlines.login + this.#imagesMs(), { kind: 'login', pin, useLastTry });
-      pin.fill(0);
-      return (await asked).mount;
-    } finally {
-      pin.fill(0);
-    }
+    const allowanceMs = this.#deadlines.login + this.#imagesMs();
+    return (await this.#askWithPins('mount', allowanceMs, { kind: 'login', pin, useLastTry })).mount;
   }
 
   async logout(): Promise<void> {
@@ -116,33 +110,15 @@ class HolderParent implements ParentHolder {
   }
 
   async changePin(change: PinChange): Promise<TokenFacts> {
-    try {
-      const asked = this.#up().ask('facts', 'token', this.#deadlines.pin, { kind: 'changePin', change });
-      wipe(change.oldPin, change.newPin);
-      return (await asked).facts;
-    } finally {
-      wipe(change.oldPin, change.newPin);
-    }
+    return (await this.#askWithPins('facts', this.#deadlines.pin, { kind: 'changePin', change })).facts;
   }
 
   async unblockPin(unblock: PinUnblock): Promise<TokenFacts> {
-    try {
-      const asked = this.#up().ask('facts', 'token', this.#deadlines.pin, { kind: 'unblockPin', unblock });
-      wipe(unblock.soPin, unblock.newPin);
-      return (await asked).facts;
-    } finally {
-      wipe(unblock.soPin, unblock.newPin);
-    }
+    return (await this.#askWithPins('facts', this.#deadlines.pin, { kind: 'unblockPin', unblock })).facts;
   }
 
   async provision(options: ProvisionOptions): Promise<Uint8Array> {
-    try {
-      const asked = this.#up().ask('enrolment', 'token', this.#deadlines.provision, { kind: 'provision', options });
-      return (await asked).request;
-    } finally {
-      options.pin.fill(0);
-      options.soPin.fill(0);
-    }
+    return (await this.#askWithPins('enrolment', this.#deadlines.provision, { kind: 'provision', options })).request;
   }
 
   async format(request: FormatRequest): Promise<Mount> {
@@ -151,13 +127,7 @@ class HolderParent implements ParentHolder {
   }
 
   async beginRestore(options: RestoreOptions): Promise<RestoreBegun> {
-    try {
-      const asked = this.#up().ask('restoreBegun', 'token', this.#deadlines.provision, { kind: 'beginRestore', options });
-      return (await asked).begun;
-    } finally {
-      options.pin.fill(0);
-      options.soPin?.fill(0);
-    }
+    return (await this.#askWithPins('restoreBegun', this.#deadlines.provision, { kind: 'beginRestore', options })).begun;
   }
 
   async unlockRestore(sealedDataKey: Uint8Array): Promise<Uint8Array> {
@@ -197,14 +167,10 @@ class HolderParent implements ParentHolder {
   }
 
   async resume(step: ResumeStep): Promise<ResumeAnswer> {
-    try {
-      // Whoever looks all the way back reads the whole FLASH.
-      const isLong = (step.kind === 'survey' || step.kind === 'mend') && step.fromBatch !== null;
-      const allowanceMs = isLong ? this.#deadlines.restore : this.#deadlines.format + this.#imagesMs();
-      return (await this.#up().ask('resumed', 'token', allowanceMs, { kind: 'resume', step })).answer;
-    } finally {
-      for (const pin of pinsIn(step)) pin.fill(0);
-    }
+    // Whoever looks all the way back reads the whole FLASH.
+    const isLong = (step.kind === 'survey' || step.kind === 'mend') && step.fromBatch !== null;
+    const allowanceMs = isLong ? this.#deadlines.restore : this.#deadlines.format + this.#imagesMs();
+    return (await this.#askWithPins('resumed', allowanceMs, { kind: 'resume', step })).answer;
   }
 
   async status(): Promise<HolderStatus> {
@@ -261,6 +227,19 @@ class HolderParent implements ParentHolder {
   #imagesMs(): number {
     const { imageBytes = 0, mirror } = this.#options.config;
     return ((mirror === undefined ? 1 : 2) * imageBytes) / imageBytesPerMs;
+  }
+
+  /** Whether or not there is a process to hand them to, the PINs' bytes are overwritten. */
+  async #askWithPins<Kind extends Answer['kind']>(
+    expected: Kind,
+    allowanceMs: number,
+    body: CallBody,
+  ): Promise<Extract<Answer, { kind: Kind }>> {
+    try {
+      return await this.#up().ask(expected, 'token', allowanceMs, body);
+    } finally {
+      wipe(...pinsOf(body));
+    }
   }
 
   /** Throws the state's error while no process runs. */

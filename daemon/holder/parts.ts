@@ -5,7 +5,7 @@ import { type Clock, systemClock } from '#ground/clock.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { createImage, openFileDevice } from '#store/device-file.ts';
-import { loadModule, openPkcs11Token } from '#token/pkcs11.ts';
+import { loadModule, openPkcs11Token, type Pkcs11Options } from '#token/pkcs11.ts';
 import type { SlotChoice } from '#token/slot.ts';
 import { openSoftToken } from '#token/soft-token.ts';
 import type { Token } from '#token/token.ts';
@@ -72,24 +72,28 @@ export async function openOrCreate(parts: HolderParts): Promise<Device> {
 }
 
 function tokenParts(config: HolderConfig): Pick<HolderParts, 'openToken' | 'openBlank'> {
-  const { module: modulePath, moduleSha256, tokenLabel: label, softTokenPath: path } = config;
+  const { module: modulePath, moduleSha256, moduleParameters, tokenLabel: label, softTokenPath: path } = config;
   if (modulePath === null) {
     if (path === undefined)
       throw new UkeyError('invalid-request', 'neither a module nor a soft token is named', { field: 'softTokenPath' });
     return { openToken: () => openSoftToken({ path }), openBlank: () => openSoftToken({ path, create: true }) };
   }
+  const how: Omit<Pkcs11Options, 'slot'> = {
+    modulePath,
+    ...(moduleSha256 === undefined ? {} : { moduleSha256 }),
+    ...(moduleParameters === undefined ? {} : { moduleParameters }),
+  };
   const open = (slot: SlotChoice): Token => {
-    const hash = moduleSha256 === undefined ? {} : { moduleSha256 };
-    restartModule(modulePath, moduleSha256);
-    return openPkcs11Token({ modulePath, ...hash, slot });
+    restartModule(how);
+    return openPkcs11Token({ ...how, slot });
   };
   if (label === undefined) return { openToken: () => open({ kind: 'only' }) };
   return { openToken: () => open({ kind: 'label', label }), openBlank: () => open({ kind: 'blank' }) };
 }
 
 /** Some modules (SoftHSM2) look for tokens only in C_Initialize, and show a blank one in the place of one that was pulled. */
-function restartModule(modulePath: string, moduleSha256: string | undefined): void {
-  const module = loadModule(modulePath, moduleSha256);
+function restartModule(how: Omit<Pkcs11Options, 'slot'>): void {
+  const module = loadModule(how.modulePath, how);
   try {
     module.finalize();
   } catch {

@@ -3,6 +3,7 @@
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { ModuleReport, ProbeRequest } from '#token/probe.ts';
 import { decodeError, type WireError } from './messages.ts';
+import { sendPins } from './pin-pipe.ts';
 import { spawnHolder } from './spawn.ts';
 
 export type { ModuleReport, TokenReport } from '#token/probe.ts';
@@ -10,7 +11,11 @@ export type { ModuleReport, TokenReport } from '#token/probe.ts';
 export interface ProbeOrder extends ProbeRequest {
   /** Absolute. */
   readonly modulePath: string;
+  /** What the module is told in C_Initialize; null: nothing. */
+  readonly moduleParameters: string | null;
 }
+
+export const pinsOf = ({ pin }: ProbeOrder): readonly Uint8Array[] => (pin === null ? [] : [pin]);
 
 export type FromProbe =
   | { readonly kind: 'stage'; readonly what: string }
@@ -46,8 +51,8 @@ export async function probeInChild(order: ProbeOrder, deadlineMs: number): Promi
         unreachable(message);
     }
   });
+  sendPins(child, pinsOf(order));
   child.send(order, () => undefined);
-  order.pin?.fill(0);
   try {
     return await promise;
   } finally {

@@ -2,9 +2,10 @@
 // Invariants: nothing secret in argv or environment; on Linux the kernel kills it when the front dies however it dies (so that the
 // FLASH is free for a successor), and it leaves no core image, which would hold the data key. Both by util-linux where it is installed.
 // Not covered elsewhere: on other systems a killed front is noticed by the closed channel alone, which a hung driver delays.
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { pinPipeOf } from './pin-pipe.ts';
 
 const toolFolders = ['/usr/bin', '/bin', '/usr/sbin', '/sbin'];
 /** Variables that make Node run other code or talk to another channel, and the service manager's socket, which is the front's. */
@@ -17,6 +18,9 @@ const withheld = [
   'WATCHDOG_PID',
 ];
 
+/** Standard streams, channel, pipe of the PINs (pin-pipe.ts). */
+const stdio: StdioOptions = ['ignore', 'pipe', 'pipe', 'ipc', 'pipe'];
+
 /** The shipped program is compiled: then the child stands beside it as .js. */
 export const childEntry = new URL(import.meta.url.endsWith('.ts') ? './child.ts' : './child.js', import.meta.url);
 
@@ -24,7 +28,10 @@ export function spawnHolder(entry: URL): ChildProcess {
   const [command = process.execPath, ...args] = [...wrapping(), process.execPath, fileURLToPath(entry)];
   const env = { ...process.env };
   for (const name of withheld) delete env[name];
-  return spawn(command, args, { env, serialization: 'advanced', stdio: ['ignore', 'pipe', 'pipe', 'ipc'], windowsHide: true });
+  const child = spawn(command, args, { env, serialization: 'advanced', stdio, windowsHide: true });
+  // Its end is told by the process's own.
+  pinPipeOf(child)?.on('error', () => undefined);
+  return child;
 }
 
 /** Each of these replaces itself by the next, so that the process id is the holder's own. */

@@ -15,6 +15,8 @@ export interface Caller {
   /** null: came through the admin door and named no terminal. */
   readonly terminal: string | null;
   readonly roles: readonly Role[];
+  /** Name of the only token that it may use; null: it may use any. */
+  readonly token: string | null;
   /** For the audit trail: the terminal's name, or `admin`. */
   readonly label: string;
   /** What the program called itself in `hello`; not proven. */
@@ -25,6 +27,8 @@ export interface Terminal {
   readonly id: string;
   readonly role: Role;
   readonly secret: Uint8Array;
+  /** Name of the only token that it may use. */
+  readonly token?: string | undefined;
   readonly disabled?: boolean;
 }
 
@@ -53,7 +57,7 @@ export class Introduction {
     this.#door = door;
     this.#findTerminal = findTerminal;
     this.#randomBytes = randomBytes;
-    this.#caller = door === 'admin' ? { door, terminal: null, roles: adminRoles, label: 'admin', client: null } : null;
+    this.#caller = door === 'admin' ? { door, terminal: null, roles: adminRoles, token: null, label: 'admin', client: null } : null;
   }
 
   /** null: a stranger. */
@@ -96,6 +100,7 @@ export class Introduction {
       door: this.#door,
       terminal,
       roles: [found.role, ...(this.#door === 'admin' ? adminRoles : [])],
+      token: found.token ?? null,
       label: terminal,
       client: this.#client,
     };

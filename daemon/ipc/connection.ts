@@ -243,6 +243,8 @@ export class Connection implements WireSink {
   /** `frame` is the notice already encoded, once for all subscribers. */
   sendEvent(notice: EventNotice, frame: string): void {
     if (this.subscription === null || !this.subscription.has(notice.event)) return;
+    const only = this.introduction.caller?.token ?? null;
+    if (only !== null && notice['token'] !== only) return; // another issuer's business
     if (this.#pendingBytes() > this.#host.limits.outputHighBytes) {
       this.#lostEvents++;
       return;

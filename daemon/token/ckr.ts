@@ -1,5 +1,5 @@
 // Owns: the one closed table from a PKCS#11 return value to what we do about it and what a caller is told.
-// Source: PKCS#11 v2.40 §5.1 and Appendix B; reactions from what real modules were seen to do.
+// Source: PKCS#11 v2.40 §5.1 and Appendix B, v3.0 §5.1; reactions from what real modules were seen to do.
 // Invariants: every CKR_ code has one row; a code outside the table (vendor-defined, or a module's invention) counts as a lost session;
 // only rows of the kind `retry-session` are ever repeated automatically, and no row of the kind `pin` is.
 // Must not: call anything.
@@ -54,6 +54,7 @@ export const ckrTable = {
   CKR_DEVICE_REMOVED: row(0x032, 'retry-session', 'no-token'),
   CKR_ENCRYPTED_DATA_INVALID: row(0x040, 'next-method'),
   CKR_ENCRYPTED_DATA_LEN_RANGE: row(0x041, 'next-method'),
+  CKR_AEAD_DECRYPT_FAILED: row(0x042, 'next-method'),
   CKR_FUNCTION_CANCELED: row(0x050, 'retry-session'),
   CKR_FUNCTION_NOT_PARALLEL: row(0x051, 'stop'),
   CKR_FUNCTION_NOT_SUPPORTED: row(0x054, 'next-method'),
@@ -126,6 +127,8 @@ export const ckrTable = {
   CKR_PIN_TOO_WEAK: row(0x1b8, 'pin', 'invalid-request'),
   CKR_PUBLIC_KEY_INVALID: row(0x1b9, 'next-method'),
   CKR_FUNCTION_REJECTED: row(0x200, 'stop'),
+  CKR_TOKEN_RESOURCE_EXCEEDED: row(0x201, 'retry-session'),
+  CKR_OPERATION_CANCEL_FAILED: row(0x202, 'retry-session'),
 } as const satisfies Record<`CKR_${string}`, CkrRule>;
 
 export type CkrName = keyof typeof ckrTable;

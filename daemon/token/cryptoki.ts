@@ -76,6 +76,7 @@ export const maxFound = 64;
 
 /** Spelled as in the standard, so that a test can compare each with pkcs11js's own constant. */
 export const CK = {
+  CKF_WRITE_PROTECTED: 0x2,
   CKF_LOGIN_REQUIRED: 0x4,
   CKF_USER_PIN_INITIALIZED: 0x8,
   CKF_TOKEN_INITIALIZED: 0x400,

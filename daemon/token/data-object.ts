@@ -7,7 +7,7 @@ import { UkeyError } from '#ipc-schema/errors.ts';
 import { reactionOf } from '#token/ckr.ts';
 import { CK, type Cryptoki, type Handle } from '#token/cryptoki.ts';
 
-const application = 'ukeyd';
+export const application = 'ukeyd';
 const revisionBytes = 8;
 /** What the smallest known token takes in one object, less the revision. */
 export const maxObjectBytes = 16 * 1024 - revisionBytes;

@@ -43,6 +43,7 @@ const kekObject = 'kek';
 const aesLabel = 'ukeyd-wrap-aes';
 const rsaLabel = 'ukeyd-wrap-rsa';
 const ecLabel = 'ukeyd-wrap-ec';
+export const wrapLabels: readonly string[] = [aesLabel, rsaLabel, ecLabel];
 
 /** Signed only here: Token.sign refuses messages that begin like this, or a caller could have the key made for him. */
 export const signedKeyText = Buffer.from('ukeyd/1 rsa-signature-hkdf: this signature is a key, never show it', 'utf8');
@@ -150,7 +151,6 @@ function rsaPair(place: WrapPlace): { id: Buffer; key: Handle } {
       plain(CK.CKM_RSA_PKCS_KEY_PAIR_GEN),
       [
         ...publicHead(id, rsaLabel),
-        { type: CK.CKA_ENCRYPT, value: true },
         { type: CK.CKA_MODULUS_BITS, value: 2048 },
         { type: CK.CKA_PUBLIC_EXPONENT, value: Buffer.from([1, 0, 1]) },
       ],

@@ -16,6 +16,8 @@ import type { SignatureAlgorithm, Token, TokenFacts, WrapMethod, WrappedKey } fr
 import { TokenSession, vanished } from '#token/token-session.ts';
 
 const labelBytes = 32;
+const lockedForATimeAction =
+  "Wait until it lets go, or reset its lock with its vendor's tool (a TPM: tpm2_dictionarylockout --clear-lockout); then log in with the right PIN.";
 const loginChallenge = Buffer.from('ukeyd/1 login check: proves that the key pair belongs together', 'utf8');
 
 /** The token that `choice` names. Throws no-token. */
@@ -60,7 +62,7 @@ export class Pkcs11Token implements Token {
     const { info } = this.#session.locate();
     this.#check(info, pin, 'pin');
     if (!isInitialized(info) || !hasUserPin(info)) throw new UkeyError('token-failed', 'the token is blank: provision it first');
-    this.#session.login(CK.CKU_USER, pin);
+    this.#enter(CK.CKU_USER, pin);
     try {
       const seal = this.#mustSee();
       const signature = this.#session.run('login', (session) => this.#signOnce(session, seal, loginChallenge));
@@ -83,6 +85,7 @@ export class Pkcs11Token implements Token {
    */
   provision(options: { readonly label: string; readonly pin: Uint8Array; readonly soPin: Uint8Array }): void {
     let { info } = this.#session.locate();
+    let isFresh = false;
     const bytes = Buffer.byteLength(options.label);
     if (bytes === 0 || bytes > labelBytes || options.label !== options.label.trim()) {
       throw new UkeyError('invalid-request', `a label has 1 to ${labelBytes} bytes and no blank at its ends`, { field: 'label' });
@@ -95,22 +98,31 @@ export class Pkcs11Token implements Token {
       this.#session.close();
       const { slot } = this.#session.locate();
       refusedAs('soPin', () => this.#cryptoki.initToken(slot, options.soPin, options.label));
-      // An initialised token without a user PIN now; a crash here is finished by the next provision.
+      // An initialised token without a user PIN now, whatever its flags say; a crash here is finished by the next provision.
       info = this.#session.adopt(options.label);
+      isFresh = true;
     }
-    if (!hasUserPin(info)) this.#setUserPin(info, options.soPin, options.pin, 'pin');
-    this.#generate(options.pin);
+    if (isFresh || !hasUserPin(info)) this.#setUserPin(info, options.soPin, options.pin, 'pin');
+    this.#generate(options);
   }
 
-  /** C_InitToken of a token that has been initialised: PKCS#11 3.0 §5.5.7 destroys all objects on it and the user PIN. */
+  /**
+   * C_InitToken of a token that has been initialised: PKCS#11 3.0 §5.5.7 destroys all objects on it and the user PIN. Where a module has none
+   * for such a token, nothing is destroyed: token-failed.
+   */
   reset({ label, soPin }: { readonly label: string; readonly soPin: Uint8Array }): void {
     const { info } = this.#session.locate();
     this.#check(info, soPin, 'soPin');
     if ((info.flags & CK.CKF_SO_PIN_LOCKED) !== 0) throw new UkeyError('pin-locked', 'the SO PIN is locked');
     if ((info.flags & CK.CKF_SO_PIN_FINAL_TRY) !== 0) throw new UkeyError('pin-last-try', 'one try of the SO PIN is left');
-    this.close(); // no module takes it while a session is open
-    const { slot } = this.#session.locate();
-    refusedAs('soPin', () => this.#cryptoki.initToken(slot, soPin, label));
+    orVendorsTool('empties no token', () => {
+      // A login proves the SO PIN first: there are modules whose C_InitToken takes any (NSS).
+      if (this.#session.loggedIn) this.#session.logout();
+      this.#enter(CK.CKU_SO, soPin);
+      this.close(); // no module takes it while a session is open
+      const { slot } = this.#session.locate();
+      refusedAs('soPin', () => this.#cryptoki.initToken(slot, soPin, label));
+    });
     this.#seal = null;
     this.#privateKey = null;
     this.#session.adopt(label);
@@ -180,8 +192,19 @@ export class Pkcs11Token implements Token {
     const { info } = this.#session.locate();
     this.#check(info, oldPin, 'oldPin');
     this.#check(info, newPin, 'newPin');
-    const session = this.#proven();
-    refusedAs('newPin', () => this.#cryptoki.setPin(session, oldPin, newPin));
+    const wasLoggedIn = this.#session.loggedIn;
+    // C_Login says of a wrong PIN that it is one; some modules' C_SetPIN does not (tpm2-pkcs11).
+    if (!wasLoggedIn) this.#enter(CK.CKU_USER, oldPin);
+    try {
+      const session = this.#proven();
+      refusedAs('newPin', () => this.#cryptoki.setPin(session, oldPin, newPin));
+    } catch (error) {
+      if (wasLoggedIn && reactionOf(error) === 'retry-session' && this.#stillSigns())
+        throw new UkeyError('pin-incorrect', 'the token gives no reason and signs as before: the old PIN is wrong', { cause: error });
+      throw this.#lockedFor(error, CK.CKU_USER);
+    } finally {
+      if (!wasLoggedIn) this.#session.logout();
+    }
   }
 
   unblockPin(soPin: Uint8Array, newPin: Uint8Array): void {
@@ -243,6 +266,39 @@ export class Pkcs11Token implements Token {
     }
   }
 
+  /** One C_Login. */
+  #enter(userType: number, pin: Uint8Array): void {
+    try {
+      this.#session.login(userType, pin);
+    } catch (error) {
+      throw this.#lockedFor(error, userType);
+    }
+  }
+
+  /** A lock that the flags do not tell of may be one that lets go by itself, as a TPM's: what to do then is another thing. */
+  #lockedFor(error: unknown, userType: number): unknown {
+    if (!(error instanceof CkrError) || error.ckr !== ckrTable.CKR_PIN_LOCKED.value) return error;
+    const { info } = this.#session.locate();
+    const isTold = (info.flags & (userType === CK.CKU_SO ? CK.CKF_SO_PIN_LOCKED : CK.CKF_USER_PIN_LOCKED)) !== 0;
+    if (isTold) return error;
+    return new UkeyError('pin-locked', 'the token has locked itself after wrong PINs, and does not tell for how long', {
+      cause: error,
+      action: userType === CK.CKU_SO ? lockedForATimeAction : `${lockedForATimeAction} If that does not help, unblock it with its SO-PIN.`,
+    });
+  }
+
+  /** Without the ladder, which could cost the login. */
+  #stillSigns(): boolean {
+    try {
+      const seal = this.#mustSee();
+      const signature = this.#session.run('login', (session) => this.#signOnce(session, seal, loginChallenge), { endAt: 'first' });
+      return signatureHolds(seal.key, loginChallenge, signature);
+    } catch (error) {
+      if (error instanceof UkeyError) return false;
+      throw error;
+    }
+  }
+
   #proven(): Handle {
     return this.#session.run('public', (session) => {
       this.#cryptoki.sessionState(session);
@@ -256,7 +312,7 @@ export class Pkcs11Token implements Token {
     // Nothing unlocks an SO PIN: its last try is not for a program to spend.
     if ((info.flags & CK.CKF_SO_PIN_FINAL_TRY) !== 0) throw new UkeyError('pin-last-try', 'one try of the SO PIN is left');
     if (this.#session.loggedIn) this.#session.logout();
-    this.#session.login(CK.CKU_SO, soPin);
+    orVendorsTool('lets no SO PIN set a PIN', () => this.#enter(CK.CKU_SO, soPin));
     try {
       const session = this.#proven();
       refusedAs(field, () => this.#cryptoki.initPin(session, newPin));
@@ -265,12 +321,19 @@ export class Pkcs11Token implements Token {
     }
   }
 
-  #generate(pin: Uint8Array): void {
+  #generate({ pin, soPin }: { readonly pin: Uint8Array; readonly soPin: Uint8Array }): void {
     const { info, slot } = this.#session.locate();
     const state = pinStateOf(info.flags);
     if (state === 'locked') throw new UkeyError('pin-locked', 'no try is left');
     if (state === 'last') throw new UkeyError('pin-last-try', 'one try is left');
-    this.#session.login(CK.CKU_USER, pin);
+    try {
+      this.#enter(CK.CKU_USER, pin);
+    } catch (error) {
+      // Left so by a crash behind C_InitToken; no try was spent. Some modules set the flag without a PIN (tpm2-pkcs11).
+      if (!(error instanceof CkrError && error.ckr === ckrTable.CKR_USER_PIN_NOT_INITIALIZED.value)) throw error;
+      this.#setUserPin(info, soPin, pin, 'pin');
+      this.#enter(CK.CKU_USER, pin);
+    }
     try {
       // Once more, because some modules show a public key only after login.
       this.#refuseProvisioned();
@@ -289,6 +352,19 @@ export class Pkcs11Token implements Token {
 
   #check(info: CryptokiTokenInfo, pin: Uint8Array, field: PinField): void {
     checkPin(pin, pinLimits(info.pinMinBytes, info.pinMaxBytes), field);
+  }
+}
+
+/** What a module has no call for is to be done with the tool of its vendor. */
+function orVendorsTool(what: string, call: () => void): void {
+  try {
+    call();
+  } catch (error) {
+    if (!(error instanceof CkrError) || (error.reaction !== 'stop' && error.reaction !== 'next-method')) throw error;
+    throw new UkeyError('token-failed', `the module ${what}: ${error.message}`, {
+      cause: error,
+      action: "Do it with the tool of the token's vendor, or use another token (docs/token.md).",
+    });
   }
 }
 

@@ -18,6 +18,9 @@ import type { SlotChoice } from '#token/slot.ts';
 const outputBytes = 2048;
 const labelBytes = 32;
 
+const wantsParametersAction =
+  "The module may want to be told where its token is: its vendor's book says what to write to token.module_parameters (docs/token.md).";
+
 /** pkcs11js's own constants, so that a test can compare our tables with them. */
 export const packageConstants: Readonly<Record<string, unknown>> = { ...pkcs11js };
 
@@ -29,30 +32,35 @@ export interface Pkcs11Options {
   readonly modulePath: string;
   /** Hex SHA-256 that the file must have (allow-list). */
   readonly moduleSha256?: string;
+  /** What the module itself wants to be told in C_Initialize (pReserved), by its vendor's book: NSS and others. */
+  readonly moduleParameters?: string;
   /** Default: the only token. */
   readonly slot?: SlotChoice;
 }
 
 /** Opens the token that `slot` names. Throws no-token when it is not there, token-failed when the module cannot be loaded. */
 export function openPkcs11Token(options: Pkcs11Options): Pkcs11Token {
-  return createPkcs11Token(loadModule(options.modulePath, options.moduleSha256), options.slot ?? { kind: 'only' });
+  return createPkcs11Token(loadModule(options.modulePath, options), options.slot ?? { kind: 'only' });
 }
 
-/** Loads a module, or gives the one that this process loaded before from the same file. */
-export function loadModule(modulePath: string, moduleSha256?: string): Cryptoki {
+type Loading = Pick<Pkcs11Options, 'moduleSha256' | 'moduleParameters'>;
+
+/** Loads a module, or gives the one that this process loaded before from the same file for the same parameters. */
+export function loadModule(modulePath: string, { moduleSha256, moduleParameters }: Loading = {}): Cryptoki {
   // A bare name would let the loader search its path: another library than the one that was allowed.
   if (!isAbsolute(modulePath)) throw new UkeyError('token-failed', `the path of a PKCS#11 module must be absolute: ${modulePath}`);
   try {
     const path = realpathSync(modulePath);
-    const known = loaded.get(path);
+    const name = JSON.stringify([path, moduleParameters]);
+    const known = loaded.get(name);
     if (known !== undefined) return known;
     if (moduleSha256 !== undefined && createHash('sha256').update(readFileSync(path)).digest('hex') !== moduleSha256.toLowerCase()) {
       throw new UkeyError('token-failed', `the PKCS#11 module ${path} is not the one that was allowed (SHA-256)`);
     }
     const library = new pkcs11js.PKCS11();
     library.load(path);
-    const module = new ModuleDoor(library);
-    loaded.set(path, module);
+    const module = new ModuleDoor(library, moduleParameters);
+    loaded.set(name, module);
     return module;
   } catch (cause) {
     if (cause instanceof UkeyError) throw cause;
@@ -63,16 +71,19 @@ export function loadModule(modulePath: string, moduleSha256?: string): Cryptoki 
 
 class ModuleDoor implements Cryptoki {
   readonly #library: pkcs11js.PKCS11;
+  readonly #parameters: { readonly libraryParameters?: string };
   #initialized = false;
 
-  constructor(library: pkcs11js.PKCS11) {
+  constructor(library: pkcs11js.PKCS11, parameters: string | undefined) {
     this.#library = library;
+    // pkcs11js hands on all but the last byte, and no zero behind it: two blanks stand for both.
+    this.#parameters = parameters === undefined ? {} : { libraryParameters: `${parameters}  ` };
   }
 
   initialize(): void {
     if (this.#initialized) return;
     try {
-      guarded('C_Initialize', () => this.#library.C_Initialize({ flags: CK.CKF_OS_LOCKING_OK }));
+      guarded('C_Initialize', () => this.#library.C_Initialize({ ...this.#parameters, flags: CK.CKF_OS_LOCKING_OK }));
     } catch (error) {
       const code = error instanceof CkrError ? error.ckr : null;
       if (
@@ -80,12 +91,23 @@ class ModuleDoor implements Cryptoki {
         code === ckrTable.CKR_NEED_TO_CREATE_THREADS.value ||
         code === ckrTable.CKR_ARGUMENTS_BAD.value
       ) {
-        guarded('C_Initialize', () => this.#library.C_Initialize({ flags: 0 }));
+        this.#initializePlainly();
       } else if (reactionOf(error) !== 'already') {
         throw error;
       }
     }
     this.#initialized = true;
+  }
+
+  /** Without a word about threads, which some modules do not take. */
+  #initializePlainly(): void {
+    try {
+      guarded('C_Initialize', () => this.#library.C_Initialize({ ...this.#parameters, flags: 0 }));
+    } catch (error) {
+      const isUntold = this.#parameters.libraryParameters === undefined;
+      if (!isUntold || !(error instanceof CkrError) || error.ckr !== ckrTable.CKR_ARGUMENTS_BAD.value) throw error;
+      throw new UkeyError('token-failed', error.message, { cause: error, action: wantsParametersAction });
+    }
   }
 
   finalize(): void {

@@ -1,23 +1,24 @@
 // Owns: what a vendor's module can do, told to people before they trust it with a ledger: slots, mechanisms, and, where asked, proof by real operations.
-// Invariants: nothing that stays on the token is made or destroyed: whatever is generated is a session object (CKA_TOKEN false), gone with the
-// session; one try with a PIN at most, and never one that the token warns of.
+// Invariants: nothing that it makes stays on the token, and nothing else on it is touched (passing-objects.ts); one try with a PIN at most, and never one
+// that the token warns of.
 // Must not: know processes; print anything.
 import { randomBytes } from 'node:crypto';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
-import { CK, type Cryptoki, type CryptokiTokenInfo, type Handle, type Template } from '#token/cryptoki.ts';
-import { readDataObject, writeDataObject } from '#token/data-object.ts';
-import { dataKeyBytes, type ModuleWrapMethod, mayWrap, moduleWrapMethods, wrapProven } from '#token/key-wrap.ts';
+import { CK, type Cryptoki, type CryptokiTokenInfo, type Handle } from '#token/cryptoki.ts';
+import { application, readDataObject, writeDataObject } from '#token/data-object.ts';
+import { dataKeyBytes, type ModuleWrapMethod, mayWrap, moduleWrapMethods, wrapLabels, wrapProven } from '#token/key-wrap.ts';
 import { decideLogin } from '#token/login.ts';
+import { PassingObjects } from '#token/passing-objects.ts';
 import { algorithmOf, signatureHolds } from '#token/public-key.ts';
-import { findPrivate, findSealPublic, generateSealPair, rawSignature, type SealPublic } from '#token/seal-key.ts';
+import { findPrivate, findSealPublic, generateSealPair, rawSignature, type SealPublic, sealLabel } from '#token/seal-key.ts';
 import { hasUserPin, isInitialized, pinStateOf } from '#token/slot.ts';
 import type { PinState, SignatureAlgorithm } from '#token/token.ts';
 
 const timedSignatures = 5;
 const probeObject = 'probe';
 
-/** `named`: the module lists what it needs. `proven`: it was done. */
-export type Ability = { readonly kind: 'named' | 'proven' | 'absent' } | { readonly kind: 'failed'; readonly reason: string };
+/** `named`: the module lists what it needs. `untold`: modules list nothing of it. `proven`: it was done. */
+export type Ability = { readonly kind: 'named' | 'untold' | 'proven' | 'absent' } | { readonly kind: 'failed'; readonly reason: string };
 
 export interface TokenReport {
   readonly label: string;
@@ -33,8 +34,14 @@ export interface TokenReport {
   readonly generateMs: number | null;
   readonly wrapping: readonly { readonly method: ModuleWrapMethod; readonly ability: Ability }[];
   readonly dataObjects: Ability;
-  /** What keeps it from carrying a ledger; empty: nothing that was seen. */
+  /** Proving made keys on the token itself, because the module makes none for a session; they are destroyed again. */
+  readonly isOnToken: boolean;
+  /** Objects of probing that could not be destroyed. */
+  readonly leftBehind: number;
+  /** What it does not have; empty: nothing that was seen. */
   readonly missing: readonly string[];
+  /** Nothing is missing that the service cannot do without. */
+  readonly canCarry: boolean;
 }
 
 export interface ModuleReport {
@@ -78,9 +85,11 @@ class Probe {
   readonly #slot: Handle;
   readonly #info: CryptokiTokenInfo;
   readonly #stage: (what: string) => void;
+  readonly #passing: PassingObjects;
 
   constructor(cryptoki: Cryptoki, slot: Handle, info: CryptokiTokenInfo, stage: (what: string) => void) {
-    this.#cryptoki = sessionObjectsOnly(cryptoki);
+    this.#cryptoki = cryptoki;
+    this.#passing = new PassingObjects(cryptoki);
     this.#slot = slot;
     this.#info = info;
     this.#stage = stage;
@@ -96,7 +105,8 @@ class Probe {
     return {
       ...{ label, serial, model, manufacturer, initialized, pinState: pinStateOf(flags), mechanisms: mechanisms.size },
       ...seen,
-      missing: missingOf(seen),
+      isOnToken: this.#passing.isOnToken,
+      ...lacks(seen, this.#info),
     };
   }
 
@@ -105,12 +115,15 @@ class Probe {
     const ec = mechanisms.has(CK.CKM_EC_KEY_PAIR_GEN) && mechanisms.has(CK.CKM_ECDSA);
     const rsa = mechanisms.has(CK.CKM_RSA_PKCS_KEY_PAIR_GEN) && mechanisms.has(CK.CKM_RSA_PKCS);
     const named = (is: boolean): Ability => ({ kind: is ? 'named' : 'absent' });
+    const wrapping = (method: ModuleWrapMethod): Ability =>
+      method === 'data-object-kek' ? { kind: 'untold' } : named(mayWrap(method, mechanisms) && (method !== 'rsa-signature-hkdf' || !ec));
     return {
       provisioned: false,
       signing: { algorithm: ec ? 'ES256' : rsa ? 'RS256' : null, ability: named(ec || rsa), signMs: null },
       generateMs: null,
-      wrapping: moduleWrapMethods.map((method) => ({ method, ability: named(mayWrap(method, mechanisms)) })),
-      dataObjects: named(true),
+      wrapping: moduleWrapMethods.map((method) => ({ method, ability: wrapping(method) })),
+      dataObjects: { kind: 'untold' },
+      leftBehind: 0,
     };
   }
 
@@ -124,7 +137,7 @@ class Probe {
       const seen = { ...told, provisioned: ours !== null };
       if (pin === null) return seen;
       if (prove) return this.#prove(session, mechanisms, seen);
-      return ours === null ? seen : { ...seen, signing: this.#sign(session, ours) };
+      return ours === null ? seen : { ...seen, signing: this.#sign(this.#cryptoki, session, ours) };
     } finally {
       // Session objects and the login end with it.
       this.#cryptoki.closeSession(session);
@@ -141,11 +154,27 @@ class Probe {
   }
 
   #prove(session: Handle, mechanisms: ReadonlySet<number>, seen: Seen): Seen {
+    const sweep = (): number => this.#passing.sweep(session, [sealLabel, ...wrapLabels], application);
+    this.#stage('sweeping what an earlier probe left');
+    sweep();
+    let proven: Seen;
+    try {
+      proven = this.#provenBy(session, mechanisms, seen);
+    } catch (error) {
+      sweep();
+      throw error;
+    }
+    this.#stage('sweeping');
+    return { ...proven, leftBehind: sweep() };
+  }
+
+  #provenBy(session: Handle, mechanisms: ReadonlySet<number>, seen: Seen): Seen {
+    const { cryptoki } = this.#passing;
     this.#stage('generating a key pair');
     const startMs = performance.now();
     let seal: SealPublic;
     try {
-      seal = generateSealPair(this.#cryptoki, session, mechanisms);
+      seal = generateSealPair(cryptoki, session, mechanisms);
     } catch (error) {
       return { ...seen, signing: { ...seen.signing, ability: failed(error) }, dataObjects: this.#data(session) };
     }
@@ -154,18 +183,18 @@ class Probe {
       method,
       ability: ability.kind === 'absent' ? ability : this.#wrap(session, seal, method),
     }));
-    return { ...seen, generateMs, signing: this.#sign(session, seal), wrapping, dataObjects: this.#data(session) };
+    return { ...seen, generateMs, signing: this.#sign(cryptoki, session, seal), wrapping, dataObjects: this.#data(session) };
   }
 
-  #sign(session: Handle, seal: SealPublic): Seen['signing'] {
+  #sign(cryptoki: Cryptoki, session: Handle, seal: SealPublic): Seen['signing'] {
     this.#stage('signing');
     const algorithm = algorithmOf(seal.key);
     try {
-      const key = findPrivate(this.#cryptoki, session, seal.id);
+      const key = findPrivate(cryptoki, session, seal.id);
       const message = randomBytes(32);
       const startMs = performance.now();
       for (let at = 0; at < timedSignatures; at += 1) {
-        if (!signatureHolds(seal.key, message, rawSignature(this.#cryptoki, session, key, seal.key, message)))
+        if (!signatureHolds(seal.key, message, rawSignature(cryptoki, session, key, seal.key, message)))
           return { algorithm, ability: { kind: 'failed', reason: 'a signature is wrong' }, signMs: null };
       }
       return { algorithm, ability: { kind: 'proven' }, signMs: (performance.now() - startMs) / timedSignatures };
@@ -177,7 +206,7 @@ class Probe {
   #wrap(session: Handle, seal: SealPublic, method: ModuleWrapMethod): Ability {
     this.#stage(`wrapping by ${method}`);
     const dataKey = randomBytes(dataKeyBytes); // of no use to anybody
-    return ability(() => wrapProven(method, { cryptoki: this.#cryptoki, session, seal }, dataKey).length > 0);
+    return ability(() => wrapProven(method, { cryptoki: this.#passing.cryptoki, session, seal }, dataKey).length > 0);
   }
 
   #data(session: Handle): Ability {
@@ -185,25 +214,36 @@ class Probe {
     const value = randomBytes(16);
     return ability(
       () =>
-        writeDataObject(this.#cryptoki, session, probeObject, value) &&
-        readDataObject(this.#cryptoki, session, probeObject)?.equals(value) === true,
+        writeDataObject(this.#passing.cryptoki, session, probeObject, value) &&
+        readDataObject(this.#passing.cryptoki, session, probeObject)?.equals(value) === true,
     );
   }
 }
 
-type Seen = Pick<TokenReport, 'provisioned' | 'signing' | 'generateMs' | 'wrapping' | 'dataObjects'>;
+type Seen = Pick<TokenReport, 'provisioned' | 'signing' | 'generateMs' | 'wrapping' | 'dataObjects' | 'leftBehind'>;
 
-/** What cannot be done without: a key pair that signs, and one way to wrap the data key. Data objects only anchor the ledger in the KEY. */
-function missingOf({ signing, wrapping, dataObjects }: Seen): string[] {
-  const can = ({ kind }: Ability): boolean => kind === 'named' || kind === 'proven';
-  return [
+/** What cannot be done without: a key pair that signs, a way to wrap the data key, a PIN, and room for both. Data objects only anchor the ledger in the KEY. */
+function lacks({ signing, wrapping, dataObjects }: Seen, info: CryptokiTokenInfo): Pick<TokenReport, 'missing' | 'canCarry'> {
+  const can = ({ kind }: Ability): boolean => kind !== 'absent' && kind !== 'failed';
+  const has = (flag: number): boolean => (info.flags & flag) !== 0;
+  const needed = [
     ...(can(signing.ability) ? [] : ['a key pair that signs (EC P-256 with CKM_ECDSA, or RSA-2048 with CKM_RSA_PKCS)']),
     ...(wrapping.some((way) => can(way.ability)) ? [] : ['a way to wrap the data key']),
-    ...(can(dataObjects) ? [] : ['data objects: a FLASH that was set back is then noticed by mirror and server alone']),
+    ...(has(CK.CKF_WRITE_PROTECTED) ? ['room for keys: the token is write-protected'] : []),
+    // A blank one may not ask for what it does not have yet.
+    ...(isInitialized(info) && !has(CK.CKF_LOGIN_REQUIRED) ? ['a PIN: the token asks for none'] : []),
   ];
+  const useful = can(dataObjects) ? [] : ['data objects: a FLASH that was set back is then noticed by mirror and server alone'];
+  return { missing: [...needed, ...useful], canCarry: needed.length === 0 };
 }
 
-const failed = (error: unknown): Ability => ({ kind: 'failed', reason: asUkeyError(error).message });
+/** With what the module said, where several ways were tried. */
+function failed(error: unknown): Ability {
+  const { message, cause } = asUkeyError(error);
+  const inner: unknown[] = cause instanceof AggregateError ? cause.errors : [];
+  const said = [...new Set(inner.map((each) => asUkeyError(each).message))];
+  return { kind: 'failed', reason: said.length === 0 ? message : `${message} (${said.join('; ')})` };
+}
 
 function ability(act: () => boolean): Ability {
   try {
@@ -211,23 +251,4 @@ function ability(act: () => boolean): Ability {
   } catch (error) {
     return failed(error);
   }
-}
-
-/** The same module, on which nothing outlives the session. */
-function sessionObjectsOnly(cryptoki: Cryptoki): Cryptoki {
-  const passing = (template: Template): Template =>
-    template.map((attribute) => (attribute.type === CK.CKA_TOKEN ? { type: CK.CKA_TOKEN, value: false } : attribute));
-  const own: Partial<Cryptoki> = {
-    createObject: (session, template) => cryptoki.createObject(session, passing(template)),
-    generateKey: (session, mechanism, template) => cryptoki.generateKey(session, mechanism, passing(template)),
-    generateKeyPair: (session, mechanism, open, secret) => cryptoki.generateKeyPair(session, mechanism, passing(open), passing(secret)),
-    unwrapKey: (session, mechanism, key, wrapped, template) => cryptoki.unwrapKey(session, mechanism, key, wrapped, passing(template)),
-    deriveKey: (session, mechanism, key, template) => cryptoki.deriveKey(session, mechanism, key, passing(template)),
-  };
-  return new Proxy(cryptoki, {
-    get: (target, name) => {
-      const value: unknown = Reflect.get(own, name) ?? Reflect.get(target, name, target);
-      return typeof value === 'function' ? value.bind(target) : value;
-    },
-  });
 }

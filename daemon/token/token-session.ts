@@ -107,7 +107,10 @@ export class TokenSession {
     try {
       this.cryptoki.login(session, userType, pin);
     } catch (error) {
-      if (reactionOf(error) !== 'already') throw error;
+      const reaction = reactionOf(error);
+      // A chip that was away behind a session that looks alive (a TPM): the next login begins with the module anew.
+      if (reaction === 'retry-session') this.#endModule();
+      if (reaction !== 'already') throw error;
     }
     this.#epoch += 1;
     this.#loggedIn = userType === CK.CKU_USER;
@@ -144,7 +147,10 @@ export class TokenSession {
     const sameSlot = all.find((entry) => slot !== null && entry.slot.equals(slot) && entry.info.label === label);
     const byLabel = chooseSlot(all, { kind: 'label', label });
     const entry = sameSlot ?? (byLabel.kind === 'found' ? byLabel.entry : null);
-    if (entry === null) throw new UkeyError('no-token', 'the token that was just initialised is in no slot');
+    if (entry === null)
+      throw new UkeyError('token-failed', 'no token bears the label that C_InitToken was given', {
+        action: 'Prepare the token with the tool of its vendor, then provision it with the same PIN (docs/token.md).',
+      });
     this.#slot = entry.slot;
     this.#identity = identityOf(entry.info);
     return entry.info;
@@ -222,10 +228,14 @@ export class TokenSession {
   }
 
   #restartModule(): void {
+    this.#endModule();
+    this.cryptoki.initialize();
+  }
+
+  #endModule(): void {
     this.#dropSession();
     // A refusal of C_Finalize is what a lost module may well answer; C_Initialize decides.
     this.#quietly(() => this.cryptoki.finalize());
-    this.cryptoki.initialize();
   }
 
   #dropSession(): void {

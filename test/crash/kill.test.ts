@@ -2,7 +2,7 @@
 import { request } from 'node:https';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Client, connect } from '#ipc-schema/client.ts';
-import type { Issued } from '#ipc-schema/methods.ts';
+import type { Issued } from '#ipc-schema/issued.ts';
 import { decodeUpload, paths, uploadMaxBatches } from '#ipc-schema/upstream.ts';
 import { sale } from '#test/support/rig.ts';
 import { seededRandom, seedOf } from '#test/support/seed.ts';

@@ -1,5 +1,5 @@
 // Owns: answers that a service gives in these tests, whole and of the contract's form.
-import type { Issued } from '#ipc-schema/methods.ts';
+import type { Issued } from '#ipc-schema/issued.ts';
 import type { BacklogStatus, ServiceStatus, TokenStatus } from '#ipc-schema/status.ts';
 import { builtDocument } from '#test/support/batch-builder.ts';
 

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { evidenceFileFormat } from '#ipc-schema/evidence-file.ts';
-import type { Issued } from '#ipc-schema/methods.ts';
+import type { Issued } from '#ipc-schema/issued.ts';
 import { ctl, jsonOf, type Run } from '#test/support/ctl.ts';
 import { openRig, type Rig, sale } from '#test/support/rig.ts';
 

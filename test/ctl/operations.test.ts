@@ -107,6 +107,64 @@ describe.concurrent('backlog', () => {
   });
 });
 
+describe.concurrent('of a service with several tokens', () => {
+  const several: Script = {
+    'service.status': ({ token }) => {
+      if (token === 'annex') return statusAnswer;
+      throw new UkeyError('invalid-request', 'token: several tokens could serve this', {
+        field: 'token',
+        action: 'Name one: shop, annex.',
+      });
+    },
+    'service.tokens': () => ({
+      tokens: [
+        { token: 'shop', tokenId: null, issuer: 'GB1', standing: 'no-token', reason: 'no token is seen', action: 'Plug the token in.' },
+        { token: 'annex', tokenId: 'ab', issuer: null, standing: 'issuing-online', reason: 'all is well', action: '' },
+      ],
+    }),
+    'terminal.enrol': ({ terminal, role, token }) => ({ terminal, role, token, secret }),
+    'terminal.list': () => ({
+      terminals: [
+        { terminal: 'till-1', role: 'till' },
+        { terminal: 'till-2', role: 'till', token: 'annex' },
+      ],
+    }),
+  };
+
+  it('status tells each in a line, and what is to be done', async () => {
+    await using service = await FakeService.start({ script: several });
+    const run = await ctl(['status', '--socket', service.socketPath]);
+    expect(run.status).toBe(0);
+    expect(run.stdout).toMatchInlineSnapshot(`
+      "Token  Issuer     Standing        Reason
+      shop   GB1        no-token        no token is seen
+      annex  not known  issuing-online  all is well
+
+      shop: Plug the token in.
+      "
+    `);
+  });
+
+  it('every command about a token names the one that --token names', async () => {
+    await using service = await FakeService.start({ script: several });
+    const run = await ctl(['status', '--json', '--token', 'annex', '--socket', service.socketPath]);
+    expect(jsonOf(run)).toMatchObject({ standing: 'issuing-offline' });
+    expect(service.requests.at(-1)).toMatchObject({ method: 'service.status', params: { token: 'annex' } });
+    const other = await ctl(['status', '--json', '--token', 'shop', '--socket', service.socketPath]);
+    expect(other.status).toBe(3);
+    expect(errorOf(other)).toMatchObject({ code: 'invalid-request', field: 'token' });
+  });
+
+  it('a terminal is enrolled for one of them, and the list says for which', async () => {
+    await using service = await FakeService.start({ script: several });
+    const run = await ctl(['terminal', 'enrol', 'till-2', '--token', 'annex', '--show', '--socket', service.socketPath]);
+    expect(run.stdout).toMatch(/^Token +annex$/m);
+    expect(service.requests.at(-1)).toMatchObject({ params: { terminal: 'till-2', role: 'till', token: 'annex' } });
+    const list = await ctl(['terminal', 'list', '--socket', service.socketPath]);
+    expect(list.stdout).toMatch(/till-1 +till +any\n.*till-2 +till +annex/);
+  });
+});
+
 describe.concurrent('terminal', () => {
   it('enrol puts the secret into a new file of its owner, and nowhere else', async () => {
     const file = join(directory, 'till-1.secret');

@@ -38,7 +38,7 @@ afterAll(async () => {
 
 const admin = (...args: string[]): Promise<Run> => ctl([...args, '--json', '--socket', rig.config.admin_socket]);
 const verifyStore = (flash: string, ...more: string[]): Promise<Run> =>
-  ctl(['verify', '--json', '--store', flash, '--soft-token', rig.config.token.soft_token ?? '', '--pin-file', pinFile, ...more]);
+  ctl(['verify', '--json', '--store', flash, '--soft-token', rig.config.tokens[0].soft_token ?? '', '--pin-file', pinFile, ...more]);
 
 /** Until everything is acknowledged: from then on the service writes nothing by itself. */
 async function settled(): Promise<void> {
@@ -83,7 +83,7 @@ describe('with a real service', () => {
   });
 
   it('the whole store is verified beside the service, and nothing of it is changed', async () => {
-    const { flash } = rig.config.token;
+    const { flash } = rig.config.tokens[0];
     await rig.till.issue(sale('rig-1'));
     await settled();
     const before = readFileSync(flash);
@@ -97,7 +97,8 @@ describe('with a real service', () => {
   });
 
   it("the store of a service is found by the service's configuration", async () => {
-    const { socket, admin_socket, state, token } = rig.config;
+    const { socket, admin_socket, state, tokens } = rig.config;
+    const [token] = tokens;
     const file = join(directory, 'ukeyd.toml');
     const outer = { state, socket, admin_socket };
     const inner = { soft_token: token.soft_token, flash: token.flash };
@@ -115,7 +116,7 @@ describe('with a real service', () => {
     const issuing = (async () => {
       for (let at = 0; !isDone; at++) await rig.till.issue(sale(`busy-${at}`));
     })();
-    const runs = [await verifyStore(rig.config.token.flash), await verifyStore(rig.config.token.flash)];
+    const runs = [await verifyStore(rig.config.tokens[0].flash), await verifyStore(rig.config.tokens[0].flash)];
     isDone = true;
     await issuing;
     const [first, second] = runs.map((run) => jsonOf(run) as { holds: boolean; entries: number });
@@ -125,7 +126,7 @@ describe('with a real service', () => {
   });
 
   it('a store is refused without its PIN, and without its token', async () => {
-    const { flash } = rig.config.token;
+    const { flash } = rig.config.tokens[0];
     const wrongPin = join(directory, 'wrong');
     writeFileSync(wrongPin, '000000', { mode: 0o600 });
     const wrong = await verifyStore(flash, '--pin-file', wrongPin);
@@ -155,7 +156,7 @@ describe('with a real service', () => {
 
   it('a damaged store does not verify', async () => {
     const copy = join(directory, 'copy.img');
-    copyFileSync(rig.config.token.flash, copy);
+    copyFileSync(rig.config.tokens[0].flash, copy);
     expect((await verifyStore(copy)).status).toBe(0);
     expect(spoilWhereWritten(copy)).toBeGreaterThan(0);
     const run = await verifyStore(copy);

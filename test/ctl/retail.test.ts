@@ -19,7 +19,7 @@ import {
   toRequest,
 } from '#ctl/retail.ts';
 import { invoiceRequestSchema } from '#ipc-schema/invoice.ts';
-import type { Issued } from '#ipc-schema/methods.ts';
+import type { Issued } from '#ipc-schema/issued.ts';
 import { templateSchema } from '#ipc-schema/template.ts';
 import { computeTotals } from '#ipc-schema/totals.ts';
 import { refusal } from '#test/support/refusal.ts';

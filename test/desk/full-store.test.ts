@@ -70,7 +70,7 @@ test('a full store takes acknowledgements, is freed, and issuing resumes by itse
   expect((await rig.till.call('invoice.issue', large('after'))).number).toBe(`A-${String(first + 2).padStart(8, '0')}`);
   await rig.running.close();
   const pin = Buffer.from(rigPin);
-  const token = rig.config.token;
+  const token = rig.config.tokens[0];
   const config = { module: null, softTokenPath: token.soft_token as string, flashPath: token.flash };
   const store = await openStore(config, pin, () => undefined);
   try {

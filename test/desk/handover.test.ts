@@ -73,7 +73,7 @@ async function expectAllSold(rig: Rig, sold: Sold): Promise<void> {
 /** Walks the FLASH with public keys alone (the service is stopped for it); the events that are told, in order. */
 async function eventsIn(rig: Rig): Promise<string[]> {
   await rig.running.close();
-  const { soft_token: softTokenPath = '', flash: flashPath } = rig.config.token;
+  const { soft_token: softTokenPath = '', flash: flashPath } = rig.config.tokens[0];
   const store = await openStore({ module: null, softTokenPath, flashPath }, Buffer.from(rigPin), () => undefined);
   const events: string[] = [];
   try {

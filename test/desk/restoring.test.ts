@@ -84,7 +84,7 @@ async function expectAllSold(rig: Rig, sold: ReadonlyMap<string, Result<'invoice
 }
 
 async function storeOf(rig: Rig): Promise<OpenStore> {
-  const { soft_token: softTokenPath = '', flash: flashPath } = rig.config.token;
+  const { soft_token: softTokenPath = '', flash: flashPath } = rig.config.tokens[0];
   return await openStore({ module: null, softTokenPath, flashPath }, Buffer.from(rigPin), () => undefined);
 }
 

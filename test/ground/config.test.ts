@@ -42,7 +42,7 @@ const fromOf = (given: Given, key: string): string | undefined => inForce(given)
 
 describe('layers', () => {
   test('a later one goes before: default < file < conf.d in order < environment < flag', () => {
-    const mode = (...given: Parameters<typeof load>): string => load(...given).config.mirror.mode;
+    const mode = (...given: Parameters<typeof load>): string => load(...given).config.tokens[0].mirror.mode;
     expect(mode()).toBe('sync');
     writeFileSync(file, `${token}[mirror]\nmode = "off"\n`);
     expect(mode()).toBe('off');
@@ -65,6 +65,25 @@ describe('layers', () => {
     expect(inForce(given).map((one) => one.key)).toEqual(settings.map((one) => one.key));
   });
 
+  test('of several tokens each value has its own line, and conf.d adds one', () => {
+    writeFileSync(file, '[[token]]\nname = "one"\nissuer = "1"\nflash = "1.img"\nsoft_token = "1.json"\n[token.mirror]\nmode = "off"\n');
+    beside('two.toml', '[[token]]\nname = "two"\nissuer = "2"\nflash = "2.img"\nsoft_token = "2.json"\n');
+    beside('zz.toml', '[[token]]\nname = "one"\nflash = "other.img"\n[[token]]\nname = "two"\nflash_mib = 64\n');
+    const given = load();
+    expect(given.config.tokens.map(({ name, flash, flash_mib, mirror }) => [name, path.basename(flash), flash_mib, mirror.mode])).toEqual([
+      ['one', 'other.img', 256, 'off'],
+      ['two', '2.img', 64, 'sync'],
+    ]);
+    expect(fromOf(given, 'token[0].mirror.mode')).toBe(`${file}:7`);
+    expect(fromOf(given, 'token[0].flash')).toBe(`${path.join(folder, 'conf.d/zz.toml')}:3`);
+    expect(fromOf(given, 'token[1].flash_mib')).toBe(`${path.join(folder, 'conf.d/zz.toml')}:6`);
+    expect(refusal(() => load({ UKEYD_TOKEN_FLASH: 'x' }))).toMatchObject({ code: 'invalid-request', field: 'token' });
+    beside('zz.toml', '[[token]]\nname = "one"\n[[token]]\nname = "two"\nflsh = "x"\n');
+    const unknown = refusal(load);
+    expect(unknown).toMatchObject({ code: 'invalid-request', field: 'token[1].flsh' });
+    expect(unknown.message).toContain('zz.toml:5');
+  });
+
   test('every key has one name in each layer', () => {
     for (const names of [settings.map((one) => one.key), settings.map((one) => one.environment), settings.map((one) => one.flag)])
       expect(new Set(names).size).toBe(settings.length);
@@ -76,15 +95,15 @@ describe('layers', () => {
 
   test('a relative path is taken from where it was given', () => {
     const { config } = load({ UKEYD_STATE: 'here', UKEYD_TOKEN_PRESENCE: 'one,two' });
-    expect(config.token.flash).toBe(path.join(folder, 'flash.img'));
+    expect(config.tokens[0].flash).toBe(path.join(folder, 'flash.img'));
     expect(config.state).toBe(path.resolve('here'));
-    expect(config.token.presence).toEqual([path.resolve('one'), path.resolve('two')]);
+    expect(config.tokens[0].presence).toEqual([path.resolve('one'), path.resolve('two')]);
   });
 
   test('the environment may name the file, and say everything', () => {
-    expect(loadConfig({ environment: { UKEYD_CONFIG: file }, flags: {} }).config.token.flash).toBe(path.join(folder, 'flash.img'));
+    expect(loadConfig({ environment: { UKEYD_CONFIG: file }, flags: {} }).config.tokens[0].flash).toBe(path.join(folder, 'flash.img'));
     const { config } = loadConfig({ environment: { UKEYD_TOKEN_FLASH: '/f', UKEYD_TOKEN_MODULE: '/m' }, flags: {} });
-    expect(config.token).toMatchObject({ flash: '/f', module: '/m' });
+    expect(config.tokens[0]).toMatchObject({ flash: '/f', module: '/m' });
   });
 });
 
@@ -160,8 +179,9 @@ test.each(['', '* * * *', '* * 24 * * *', '*/0 * * * *', '5-1 * * * *', '; * * *
 });
 
 test('a change is told by what takes it up', () => {
-  const before = parseConfig(token, '/');
-  const after = parseConfig(`state = "s"\n${token}flash_mib = 64\n[upload]\nprobe = "0 * * * *"\n[log]\nlevel = "debug"\n`, '/');
+  const before = load();
+  writeFileSync(file, `state = "s"\n${token}flash_mib = 64\n[upload]\nprobe = "0 * * * *"\n[log]\nlevel = "debug"\n`);
+  const after = load();
   expect(changesBetween(before, after)).toEqual({ live: ['upload.probe', 'log.level'], later: ['state', 'token.flash_mib'] });
   expect(changesBetween(before, before)).toEqual({ live: [], later: [] });
 });
@@ -176,13 +196,13 @@ describe('the example file', () => {
   test('is right as it stands, and changes no default', () => {
     const shown = parseConfig(text, '/');
     const plain = parseConfig('[token]\nflash = "/f"\nmodule = "/m"\n', '/');
-    expect({ ...shown, token: { ...shown.token, flash: '/f', module: '/m' } }).toEqual(plain);
+    expect({ ...shown, tokens: [{ ...shown.tokens[0], flash: '/f', module: '/m' }] }).toEqual(plain);
   });
 
   test('has every key, with its default, and each line of it is right', () => {
-    const whole = text.replace(/^#(?=[a-z_]+ = )/gm, '');
+    const whole = text.replace(/^#(?=[a-z_.]+ = )/gm, '');
     const lines = whole.split('\n');
-    expect(lines.filter((line) => /^[a-z_]+ = /.test(line)).length).toBe(settings.length);
+    expect(lines.filter((line) => /^[a-z_.]+ = /.test(line)).length).toBe(settings.length);
     writeFileSync(file, whole.replace(/^pin_credential.*$/m, ''));
     const given = loadConfig({ file, environment: {}, flags: {} });
     const rows = inForce(given).filter(({ key }) => key !== 'token.pin_credential');

@@ -9,7 +9,8 @@ import { type ErrorCode, errorTable, UkeyError } from '#ipc-schema/errors.ts';
 import { FrameCutter } from '#ipc-schema/frame-cutter.ts';
 import { serviceMac } from '#ipc-schema/handshake.ts';
 import { issueUntilKnown, judgeIssueError } from '#ipc-schema/issue-again.ts';
-import type { Issued, Params } from '#ipc-schema/methods.ts';
+import type { Issued } from '#ipc-schema/issued.ts';
+import type { Params } from '#ipc-schema/methods.ts';
 import { callTest, openWorld, refusalOf, secret, temporaryDirectory } from '#test/ipc/world.ts';
 
 const challenge = 'cc'.repeat(32);

@@ -176,10 +176,12 @@ describe('openrpc.json', () => {
     ]);
     expect(find('invoice.get')).toEqual([
       ['key', false],
+      ['token', false],
+      ['issuer', false],
       ['number', false],
       ['sequence', false],
     ]);
-    expect(find('invoice.last')).toEqual([]);
+    expect(find('terminal.list')).toEqual([]);
     expect(
       find('invoice.issue')
         ?.filter(([, required]) => required)

@@ -41,7 +41,7 @@ describe('an introduction at the till door', () => {
     const { role, mac } = one.authenticate(proofFor(challenge));
     expect(role).toBe('till');
     expect(macEquals(serviceMac(secret, { challenge, nonce, terminal: 'till-1' }), mac)).toBe(true);
-    expect(one.need()).toEqual({ door: 'till', terminal: 'till-1', roles: ['till'], label: 'till-1', client: 'pos/1' });
+    expect(one.need()).toEqual({ door: 'till', terminal: 'till-1', roles: ['till'], token: null, label: 'till-1', client: 'pos/1' });
   });
 
   it('makes a fresh challenge for every hello', () => {

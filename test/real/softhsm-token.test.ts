@@ -1,12 +1,12 @@
 // The token suite against a real PKCS#11 module, SoftHSM2; and the ladder, with a faulty Cryptoki between token and module.
 import { randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { isErrorCode } from '#ipc-schema/errors.ts';
-import { codeOf, pin, soPin, tokenSuite } from '#test/suites/token-suite.ts';
+import { errorTable, isErrorCode, UkeyError } from '#ipc-schema/errors.ts';
+import { codeOf, otherPin, pin, soPin, tokenSuite, wrongPin } from '#test/suites/token-suite.ts';
 import { createSoftHsmWorld, describeSoftHsm, type SoftHsmWorld } from '#test/support/softhsm.ts';
 import { type FaultyCryptoki, faultyCryptoki } from '#test/token/faulty-cryptoki.ts';
 import { ckrTable } from '#token/ckr.ts';
-import { CK } from '#token/cryptoki.ts';
+import { CK, type CryptokiTokenInfo } from '#token/cryptoki.ts';
 import { signedKeyText } from '#token/key-wrap.ts';
 import { loadModule, openPkcs11Token } from '#token/pkcs11.ts';
 import { createPkcs11Token, type Pkcs11Token } from '#token/pkcs11-token.ts';
@@ -192,6 +192,74 @@ describeSoftHsm('SoftHSM2 with faults in between', (modulePath) => {
     }
     faults.calm();
     token.login(pin);
+  });
+
+  test('a login that finds no chip behind the session is not repeated, and the next one begins with the module anew', () => {
+    const finalized = faults.calls('finalize');
+    faults.refuse('login', ckrTable.CKR_GENERAL_ERROR.value);
+    expect(codeOf(() => token.login(pin))).toBe('token-failed');
+    expect(faults.calls('finalize')).toBe(finalized + 1);
+    token.login(pin);
+    expect(signs()).toBe(true);
+  });
+
+  test('a lock that the flags do not tell of asks for patience first, one that they tell of for the SO-PIN', () => {
+    const actionOf = (): string | undefined => {
+      faults.refuse('login', ckrTable.CKR_PIN_LOCKED.value);
+      try {
+        token.login(pin);
+      } catch (error) {
+        if (error instanceof UkeyError && error.code === 'pin-locked') return error.action;
+        throw error;
+      }
+      return undefined;
+    };
+    expect(actionOf()).not.toBe(errorTable['pin-locked'].action);
+    faults.alter<CryptokiTokenInfo>('tokenInfo', (info) => ({ ...info, flags: info.flags | CK.CKF_USER_PIN_LOCKED }), 99);
+    expect(actionOf()).toBe(errorTable['pin-locked'].action);
+  });
+
+  test('a wrong old PIN is told as such also by a module that gives no reason; one try, and the login stays', () => {
+    token.login(pin);
+    const sets = faults.calls('setPin');
+    faults.refuse('setPin', ckrTable.CKR_GENERAL_ERROR.value);
+    expect(codeOf(() => token.changePin(pin, otherPin))).toBe('pin-incorrect');
+    expect([faults.calls('setPin'), token.facts().loggedIn]).toEqual([sets + 1, true]);
+    // A token that does not sign either has another trouble than the PIN.
+    faults.refuse('setPin', ckrTable.CKR_GENERAL_ERROR.value);
+    faults.refuse('sign', ckrTable.CKR_GENERAL_ERROR.value);
+    expect(codeOf(() => token.changePin(pin, otherPin))).toBe('token-failed');
+    faults.calm();
+    token.logout();
+    // Nobody is logged in: C_Login says it, and C_SetPIN is not asked.
+    expect(codeOf(() => token.changePin(wrongPin, otherPin))).toBe('pin-incorrect');
+    expect(faults.calls('setPin')).toBe(sets + 2);
+    token.changePin(pin, otherPin);
+    expect(token.facts().loggedIn).toBe(false);
+    token.login(otherPin);
+  });
+
+  test('a reset destroys nothing before the SO PIN has been proven', () => {
+    for (const value of [ckrTable.CKR_PIN_INCORRECT.value, ckrTable.CKR_USER_TYPE_INVALID.value]) {
+      faults.refuse('login', value);
+      expect(codeOf(() => token.reset({ label: 'till-1', soPin }))).not.toBe('nothing thrown');
+    }
+    expect(faults.calls('initToken')).toBe(1);
+    token.login(pin);
+    expect(signs()).toBe(true);
+  });
+
+  test('a user PIN that is told to be there, and is not, is set when provisioning goes on', () => {
+    const second = createPkcs11Token(faults.cryptoki, { kind: 'blank' });
+    faults.refuse('generateKeyPair', ckrTable.CKR_HOST_MEMORY.value, 9);
+    expect(codeOf(() => second.provision({ label: 'till-2', pin, soPin }))).toBe('token-failed');
+    faults.calm();
+    const pins = faults.calls('initPin');
+    faults.refuse('login', ckrTable.CKR_USER_PIN_NOT_INITIALIZED.value);
+    second.provision({ label: 'till-2', pin, soPin });
+    expect(faults.calls('initPin')).toBe(pins + 1);
+    second.login(pin);
+    second.close();
   });
 
   test('an empty PIN does not reach the module', () => {

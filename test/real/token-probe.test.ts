@@ -7,6 +7,7 @@ import { pin, soPin } from '#test/suites/token-suite.ts';
 import { ctl, errorOf, jsonOf } from '#test/support/ctl.ts';
 import { FaultyModule } from '#test/support/faulty-module.ts';
 import { createSoftHsmWorld, describeSoftHsm, type SoftHsmWorld } from '#test/support/softhsm.ts';
+import { ckrTable } from '#token/ckr.ts';
 import { CK } from '#token/cryptoki.ts';
 import { loadModule, openPkcs11Token } from '#token/pkcs11.ts';
 
@@ -75,6 +76,22 @@ describeSoftHsm('ukeyctl token probe', (modulePath) => {
     expect(token?.['dataObjects']).toEqual({ kind: 'proven' });
     expect(objects()).toBe(before);
     expect(run.stdout + run.stderr).not.toContain(pin.toString());
+  });
+
+  test('proves by keys on the token where the module makes none for a session, and destroys them', { timeout: 30_000 }, async () => {
+    const before = objects();
+    module.obey({ on: 'C_GenerateKeyPair', fault: { kind: 'ckr', value: ckrTable.CKR_ATTRIBUTE_VALUE_INVALID.value }, times: 1 });
+    const run = await probe(...toProve());
+    const [token] = (jsonOf(run) as { tokens: Record<string, unknown>[] }).tokens;
+    expect(token).toMatchObject({ canCarry: true, isOnToken: true, leftBehind: 0, signing: { ability: { kind: 'proven' } } });
+    expect(objects()).toBe(before);
+  });
+
+  test('a token that nobody may write to cannot carry the service', { timeout: 30_000 }, async () => {
+    module.obey({ on: 'C_GetTokenInfo', fault: { kind: 'flags', flags: CK.CKF_WRITE_PROTECTED } });
+    const run = await probe();
+    expect(run.status).toBe(3);
+    expect(jsonOf(run)).toMatchObject({ canCarry: false });
   });
 
   test('is a table for people, with a verdict', { timeout: 30_000 }, async () => {

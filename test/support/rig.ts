@@ -27,6 +27,8 @@ export interface RigOptions {
   readonly mirror?: boolean;
   /** Instead of the soft token: lines of [token]. */
   readonly token?: readonly string[];
+  /** Of tokens whose maker has set it. */
+  readonly soPin?: string;
   /** Size of the FLASH. */
   readonly flashMib?: number;
   /** Templates of the server's own folder, by name; `grant.templates` grants them. */
@@ -88,7 +90,7 @@ export async function openRig(options: RigOptions = {}): Promise<Rig> {
     ...(line === null ? {} : { serverUrl: `https://127.0.0.1:${line.port}` }),
     ...options.grant,
   });
-  await admin.call('token.provision', { label: 'rig', pin: rigPin, soPin: '97531000', ticket });
+  await admin.call('token.provision', { label: 'rig', pin: rigPin, soPin: options.soPin ?? '97531000', ticket });
   const { secret } = await admin.call('terminal.enrol', { terminal: 'till-1', role: 'till' });
   const connectWith = (terminal: string, hex: string): Promise<Client> =>
     connect({ socketPath: config.socket, client: 'rig/1', terminal, secret: Buffer.from(hex, 'hex'), waitMs: 2_000 });

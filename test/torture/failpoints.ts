@@ -6,7 +6,7 @@
 import { joinHolder } from '#holder/joined.ts';
 import { partsOf } from '#holder/parts.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
-import type { Issued } from '#ipc-schema/methods.ts';
+import type { Issued } from '#ipc-schema/issued.ts';
 import type { Device } from '#store/device.ts';
 import { openRig, type Rig, sale } from '#test/support/rig.ts';
 import { seededRandom } from '#test/support/seed.ts';

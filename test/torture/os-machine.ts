@@ -9,7 +9,8 @@ import { joinHolder } from '#holder/joined.ts';
 import { partsOf } from '#holder/parts.ts';
 import { type Client, connect } from '#ipc-schema/client.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
-import type { Issued, Result } from '#ipc-schema/methods.ts';
+import type { Issued } from '#ipc-schema/issued.ts';
+import type { Result } from '#ipc-schema/methods.ts';
 import type { RunningServer } from '#server/serve.ts';
 import { grant, sale } from '#test/support/rig.ts';
 

@@ -206,6 +206,6 @@ describe('a second copy of a token', () => {
     await rig.restart();
     await flush(rig.admin);
     expect(await status(rig.admin)).toMatchObject({ alarm: null, standing: 'issuing-online', action: '' });
-    expect(existsSync(path.join(rig.config.state, `contradiction-${tokenId}.json`))).toBe(false);
+    expect(existsSync(path.join(rig.config.tokens[0].state, `contradiction-${tokenId}.json`))).toBe(false);
   });
 });

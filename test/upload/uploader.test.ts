@@ -411,7 +411,7 @@ describe('a copy of the token', () => {
     await issue(3, 3);
     await drain();
     await rig.running.close();
-    rmSync(rig.config.state, { recursive: true });
+    rmSync(rig.config.tokens[0].state, { recursive: true });
     cpSync(old, token, { recursive: true });
     rig.line.state = 'down';
     await rig.startLocked();

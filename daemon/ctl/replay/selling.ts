@@ -5,7 +5,7 @@
 import { matchCredits, type RetailInvoice, toRequest } from '#ctl/retail.ts';
 import type { Client } from '#ipc-schema/client.ts';
 import { asUkeyError, type ErrorCode } from '#ipc-schema/errors.ts';
-import type { Issued } from '#ipc-schema/methods.ts';
+import type { Issued } from '#ipc-schema/issued.ts';
 
 export interface Sale {
   readonly invoice: RetailInvoice;
