@@ -15,6 +15,7 @@ import { LedgerReading } from '#desk/ledger-read.ts';
 import { finishLoss } from '#desk/loss.ts';
 import type { PinPlace } from '#desk/pin-source.ts';
 import * as provisioning from '#desk/provision.ts';
+import { renewCertificate } from '#desk/renewal.ts';
 import * as restoring from '#desk/restore.ts';
 import { finishResume, resume } from '#desk/resume.ts';
 import * as session from '#desk/session.ts';
@@ -38,6 +39,7 @@ import { Filling } from '#ledger/filling.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { TokenCounts } from '#metrics/counts.ts';
 import type { TokenFigures } from '#metrics/figures.ts';
+import { CertificateRenewal } from '#upload/certificate-renewal.ts';
 import { openTimetable } from '#upload/timetable.ts';
 import { Uploader } from '#upload/uploader.ts';
 
@@ -157,7 +159,7 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
     if (custody.ledger === probed) return;
     probed = custody.ledger;
     if (probed === null) return;
-    void uploader.probe(); // never rejects
+    void uploader.probe().then(() => renewal.look()); // neither rejects
     lookAtStore();
   };
   const filling = new Filling({ holder, clock, log });
@@ -204,6 +206,11 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
       herald.standing(custody);
     },
   });
+  const renewal = new CertificateRenewal({
+    ...{ custody, holder, clock, log },
+    link: () => uploader.link,
+    provenNowMs: () => uploader.provenNowMs,
+  });
   const pin = pinPlace(config);
   const unattended: UnattendedLogin | null =
     pin === null
@@ -228,6 +235,7 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
   const storeWatch = setInterval(() => {
     if (custody.ledger === null) return;
     void custody.reclaim(); // never rejects; time passes also without acknowledgements
+    void renewal.look(); // never rejects
     lookAtStore();
   }, storeWatchMs);
   closing.push(async () => {
@@ -241,7 +249,7 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
   });
   return {
     ...{ clock, version, log, holder, custody, uploader, timetable, deliveries, herald },
-    ...{ provision, handover, unattended, filling, counts, audit },
+    ...{ provision, handover, unattended, filling, renewal, counts, audit },
   };
 }
 
@@ -258,7 +266,7 @@ function statusParts(parts: Parts): status.StatusParts {
 }
 
 function handlersOf(parts: Parts): Place['handlers'] {
-  const { clock, log, custody, holder, uploader, deliveries, provision, handover, unattended, audit } = parts;
+  const { clock, log, custody, holder, uploader, deliveries, provision, handover, unattended, renewal, audit } = parts;
   const door = { custody, holder, unattended };
   const reading = new LedgerReading(custody, holder);
   const issue = { custody, clock, deliveries, log, link: () => uploader.link };
@@ -282,6 +290,7 @@ function handlersOf(parts: Parts): Place['handlers'] {
     'token.provision': (_caller, params) => provisioning.provision(provision, params),
     'token.handOver': () => handover.handOver(),
     'token.takeBack': (_caller, params) => handover.takeBack(params),
+    'token.renewCertificate': () => renewCertificate(custody, renewal),
     'store.restore': (_caller, params) => restoring.restore(provision, params),
     'store.check': (_caller, params) => checkStore({ custody, holder, log: provision.log }, params),
     'store.mend': (_caller, params) => mendStore({ custody, holder, unattended, log: provision.log }, params),

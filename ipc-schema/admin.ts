@@ -17,6 +17,8 @@ export const adminEventSchema = z.discriminatedUnion('event', [
   z.strictObject({ event: z.literal('handover') }),
   /** The handover before it is void: nobody has gone on, and this KEY does. First entry of the batch behind. */
   z.strictObject({ event: z.literal('handover-cancelled') }),
+  /** The KEY in force has another certificate from here on (DER, base64): signers.ts says which one may take the place of another. */
+  z.strictObject({ event: z.literal('certificate-renewed'), certificate: base64Text.max(8 * 1024) }),
   /** An older FLASH was put back, and the ticket server's copies brought it up to what the KEY has seen, without a loss. */
   z.strictObject({
     event: z.literal('rollback-healed'),
@@ -61,6 +63,13 @@ export function adminEventIn(body: Uint8Array): AdminEvent['event'] | null {
   } catch {
     return null;
   }
+}
+
+/** The certificate (DER) in the body of an admin entry that renews one; null for any other body. Verifies nothing. */
+export function renewedCertificateIn(body: Uint8Array): Uint8Array | null {
+  if (adminEventIn(body) !== 'certificate-renewed') return null;
+  const event = decodeAdminEvent(body);
+  return event.event === 'certificate-renewed' ? new Uint8Array(Buffer.from(event.certificate, 'base64')) : null;
 }
 
 /** Whether the ledger was handed over with this batch: its KEY seals nothing more. */

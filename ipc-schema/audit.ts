@@ -14,6 +14,7 @@ export const auditedMethods = [
   'token.provision',
   'token.handOver',
   'token.takeBack',
+  'token.renewCertificate',
   'store.restore',
   'store.mend',
   'store.resume',

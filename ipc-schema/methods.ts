@@ -7,7 +7,7 @@ import { invoiceRequestSchema, keyText } from './invoice.ts';
 import { issuedSchema, previewSchema } from './issued.ts';
 import { ledgerPageParams, ledgerPageSchema } from './ledger-page.ts';
 import { restoredSchema, restoreParamsSchema } from './recovery.ts';
-import { base64Text, nameText, text, z } from './schema.ts';
+import { base64Text, instantText, nameText, text, z } from './schema.ts';
 import { backlogStatusSchema, pinFacts, serviceStatusSchema, standingSchema } from './status.ts';
 import { checkedSchema, resumedSchema, resumeParamsSchema } from './upkeep.ts';
 import { enrolmentTicketSchema } from './upstream.ts';
@@ -220,8 +220,10 @@ export const methods = {
     params: choice,
     result: z.strictObject({
       tokenId: z.string(),
-      /** Of the key in force. */
+      /** Of the key in force: its newest. */
       certificate: base64Text,
+      /** Of the first key, as it was enrolled: its hash stands before the first seal. */
+      enrolmentCertificate: base64Text,
       authorityCertificate: base64Text,
       /** The keys that sealed the ledger before it, oldest first; a seal names its own. */
       predecessors: z.array(z.strictObject({ fromBatch: z.int().min(1), certificate: base64Text })),
@@ -277,6 +279,14 @@ export const methods = {
     params: z.strictObject({ ...tokenChoice, pin: z.string().min(1).max(64), useLastTry: z.boolean().optional() }),
     result: z.strictObject({ standing }),
     errors: ['pin-incorrect', 'pin-last-try', 'pin-locked', ...holding, 'unknown-outcome', 'store-full'],
+  },
+  'token.renewCertificate': {
+    summary:
+      "Renews the certificate of the token's key at the ticket server now: the same key, a later end. The service does it by itself long before the end.",
+    roles: ['admin'],
+    params: choice,
+    result: z.strictObject({ standing, tokenId: z.string(), previousExpires: instantText, expires: instantText }),
+    errors: [...holding, 'offline', 'unknown-outcome', 'store-full'],
   },
   'store.restore': {
     summary:

@@ -4,9 +4,10 @@
 // 2. POST /v1/succeed: COSE_Sign1 by the new key over CBOR [1, "succeed", spki, code, tokenId, fromBatch, previousSealHash, afterSerial, reason]: where its ledger ended
 //    is known only once the store is open. The answer is the succession: successionAnswerSchema.
 // Invariants: a code belongs to the first key that used it; that key may repeat both requests and gets the same succession. Pure.
-import { decodeCbor, encodeCbor, FieldReader, malformed } from './cbor.ts';
-import { decodeSign1, keyIdOfSpki, publicKeyFromSpki, type Sign1, toBeSigned, verifySignature } from './cose.ts';
+import { encodeCbor, malformed } from './cbor.ts';
+import type { Sign1 } from './cose.ts';
 import { hashBytes } from './merkle.ts';
+import { beginRequest, provePossession } from './possession.ts';
 import { base64Text, check, nameText, text, z } from './schema.ts';
 import { type SuccessionReason, successionReasons } from './succession.ts';
 
@@ -49,7 +50,7 @@ export function keyRequestPayload({ spki, serial, code, tokenId, slot, replyKey 
 
 /** Throws invalid-request unless the sender holds the private key of the public key inside. */
 export function openKeyRequest(bytes: Uint8Array): KeyRequest {
-  const { sign1, fields } = begin(bytes, 'recover-key');
+  const { sign1, fields } = beginRequest(bytes, 'recover-key');
   const request: KeyRequest = {
     spki: fields.bytes('spki'),
     serial: fields.text('serial'),
@@ -72,7 +73,7 @@ export function successionRequestPayload(request: SuccessionRequest): Uint8Array
 
 /** Throws invalid-request unless the sender holds the private key of the public key inside. */
 export function openSuccessionRequest(bytes: Uint8Array): SuccessionRequest {
-  const { sign1, fields } = begin(bytes, 'succeed');
+  const { sign1, fields } = beginRequest(bytes, 'succeed');
   const request: SuccessionRequest = {
     spki: fields.bytes('spki'),
     code: fields.text('code'),
@@ -94,19 +95,9 @@ function reasonIn(text: string): SuccessionReason {
   return reason;
 }
 
-function begin(bytes: Uint8Array, purpose: string): { readonly sign1: Sign1; readonly fields: FieldReader } {
-  const sign1 = decodeSign1(bytes, purpose);
-  const fields = new FieldReader(purpose, decodeCbor(sign1.payload, purpose));
-  fields.version(1);
-  if (fields.text('purpose') !== purpose) throw malformed(purpose, 'is signed for something else');
-  return { sign1, fields };
-}
-
 function proven(sign1: Sign1, { spki, code }: { readonly spki: Uint8Array; readonly code: string }, what: string): void {
   if (!nameText.safeParse(code).success) throw malformed(what, 'has a code out of form');
-  if (Buffer.compare(keyIdOfSpki(spki), sign1.keyId) !== 0) throw malformed(what, 'names another key');
-  if (!verifySignature(sign1.algorithm, publicKeyFromSpki(spki), toBeSigned(sign1.protectedBytes, sign1.payload), sign1.signature))
-    throw malformed(what, 'has a signature that does not hold');
+  provePossession(sign1, spki, what);
 }
 
 /** The data key, sealed to the request's replyKey (HPKE, info: recoveryReplyInfo of upstream.ts); base64. */

@@ -92,10 +92,24 @@ export function signersAt(
   return next;
 }
 
-/** Of a ledger's certificates (DER), the one of the key that made this seal; null where none is. */
+/** Of a ledger's certificates (DER), each before those that renew it: the newest one of the key that made this seal; null where none is. */
 export function certificateFor(sealBytes: Uint8Array, certificates: readonly Uint8Array[]): Uint8Array | null {
   const { keyId } = decodeSeal(sealBytes).sign1;
-  return certificates.find((der) => same(keyIdOf(readCertificate(der).publicKey), keyId)) ?? null;
+  return certificates.findLast((der) => same(keyIdOf(readCertificate(der).publicKey), keyId)) ?? null;
+}
+
+/**
+ * Throws invalid-request unless `next` renews `current` (both DER): the authority's (null: that is not asked), for the same key and ledger, from the same
+ * beginning to a later end. So whoever has the newest certificate of a key can judge all that this key has sealed, and the older ones hold as before.
+ */
+export function checkRenewal(next: Uint8Array, current: Uint8Array, tokenId: Uint8Array, authorityKey: KeyObject | null): void {
+  const [before, after] = [readCertificate(current), readCertificate(next)];
+  const named = ledgerIdIn(after);
+  if (authorityKey !== null && !after.verify(authorityKey)) throw malformed('renewed certificate', 'is not signed by the authority');
+  if (named === null || !same(named, tokenId)) throw malformed('renewed certificate', 'is of another ledger');
+  if (!after.publicKey.equals(before.publicKey)) throw malformed('renewed certificate', 'is of another key');
+  if (after.validFromDate.getTime() !== before.validFromDate.getTime()) throw malformed('renewed certificate', 'begins at another time');
+  if (after.validToDate.getTime() <= before.validToDate.getTime()) throw malformed('renewed certificate', 'does not end later');
 }
 
 /** DER. Throws invalid-request. */

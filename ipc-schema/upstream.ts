@@ -159,6 +159,7 @@ export const refusalSchema = z.strictObject({
       'internal',
     ] as const),
     'no-recovery-key',
+    'not-renewable',
   ]),
   message: z.string(),
   wantBatch: z.int().min(1).optional(),

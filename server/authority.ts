@@ -47,8 +47,11 @@ export interface Authority {
   signDocument(document: object): Uint8Array;
   /** COSE_Sign1 by the server's acknowledgement key over a payload of upstream.ts. */
   signAnswer(payload: Uint8Array): Uint8Array;
-  /** `tokenId`: the ledger (hex) that the key goes on with; left out: its own, which begins with it. */
-  certifyToken(spki: Uint8Array, nowMs: number, tokenId?: string): Promise<Uint8Array>;
+  /**
+   * `tokenId`: the ledger (hex) that the key goes on with; left out: its own, which begins with it. `fromMs`: the beginning, of a certificate that
+   * renews another one.
+   */
+  certifyToken(spki: Uint8Array, nowMs: number, tokenId?: string, fromMs?: number): Promise<Uint8Array>;
   certifyTls(spki: Uint8Array, hosts: readonly string[], validity: Validity): Promise<Uint8Array>;
   readonly openUpload: Opener;
   /** Opens recovery slots; null: the key was moved away. */
@@ -82,8 +85,8 @@ export async function openAuthority(directory: string, nowMs: number): Promise<A
     recoveryPublicKey: Buffer.from(file.recoveryPublicKey, 'base64'),
     signDocument: (document) => signWith(authorityKey, authorityKeyId, Buffer.from(JSON.stringify(document), 'utf8')),
     signAnswer: (payload) => signWith(ackKey, ackKeyId, payload),
-    certifyToken: async (spki, atMs, tokenId) => {
-      const validity = { fromMs: atMs - backdateMs, untilMs: Math.min(untilMs, atMs + tokenValidDays * dayMs) };
+    certifyToken: async (spki, atMs, tokenId, fromMs) => {
+      const validity = { fromMs: fromMs ?? atMs - backdateMs, untilMs: Math.min(untilMs, atMs + tokenValidDays * dayMs) };
       const own = Buffer.from(keyIdOf(acceptableKey(spki))).toString('hex');
       return await makeTokenCertificate(issuer, spki, tokenId ?? own, validity);
     },

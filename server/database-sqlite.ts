@@ -18,6 +18,7 @@ import {
   type NewBatch,
   type RecoveryCode,
   type RecoveryState,
+  type RenewalRecord,
   type StoredBatch,
   type SuccessionRecord,
   type TokenRecord,
@@ -25,7 +26,7 @@ import {
   tokenMaxAlarms,
   type UsedCode,
 } from './database.ts';
-import { alarmOf, bytesOf, countOf, type Row, recoveryOf, textOf, textOrNull, tokenStateOf } from './sqlite-rows.ts';
+import { alarmOf, bytesOf, countOf, type Row, recoveryOf, renewalOf, textOf, textOrNull, tokenStateOf } from './sqlite-rows.ts';
 import { migrations, schemaSql, schemaVersion, statementSql } from './sqlite-schema.ts';
 
 /** How long one process waits for another's transaction. */
@@ -305,6 +306,21 @@ class SqliteDatabase implements Database {
       if (sql.settleRecovery.run(serial, codeHash, keyId).changes !== 1) return 'moved';
       sql.addSuccession.run(id, serial, keyId, fromBatch, madeAtMs, previousSealHash, signed);
       return 'succeeded';
+    });
+  }
+
+  async renewals(tokenId: string): Promise<readonly RenewalRecord[]> {
+    return this.#rowsOf(tokenId, 'renewals').map(renewalOf);
+  }
+
+  async renew(tokenId: string, renewal: RenewalRecord, succession: number): Promise<'renewed' | 'moved'> {
+    const { serial, keyId, madeAtMs, renewedHash, certificate } = renewal;
+    return this.#transact('BEGIN IMMEDIATE', (sql) => {
+      const row = sql.tokenRow.get(tokenId);
+      if (row === undefined) return 'moved';
+      const id = countOf(row, 'id');
+      if (sql.successionsSince.get(id, succession) !== undefined) return 'moved';
+      return sql.addRenewal.run(id, serial, keyId, madeAtMs, renewedHash, certificate).changes === 1 ? 'renewed' : 'moved';
     });
   }
 

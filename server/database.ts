@@ -105,6 +105,19 @@ export interface SuccessionRecord {
   readonly madeAtMs: number;
 }
 
+/** A certificate that took the place of another one of the same key. */
+export interface RenewalRecord {
+  /** The n-th renewal of this ledger, from 1. */
+  readonly serial: number;
+  /** Hex. */
+  readonly keyId: string;
+  /** SHA-256 of the certificate that it renews. */
+  readonly renewedHash: Uint8Array;
+  /** DER. */
+  readonly certificate: Uint8Array;
+  readonly madeAtMs: number;
+}
+
 /** What batches were judged by. */
 export interface Judged extends ChainHead {
   /** Serial of the newest succession then; left out: there was none. */
@@ -185,6 +198,11 @@ export interface Database {
     expected: ChainHead,
     succession: SuccessionRecord,
   ): Promise<'succeeded' | 'moved' | 'key-known'>;
+
+  /** Of a token, in the order of their serials. */
+  renewals(tokenId: string): Promise<readonly RenewalRecord[]>;
+  /** Adds it; `moved` (nothing stored): another renewal came first, or a succession newer than `succession` (a serial; 0: none). */
+  renew(tokenId: string, renewal: RenewalRecord, succession: number): Promise<'renewed' | 'moved'>;
 
   findBatch(tokenId: string, batchIndex: number): Promise<StoredBatch | null>;
   /** In the order of their sequences. */

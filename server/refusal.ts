@@ -15,6 +15,7 @@ export const refusalStatus = {
   'bad-signature': 422,
   poison: 422,
   'no-recovery-key': 409,
+  'not-renewable': 409,
   busy: 503,
   internal: 500,
 } as const satisfies Record<RefusalCode, number>;

@@ -4,6 +4,7 @@
 // Invariants: unknown paths, parameters and methods are refused by name; a refusal is refusalSchema JSON.
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { recoveryPaths } from '#ipc-schema/recovery.ts';
+import { renewalPath } from '#ipc-schema/renewal.ts';
 import { text } from '#ipc-schema/schema.ts';
 import { signerAt } from '#ipc-schema/signers.ts';
 import { alarmPayload, mediaTypes, nonceBytes, paths, probePayload, type Refusal, uploadMaxBatches } from '#ipc-schema/upstream.ts';
@@ -12,6 +13,7 @@ import type { TokenState } from './database.ts';
 import { tokensPage } from './page.ts';
 import { type RecoveryAnswer, recoverKey, succeed } from './recovery.ts';
 import { refusalStatus, refuse, retryAfterSeconds } from './refusal.ts';
+import { certificateInForce, renew } from './renewal.ts';
 import { signersFor } from './signing.ts';
 import { redeem, type TicketParts } from './ticket.ts';
 import { batchRun, entriesMaxCount, entryViews, tokensMaxCount, tokenView } from './view.ts';
@@ -72,6 +74,11 @@ async function answerWrite(parts: RouteParts, path: string, question: Question):
     const answer = await redeem(parts, question.body);
     return answer.kind === 'refused' ? refusalAnswer(answer.refusal) : { status: 200, mediaType: mediaTypes.json, body: answer.json };
   }
+  if (path === renewalPath) {
+    if (question.mediaType !== mediaTypes.cose) return refusalAnswer(refuse('bad-request', `the content type must be ${mediaTypes.cose}`));
+    const answer = await renew(parts, question.body);
+    return answer.kind === 'refused' ? refusalAnswer(answer.refusal) : certificateAnswer(answer.certificate);
+  }
   if (path === recoveryPaths.key) return await answerRecovery(question, (body) => recoverKey(parts, body));
   if (path === recoveryPaths.succession) return await answerRecovery(question, (body) => succeed(parts, body));
   return nothingHere;
@@ -91,7 +98,7 @@ async function answerRead(parts: RouteParts, path: string, query: Query): Promis
       return await answerTokens(parts, query);
     case paths.authority:
       query.end();
-      return { status: 200, mediaType: mediaTypes.certificate, body: parts.authority.certificate };
+      return certificateAnswer(parts.authority.certificate);
     case '/': {
       query.end();
       const tokens = await parts.database.listTokens('', tokensMaxCount + 1);
@@ -113,10 +120,11 @@ async function answerRead(parts: RouteParts, path: string, query: Query): Promis
 async function answerToken(parts: RouteParts, token: TokenState, part: string | undefined, query: Query): Promise<Answer> {
   switch (part) {
     case '/certificate': {
-      const batch = query.count('batch') ?? 1;
+      const batch = query.count('batch');
       query.end();
+      if (batch === null) return certificateAnswer(token.certificate);
       const { signers } = await signersFor(parts, token);
-      return { status: 200, mediaType: mediaTypes.certificate, body: signerAt(signers, batch).certificate };
+      return certificateAnswer(certificateInForce(signerAt(signers, batch), await parts.database.renewals(token.tokenId)));
     }
     case '/entries':
       return await answerEntries(parts, token, query);
@@ -174,6 +182,10 @@ async function answerEntries(parts: RouteParts, token: TokenState, query: Query)
   const fromSequence = sequence ?? from ?? 1;
   const views = await entryViews(database, token.tokenId, { kind: 'range', fromSequence }, sequence === null ? limit : 1);
   return jsonAnswer({ entries: views.filter((view) => sequence === null || view.sequence === sequence) });
+}
+
+function certificateAnswer(body: Uint8Array): Answer {
+  return { status: 200, mediaType: mediaTypes.certificate, body };
 }
 
 function jsonAnswer(value: unknown, status = 200): Answer {

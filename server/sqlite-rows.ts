@@ -1,7 +1,7 @@
 // Owns: rows of the ticket server's SQLite database as the values of database.ts.
 // Invariants: a column of another type than its table says is a fault of the database (`internal`), never guessed at.
 import { UkeyError } from '#ipc-schema/errors.ts';
-import type { Alarm, RecoveryState, TokenState } from './database.ts';
+import type { Alarm, RecoveryState, RenewalRecord, TokenState } from './database.ts';
 
 export type Row = Readonly<Record<string, unknown>>;
 
@@ -31,6 +31,16 @@ export function recoveryOf(row: Row): RecoveryState {
             replyKey: bytesOf(row, 'reply_key'),
             reply: row['reply'] === null ? null : bytesOf(row, 'reply'),
           },
+  };
+}
+
+export function renewalOf(row: Row): RenewalRecord {
+  return {
+    serial: countOf(row, 'serial'),
+    keyId: textOf(row, 'key_id'),
+    renewedHash: bytesOf(row, 'renewed_hash'),
+    certificate: bytesOf(row, 'certificate'),
+    madeAtMs: countOf(row, 'made_at'),
   };
 }
 

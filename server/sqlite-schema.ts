@@ -2,7 +2,7 @@
 // Invariants: STRICT tables; blobs that are large stand last in their row, so that reading the rest does not walk their pages; an id of a token
 // inside is a small integer. An older version is brought up in one transaction; a newer one than this is refused.
 
-export const schemaVersion = 3;
+export const schemaVersion = 4;
 
 const recoverySql = `
 CREATE TABLE successions (
@@ -26,6 +26,18 @@ CREATE TABLE recoveries (
   slot BLOB,
   reply_key BLOB,
   reply BLOB
+) STRICT;`;
+
+const renewalsSql = `
+CREATE TABLE renewals (
+  token INTEGER NOT NULL REFERENCES tokens (id),
+  serial INTEGER NOT NULL,
+  key_id TEXT NOT NULL,
+  made_at INTEGER NOT NULL,
+  renewed_hash BLOB NOT NULL,
+  certificate BLOB NOT NULL,
+  PRIMARY KEY (token, serial),
+  UNIQUE (token, renewed_hash)
 ) STRICT;`;
 
 export const schemaSql = `
@@ -92,6 +104,7 @@ CREATE TABLE alarms (
   UNIQUE (token, kind, batch_index, proof)
 ) STRICT;
 ${recoverySql}
+${renewalsSql}
 PRAGMA user_version = ${schemaVersion};
 `;
 
@@ -99,6 +112,7 @@ PRAGMA user_version = ${schemaVersion};
 export const migrations: Readonly<Record<number, string>> = {
   1: 'ALTER TABLE alarms ADD COLUMN settled_at INTEGER; ALTER TABLE alarms ADD COLUMN settled_note TEXT; PRAGMA user_version = 2;',
   2: `${recoverySql} PRAGMA user_version = 3;`,
+  3: `${renewalsSql} PRAGMA user_version = 4;`,
 };
 
 const tokenColumns = `token_id, serial, issuer_tax_id, issuer_name, enrolled_at, head_batch, next_sequence, head_seal_hash, documents,
@@ -133,6 +147,9 @@ export const statementSql = {
   successor: 'SELECT 1 AS one FROM successions WHERE key_id = ?',
   successionsSince: 'SELECT 1 AS one FROM successions WHERE token = ? AND serial > ? LIMIT 1',
   addSuccession: `INSERT INTO successions (token, serial, key_id, from_batch, made_at, previous_seal_hash, signed) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+  renewals: 'SELECT serial, key_id, made_at, renewed_hash, certificate FROM renewals WHERE token = ? ORDER BY serial',
+  addRenewal: `INSERT INTO renewals (token, serial, key_id, made_at, renewed_hash, certificate)
+    SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE ?2 = 1 + (SELECT count(*) FROM renewals WHERE token = ?1) ON CONFLICT DO NOTHING`,
   headIs: 'SELECT 1 AS one FROM tokens WHERE id = ? AND head_batch = ? AND head_seal_hash = ?',
   addRecovery: 'INSERT INTO recoveries (code_hash, token, made_at, expires_at, supersedes) VALUES (?, ?, ?, ?, ?)',
   findRecovery: `SELECT code_hash, token_id, expires_at, supersedes, used_by, recoveries.serial, slot, reply_key, reply

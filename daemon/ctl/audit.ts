@@ -98,6 +98,7 @@ function eventText(event: Exclude<AdminEvent, { event: 'audit' }>): string {
     case 'succession':
     case 'handover':
     case 'handover-cancelled':
+    case 'certificate-renewed':
       return '';
   }
 }

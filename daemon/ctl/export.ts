@@ -166,9 +166,9 @@ async function originOf(pages: LedgerPages, identity: Result<'service.identity'>
   };
 }
 
-/** The first key's first. */
-function certificatesOf({ certificate, predecessors }: Result<'service.identity'>): string[] {
-  return [...predecessors.map((one) => one.certificate), certificate];
+/** The enrolment certificate first; then one of each key, and the newest of the key in force at the end. */
+function certificatesOf({ certificate, enrolmentCertificate, predecessors }: Result<'service.identity'>): string[] {
+  return [...new Set([enrolmentCertificate, ...predecessors.map((one) => one.certificate), certificate])];
 }
 
 interface Work {

@@ -1,8 +1,10 @@
-// Owns: what a verifier asks of entries by which a ledger changes its key: one that was handed over is sealed by its key no more, but to take it back; and a
-// succession stands only where another key begins.
+// Owns: what a verifier asks of entries by which a ledger changes its key or its certificate: one that was handed over is sealed by its key no more, but to take
+// it back; a succession stands only where another key begins; a renewed certificate is the authority's, of the key in force, and ends later than the one before.
 // Pure: a fold over batches that hold.
-import { adminEventIn } from '#ipc-schema/admin.ts';
+import type { KeyObject } from 'node:crypto';
+import { adminEventIn, renewedCertificateIn } from '#ipc-schema/admin.ts';
 import { malformed } from '#ipc-schema/cbor.ts';
+import { checkRenewal } from '#ipc-schema/signers.ts';
 import { successionOf } from '#ipc-schema/succession.ts';
 import type { VerifiedBatch } from '#ipc-schema/verify.ts';
 
@@ -39,7 +41,18 @@ export class HandoverCheck {
   }
 }
 
-/** Where no other key begins it lets nobody go on: then somebody meant it to. Throws invalid-request. */
-export function refuseSuccession(adminBody: Uint8Array): void {
+/**
+ * What an admin entry says of the key in force and its certificate (DER); answers the certificate that counts behind it. A succession where no other key
+ * begins lets nobody go on: then somebody meant it to. Throws invalid-request. `authorityKey` null: the authority is not known.
+ */
+export function certificateBehind(
+  adminBody: Uint8Array,
+  current: Uint8Array,
+  tokenId: Uint8Array,
+  authorityKey: KeyObject | null,
+): Uint8Array {
   if (successionOf(adminBody) !== null) throw malformed('succession', 'stands where no other key begins');
+  const next = renewedCertificateIn(adminBody);
+  if (next !== null) checkRenewal(next, current, tokenId, authorityKey);
+  return next ?? current;
 }

@@ -6,12 +6,12 @@
 import type { KeyObject } from 'node:crypto';
 import { X509Certificate } from 'node:crypto';
 import { arithmeticFaults, readChecked } from '#ctl/document-check.ts';
-import { HandoverCheck, refuseSuccession } from '#ctl/handover-check.ts';
+import { certificateBehind, HandoverCheck } from '#ctl/handover-check.ts';
 import { decodeBatch, decodeSeal } from '#ipc-schema/batch.ts';
 import { malformed } from '#ipc-schema/cbor.ts';
 import { type ChartedSeries, type Charter, charterSchema, openCharter } from '#ipc-schema/charter.ts';
 import { decodeSign1, keyIdOf, publicKeyFromSpki } from '#ipc-schema/cose.ts';
-import { type EntryKind, entryKinds } from '#ipc-schema/entry.ts';
+import type { EntryKind } from '#ipc-schema/entry.ts';
 import { asUkeyError } from '#ipc-schema/errors.ts';
 import type { InvoiceDocument } from '#ipc-schema/invoice.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
@@ -124,6 +124,8 @@ export class LedgerCheck {
   readonly #tokenId: string;
   readonly #authorityKey: KeyObject | null;
   #head: ChainHead;
+  /** Of the key in force (DER). */
+  #certificate: Uint8Array;
   /** Batches and entries before the first that was checked. */
   readonly #before: ChainHead;
   #entries = 0;
@@ -151,6 +153,7 @@ export class LedgerCheck {
     this.#authorityKey = origin.authorityCertificate === null ? null : new X509Certificate(origin.authorityCertificate).publicKey;
     const { remainder } = origin;
     this.#signers = signersOf(origin.certificate, remainder?.successions ?? [], this.#authorityKey);
+    this.#certificate = newestSigner(this.#signers).certificate;
     this.#tokenId = Buffer.from(this.#signers.tokenId).toString('hex');
     this.#before = remainder === undefined ? chainStart(origin.certificate) : headBefore(remainder.firstBatch);
     this.#head = this.#before;
@@ -178,10 +181,13 @@ export class LedgerCheck {
     for (const { sequence, what } of this.#handover.add(batch, isSucceeding)) this.#find('admin', sequence, what);
     this.#sealHashes.push(batch.head.sealHash);
     this.#documentsByBatch.push(0);
+    if (isSucceeding) this.#certificate = newestSigner(signers).certificate;
     for (const [place, entry] of batch.entries.entries()) {
       this.#addEntry(entry);
-      if (entry.parsed.kind === 'admin' && !(isSucceeding && place === 0))
-        this.#readPart('admin', entry.parsed.sequence, () => refuseSuccession(entry.body));
+      if (entry.parsed.kind !== 'admin' || (isSucceeding && place === 0)) continue;
+      this.#readPart('admin', entry.parsed.sequence, () => {
+        this.#certificate = certificateBehind(entry.body, this.#certificate, signers.tokenId, this.#authorityKey);
+      });
     }
     return batch;
   }
@@ -388,9 +394,6 @@ function headBefore(firstBatch: Uint8Array): ChainHead {
   const { seal } = decodeSeal(decodeBatch(firstBatch).sealBytes);
   return { batchIndex: seal.batchIndex - 1, nextSequence: seal.firstSequence, sealHash: seal.previousSealHash };
 }
-
-/** All kinds that a leaf can have, in the order of their numbers: for tables. */
-export const kindsInOrder = Object.keys(entryKinds) as readonly EntryKind[];
 
 function instant(ms: number | null): string | null {
   return ms === null ? null : new Date(ms).toISOString();

@@ -1,9 +1,13 @@
 // Owns: the report of a ledger check for people, and how a broken chain ends. Pure.
 import { distrust } from '#ctl/certificates.ts';
 import { endAs } from '#ctl/exit-codes.ts';
-import { kindsInOrder, type LedgerCheck, type LedgerReport } from '#ctl/ledger-check.ts';
+import type { LedgerCheck, LedgerReport } from '#ctl/ledger-check.ts';
 import { counted, facts, table } from '#ctl/screen.ts';
+import { type EntryKind, entryKinds } from '#ipc-schema/entry.ts';
 import { asUkeyError, type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
+
+/** All kinds that a leaf can have, in the order of their numbers: for tables. */
+const kindsInOrder = Object.keys(entryKinds) as readonly EntryKind[];
 
 export function ledgerText(report: LedgerReport, more: readonly (readonly [string, string | null])[] = []): string {
   const kinds = kindsInOrder.filter((kind) => report.byKind[kind] !== undefined).map((kind) => `${report.byKind[kind]} ${kind}`);

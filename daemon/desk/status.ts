@@ -5,7 +5,7 @@ import type { Holder, HolderStatus } from '#holder/holder.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Result } from '#ipc-schema/methods.ts';
 import type { ServiceStatus } from '#ipc-schema/status.ts';
-import { certificateUntilMs } from '#ledger/certificate-term.ts';
+import { termOf } from '#ledger/certificate-term.ts';
 import type { CloneAlarm } from '#ledger/contradiction.ts';
 import { type Custody, floorOf } from '#ledger/custody.ts';
 import type { Filling } from '#ledger/filling.ts';
@@ -57,7 +57,8 @@ async function tokenStatus({ custody, holder, unattended }: StatusParts): Promis
   if (!('facts' in state)) return null;
   const { module, label, serial, model, triesLeft, pinState } = state.facts;
   const tokenId = state.kind === 'open' ? Buffer.from(state.mount.tokenId).toString('hex') : null;
-  const certificateExpires = state.kind === 'open' ? new Date(certificateUntilMs(state.mount.certificate)).toISOString() : null;
+  const term = state.kind === 'open' ? (custody.ledger?.certificateTerm ?? termOf(state.mount.certificate)) : null;
+  const certificateExpires = term === null ? null : new Date(term.untilMs).toISOString();
   const figures = state.kind === 'open' ? await figuresOf(holder) : null;
   const storedPin = unattended?.storedPin ?? 'none';
   return { module, label, serial, model, tokenId, certificateExpires, triesLeft, pinState, storedPin, ...healthOf(figures) };
@@ -117,10 +118,11 @@ async function figuresOf(holder: Holder): Promise<HolderStatus | null> {
 }
 
 export async function identity(custody: Custody): Promise<Result<'service.identity'>> {
-  const { mount } = await custody.use();
+  const { mount, certificate } = await custody.use();
   return {
     tokenId: Buffer.from(mount.tokenId).toString('hex'),
-    certificate: Buffer.from(mount.certificate).toString('base64'),
+    certificate: Buffer.from(certificate).toString('base64'),
+    enrolmentCertificate: Buffer.from(mount.signers[0].certificate).toString('base64'),
     authorityCertificate: Buffer.from(mount.authorityCertificate).toString('base64'),
     predecessors: mount.signers
       .slice(0, -1)

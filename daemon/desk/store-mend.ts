@@ -151,7 +151,7 @@ async function charterOf(reads: Reads, damage: DamagedLedger): Promise<Charter |
   const authorityKey = new X509Certificate(damage.authorityCertificate).publicKey;
   try {
     const tip = await tipWithCharter(reads, damage);
-    const { charter } = await carriedWith(reads, { ...tip, templates: [] }, damage);
+    const { charter } = await carriedWith(reads, { ...tip, templates: [], certificateBatch: null }, damage);
     return charter === null ? null : openCharter(charter.signed, authorityKey);
   } catch {
     return null; // the batch that brought it is damaged as well

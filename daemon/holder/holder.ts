@@ -32,7 +32,7 @@ export interface Mount {
   readonly algorithm: Algorithm;
   /** Public key of the seals (SPKI, DER). */
   readonly publicKey: Uint8Array;
-  /** Of the key in force (DER). */
+  /** Of the key in force (DER), as it came with the key: the ledger tells whether another one has renewed it. */
   readonly certificate: Uint8Array;
   /** The ledger's keys in the order in which they seal; the hash of the first one's certificate stands before the first seal. */
   readonly signers: readonly [MountedSigner, ...MountedSigner[]];
@@ -78,6 +78,8 @@ export interface CarriedDocument {
 export interface Carried {
   readonly charter: CarriedDocument | null;
   readonly templates: readonly CarriedDocument[];
+  /** The certificate (DER) that renewed the one of the key in force; null: none did. */
+  readonly certificate: CarriedDocument | null;
 }
 
 /** One batch on its way: numbered and hashed by the front, sealed by the holder. */
@@ -344,6 +346,8 @@ export interface Holder {
   /** Last step: the FLASH is written, which takes minutes, and opened. Throws `halted` for a copy that is damaged or too old; nothing is written then. */
   finishRestore(grant: SuccessionGrant | null): Promise<Mount>;
   commit(batch: BatchDraft): Commit;
+  /** Signed by the KEY of the open ledger, for the ticket server: it asks for a certificate that renews the one of this hash (ipc-schema/renewal.ts). */
+  requestRenewal(certificateHash: Uint8Array): Promise<Uint8Array>;
   /** Replaces what survives every release. Resolves when it is durable. */
   carry(carried: Carried): Promise<void>;
   /**

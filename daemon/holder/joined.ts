@@ -144,7 +144,11 @@ class JoinedHolder implements Holder {
   }
 
   commit(batch: BatchDraft): Commit {
-    return this.#open === null ? refusedCommit(this.#whyNotOpen()) : this.#open.sealer.commit(batch);
+    return this.#open === null ? refusedCommit(whyNotOpen(this.#state)) : this.#open.sealer.commit(batch);
+  }
+
+  async requestRenewal(certificateHash: Uint8Array): Promise<Uint8Array> {
+    return this.#opened().requestRenewal(certificateHash);
   }
 
   async read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {
@@ -152,12 +156,12 @@ class JoinedHolder implements Holder {
     try {
       return await open.read(fromBatch, maxBytes);
     } catch (thrown) {
-      throw this.#open === open ? thrown : this.#whyNotOpen(thrown);
+      throw this.#open === open ? thrown : whyNotOpen(this.#state, thrown);
     }
   }
 
   #opened(): Opened {
-    if (this.#open === null) throw this.#whyNotOpen();
+    if (this.#open === null) throw whyNotOpen(this.#state);
     return this.#open;
   }
 
@@ -174,8 +178,7 @@ class JoinedHolder implements Holder {
   }
 
   async mend(batches: readonly StoredBatch[]): Promise<readonly number[]> {
-    const frames = batches.map(({ batchIndex, bytes }) => ({ index: batchIndex, payload: bytes }));
-    return await this.#opened().write((log) => log.mend(frames));
+    return await this.#opened().mend(batches);
   }
 
   async resume(step: ResumeStep): Promise<ResumeAnswer> {
@@ -208,10 +211,6 @@ class JoinedHolder implements Holder {
     this.#parts.events.onState(state);
   }
 
-  #whyNotOpen(cause?: unknown): UkeyError {
-    return whyNotOpen(this.#state, cause);
-  }
-
   async #mount(token: Token, device: Device): Promise<Mount> {
     const mounting = await mountLedger(token, device, this.#parts.mirror ?? null);
     const { mount, mirrorFailure } = mounting;
@@ -238,7 +237,7 @@ class JoinedHolder implements Holder {
   /** The token, looked for once more if it was not there. Throws no-token. */
   async #present(): Promise<Token> {
     if (this.#token === null) await this.#lookAnew();
-    if (this.#token === null) throw this.#whyNotOpen();
+    if (this.#token === null) throw whyNotOpen(this.#state);
     return this.#token;
   }
 

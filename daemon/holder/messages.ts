@@ -36,6 +36,7 @@ export type Call =
   | { readonly kind: 'unlockRestore'; readonly id: number; readonly sealedDataKey: Uint8Array }
   | { readonly kind: 'finishRestore'; readonly id: number; readonly grant: SuccessionGrant | null }
   | { readonly kind: 'commit'; readonly id: number; readonly draft: BatchDraft }
+  | { readonly kind: 'requestRenewal'; readonly id: number; readonly certificateHash: Uint8Array }
   | { readonly kind: 'read'; readonly id: number; readonly fromBatch: number; readonly maxBytes: number }
   | { readonly kind: 'carry'; readonly id: number; readonly carried: Carried }
   | { readonly kind: 'release'; readonly id: number; readonly upToBatch: number }
@@ -82,6 +83,7 @@ const kindsToChild: ReadonlySet<unknown> = new Set<ToChild['kind']>([
   'unlockRestore',
   'finishRestore',
   'commit',
+  'requestRenewal',
   'read',
   'carry',
   'release',

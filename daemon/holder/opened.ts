@@ -3,6 +3,7 @@
 import type { Clock } from '#ground/clock.ts';
 import { keyIdOfSpki } from '#ipc-schema/cose.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+import { renewalPayload } from '#ipc-schema/renewal.ts';
 import type { StoreLog } from '#store/store.ts';
 import type { Token } from '#token/token.ts';
 import { AnchorWriter } from './anchor.ts';
@@ -56,6 +57,16 @@ export class Opened {
   async read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {
     const frames = await this.log.read(fromBatch, Math.min(maxBytes, readMaxBytes));
     return frames.map(({ index, payload }) => ({ batchIndex: index, bytes: payload }));
+  }
+
+  async mend(batches: readonly StoredBatch[]): Promise<readonly number[]> {
+    const frames = batches.map(({ batchIndex, bytes }) => ({ index: batchIndex, payload: bytes }));
+    return await this.write((log) => log.mend(frames));
+  }
+
+  requestRenewal(certificateHash: Uint8Array): Uint8Array {
+    const { publicKey: spki, tokenId } = this.mount;
+    return this.sealer.ask(renewalPayload({ spki, tokenId, certificateHash }));
   }
 
   /** Writes beside commits: a failure means what a failed append means. */

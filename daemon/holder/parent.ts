@@ -145,6 +145,11 @@ class HolderParent implements ParentHolder {
     return this.#link.commit(batch);
   }
 
+  async requestRenewal(certificateHash: Uint8Array): Promise<Uint8Array> {
+    const asked = this.#up().ask('enrolment', 'token', this.#deadlines.seal, { kind: 'requestRenewal', certificateHash });
+    return (await asked).request;
+  }
+
   async read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {
     return (await this.#up().ask('batches', 'device', this.#deadlines.read, { kind: 'read', fromBatch, maxBytes })).batches;
   }

@@ -125,6 +125,17 @@ export class Sealer {
     return { sealed: Promise.resolve(sealBytes), durable };
   }
 
+  /** Signs a request to the ticket server (COSE_Sign1) at once. No payload of one is a seal's: its second member is a purpose, a seal's the ledger. */
+  ask(payload: Uint8Array): Uint8Array {
+    const { algorithm, keyId, readOnly } = this.#parts;
+    if (readOnly) throw new UkeyError('internal', 'this holder was opened for reading only');
+    try {
+      return makeSign1(algorithm, keyId, payload, (message) => this.#sign(message));
+    } catch (thrown) {
+      throw this.#notSigned(thrown);
+    }
+  }
+
   /** One signature, verified by the token, when tills have been quiet for long and the last test is old. Trouble is told as that of a batch. */
   testIfDue(): void {
     const { clock, token, readOnly } = this.#parts;
@@ -170,7 +181,7 @@ export class Sealer {
   }
 
   #seal(draft: BatchDraft): Uint8Array {
-    const { token, tokenId, keyId, algorithm, clock } = this.#parts;
+    const { tokenId, keyId, algorithm, clock } = this.#parts;
     this.#askedMs = clock.monotonicMs();
     const { batchIndex, firstSequence, count, root, sealedAtMs } = draft;
     const payload = sealPayload({
@@ -183,19 +194,28 @@ export class Sealer {
       sealedAtMs,
     });
     try {
-      return makeSign1(algorithm, keyId, payload, (message) => {
-        const startMs = clock.monotonicMs();
-        const signature = token.sign(message);
-        this.#recordSignature(clock.monotonicMs(), startMs);
-        return signature;
-      });
+      const sealBytes = makeSign1(algorithm, keyId, payload, (message) => this.#sign(message));
+      this.#refusal = null;
+      return sealBytes;
     } catch (thrown) {
-      const error = refusalOf(thrown);
-      this.#refusal = error;
-      this.#recordFailure(error);
-      queueMicrotask(() => this.#parts.onTrouble(error));
-      throw error;
+      this.#refusal = this.#notSigned(thrown);
+      throw this.#refusal;
     }
+  }
+
+  #sign(message: Uint8Array): Uint8Array {
+    const { clock, token } = this.#parts;
+    const startMs = clock.monotonicMs();
+    const signature = token.sign(message);
+    this.#recordSignature(clock.monotonicMs(), startMs);
+    return signature;
+  }
+
+  #notSigned(thrown: unknown): UkeyError {
+    const error = refusalOf(thrown);
+    this.#recordFailure(error);
+    queueMicrotask(() => this.#parts.onTrouble(error));
+    return error;
   }
 
   #recordFailure(error: UkeyError): void {
@@ -210,7 +230,6 @@ export class Sealer {
     this.#signatures += 1;
     this.#failuresInARow = 0;
     this.#lastSignedMs = endMs;
-    this.#refusal = null;
   }
 
   async #append({ batchIndex, reserved }: BatchDraft, after: Chain, payload: Uint8Array, checkpoint: Uint8Array): Promise<void> {

@@ -377,7 +377,7 @@ export class Custody {
       verdict,
       roomLeft: !ledger.full,
       ...{ link: this.#parts.link(), refusedFor: this.#parts.refusedFor(), alarm: this.alarm },
-      certificateDays: daysToTell(ledger.certificateUntilMs, this.#parts.clock.wallMs()),
+      certificateDays: daysToTell(ledger.certificateTerm, this.#parts.clock.wallMs()),
     };
   }
 }

@@ -9,7 +9,7 @@ import type { Charter } from '#ipc-schema/charter.ts';
 import { entryKinds, isFiscal } from '#ipc-schema/entry.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Template } from '#ipc-schema/template.ts';
-import { certificateUntilMs } from './certificate-term.ts';
+import { type CertificateTerm, termOf } from './certificate-term.ts';
 import { CreditBook, type CreditHistory } from './credits.ts';
 import type { LedgerIndex } from './ledger-index.ts';
 import type { LimitFacts } from './limits.ts';
@@ -17,7 +17,7 @@ import type { IndexRow } from './lookup.ts';
 import { type Circumstance, type DocumentDraft, giveBackCredits, type OwnDraft, type PlannedEntry, planBatch } from './numbering.ts';
 import type { Kept } from './reclaiming.ts';
 import { type DurableBatch, Sequencer } from './sequencer.ts';
-import { type BatchSummary, type Committed, committedAt, readBatch, summaryOf } from './stored.ts';
+import { type BatchSummary, type Committed, committedAt, readBatch, released, summaryOf } from './stored.ts';
 import { Summaries } from './summaries.ts';
 import { encodeTip, type Tip } from './tip.ts';
 
@@ -34,6 +34,8 @@ export interface OpenLedger {
   readonly tip: Tip;
   readonly charter: Charter | null;
   readonly templates: readonly Template[];
+  /** Of the KEY in force (DER): its newest. */
+  readonly certificate: Uint8Array;
 }
 
 export interface LedgerParts {
@@ -70,7 +72,8 @@ export class Ledger {
   #charter: Charter | null;
   #templates: readonly Template[];
   #kept: Kept;
-  #certificateUntilMs: number | null = null;
+  #certificate: Uint8Array;
+  #certificateTerm: CertificateTerm | null = null;
 
   constructor(parts: LedgerParts) {
     const { holder, open } = parts;
@@ -78,6 +81,7 @@ export class Ledger {
     this.#charter = open.charter;
     this.#templates = open.templates;
     this.#kept = open.mount;
+    this.#certificate = open.certificate;
     this.#tokenIdHex = Buffer.from(open.mount.tokenId).toString('hex');
     this.#sequencer = new Sequencer({
       holder,
@@ -126,10 +130,14 @@ export class Ledger {
     return this.#parts.open.mount;
   }
 
-  /** End of the certificate of the KEY in force. */
-  get certificateUntilMs(): number {
-    this.#certificateUntilMs ??= certificateUntilMs(this.mount.certificate);
-    return this.#certificateUntilMs;
+  /** The newest certificate of the KEY in force (DER). */
+  get certificate(): Uint8Array {
+    return this.#certificate;
+  }
+
+  get certificateTerm(): CertificateTerm {
+    this.#certificateTerm ??= termOf(this.#certificate);
+    return this.#certificateTerm;
   }
 
   /** What is in memory now, for tests and figures. */
@@ -144,9 +152,13 @@ export class Ledger {
     return { ...this.mount, ...this.#kept, checkpoint: encodeTip(tip), checkpointBatch: nextBatch, nextBatch, nextSequence };
   }
 
-  /** A charter or template that has just become durable takes effect. */
-  adopt(documents: { readonly charter?: Charter; readonly template?: Template }): void {
-    const { charter, template } = documents;
+  /** What has just become durable takes effect. */
+  adopt(documents: { readonly charter?: Charter; readonly template?: Template; readonly certificate?: Uint8Array }): void {
+    const { charter, template, certificate } = documents;
+    if (certificate !== undefined) {
+      this.#certificate = certificate;
+      this.#certificateTerm = null;
+    }
     if (charter !== undefined) this.#charter = charter;
     if (template !== undefined)
       this.#templates = [...this.#templates.filter((each) => each.id !== template.id || each.version !== template.version), template];
@@ -371,14 +383,6 @@ export class Ledger {
 
 function keyReused(): UkeyError {
   return new UkeyError('key-reused', 'this key was used with another content', { field: 'key' });
-}
-
-/** The row outlives the document, so that its key is never used for another one. */
-function released({ number, sequence }: IndexRow): UkeyError {
-  const what = number === null ? `sequence ${sequence}` : `${number} (sequence ${sequence})`;
-  return new UkeyError('not-found', `${what} was issued, acknowledged and released from the token`, {
-    action: 'It is kept at the ticket server: ask there. Do not issue it again.',
-  });
 }
 
 function rowOf(entry: PlannedEntry, batch: number, place: number): IndexRow {

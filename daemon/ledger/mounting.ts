@@ -2,11 +2,12 @@
 // Invariants: nothing is written to the token; charter and templates are believed only under the authority's key that the token's identity names.
 // An index that can be neither used nor made is no reason to stop: it is then kept in memory.
 // Errors: halted when the log does not fold; the holder's where it cannot be read.
-import { X509Certificate } from 'node:crypto';
+import { type KeyObject, X509Certificate } from 'node:crypto';
 import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder, Mount } from '#holder/holder.ts';
 import { openCharter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+import { checkRenewal } from '#ipc-schema/signers.ts';
 import { openTemplate } from '#ipc-schema/template.ts';
 import { catchUp } from './catch-up.ts';
 import { daysToTell } from './certificate-term.ts';
@@ -27,11 +28,22 @@ export async function readLedger(holder: Reads, mount: Mount): Promise<OpenLedge
     const signed = await carriedWith(holder, tip, mount);
     const charter = signed.charter === null ? null : openCharter(signed.charter.signed, authorityKey);
     const templates = signed.templates.map((template) => openTemplate(template.signed, authorityKey));
-    return { mount, tip, charter, templates };
+    return { mount, tip, charter, templates, certificate: certificateIn(mount, signed.certificate?.signed ?? null, authorityKey) };
   } catch (error) {
     const known = asUkeyError(error, 'halted');
     if (known.code !== 'invalid-request') throw known;
     throw new UkeyError('halted', `the ledger does not read: ${known.message}`, { cause: error });
+  }
+}
+
+/** Of the key in force. A renewed one is committed only when it is right; one that is not is no reason to stop: the one before it holds. */
+function certificateIn({ certificate, tokenId }: Mount, renewed: Uint8Array | null, authorityKey: KeyObject): Uint8Array {
+  if (renewed === null) return certificate;
+  try {
+    checkRenewal(renewed, certificate, tokenId, authorityKey);
+    return renewed;
+  } catch {
+    return certificate;
   }
 }
 
@@ -97,11 +109,11 @@ async function foldTip(holder: Reads, mount: Mount): Promise<Tip> {
 }
 
 /** For the log. `nowMs`: wall clock. */
-export function tellOpened(log: Log, { mount, tip, certificateUntilMs }: Ledger, nowMs: number): void {
+export function tellOpened(log: Log, { mount, tip, certificateTerm }: Ledger, nowMs: number): void {
   tellMirror(log, mount);
   log.info('the ledger is open', { entries: tip.nextSequence - 1, batches: tip.nextBatch - 1, tornBytes: mount.tornBytes });
-  const daysLeft = daysToTell(certificateUntilMs, nowMs);
-  if (daysLeft !== null) log.warn("the token's certificate ends", { until: new Date(certificateUntilMs).toISOString(), daysLeft });
+  const daysLeft = daysToTell(certificateTerm, nowMs);
+  if (daysLeft !== null) log.warn("the token's certificate ends", { until: new Date(certificateTerm.untilMs).toISOString(), daysLeft });
 }
 
 /** What was put right is worth a person's look: a device begins to fail. */

@@ -1,9 +1,10 @@
-// Owns: forgetting what the charter no longer asks to be kept: asks for the times of batches, carries charter and templates forward, releases.
+// Owns: forgetting what the charter no longer asks to be kept: asks for the times of batches, carries what is in force forward, releases.
 // Invariants: one run at a time, beside the tills and never on their way; what mounting needs is carried durably before anything is released;
 // documents in force are taken from the log or, where their batch is gone, from what was carried, and only as the tip names them.
 import type { Clock } from '#ground/clock.ts';
 import { type Log, whyOf } from '#ground/log.ts';
 import type { Carried, CarriedDocument, Holder } from '#holder/holder.ts';
+import { renewedCertificateIn } from '#ipc-schema/admin.ts';
 import { decodeSeal } from '#ipc-schema/batch.ts';
 import { charterSchema } from '#ipc-schema/charter.ts';
 import { decodeSign1 } from '#ipc-schema/cose.ts';
@@ -96,7 +97,22 @@ async function releasable(holder: Holder, ledger: Ledger, keepMs: number): Promi
 export async function carriedWith(holder: Reads, tip: Tip, kept: Kept): Promise<Carried> {
   const templates: CarriedDocument[] = [];
   for (const place of tip.templates) templates.push(await signedTemplate(holder, place, kept));
-  return { charter: tip.charter === null ? null : await signedCharter(holder, tip.charter, kept), templates };
+  return {
+    charter: tip.charter === null ? null : await signedCharter(holder, tip.charter, kept),
+    templates,
+    certificate: tip.certificateBatch === null ? null : await renewedCertificate(holder, tip.certificateBatch, kept),
+  };
+}
+
+async function renewedCertificate(holder: Reads, batchIndex: number, kept: Kept): Promise<CarriedDocument> {
+  const known = kept.carried?.certificate ?? null;
+  if (known?.batch === batchIndex) return known;
+  if (batchIndex < kept.oldestBatch) throw new UkeyError('halted', `the certificate of batch ${batchIndex} was released and not carried`);
+  const { leaves, entries } = await readBatch(holder, batchIndex);
+  const found = entries.map(({ body }, place) => (leaves[place]?.kind === 'admin' ? renewedCertificateIn(body) : null));
+  const signed = found.findLast((certificate) => certificate !== null) ?? null;
+  if (signed === null) throw new UkeyError('halted', `the certificate is not in batch ${batchIndex}`);
+  return { batch: batchIndex, signed };
 }
 
 async function signedCharter(holder: Reads, place: NonNullable<Tip['charter']>, kept: Kept): Promise<CarriedDocument> {
@@ -139,5 +155,6 @@ function isSame(a: Carried, b: Carried | null): boolean {
   const same = (one: CarriedDocument | undefined, other: CarriedDocument | undefined): boolean =>
     one === undefined || other === undefined ? one === other : one.batch === other.batch && Buffer.compare(one.signed, other.signed) === 0;
   if (b === null || a.templates.length !== b.templates.length || !same(a.charter ?? undefined, b.charter ?? undefined)) return false;
+  if (!same(a.certificate ?? undefined, b.certificate ?? undefined)) return false;
   return a.templates.every((document, at) => same(document, b.templates[at]));
 }

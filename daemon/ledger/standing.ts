@@ -51,7 +51,8 @@ const cloneAction =
   'Two copies of this token have issued: keep this one as it is, and ask the authority. What it has not uploaded must be accounted for by another token.';
 const handedOverAction =
   'Plug in the spare token and put the ledger on it (ukeyctl store restore, with a recovery ticket). If the spare fails, plug this one in and take it back (ukeyctl token replace --cancel).';
-const certificateAction = 'Ask headquarters for another token and a recovery ticket, and replace this one (ukeyctl token replace).';
+const certificateAction =
+  'Restore the connection to the ticket server and renew it (ukeyctl token renew); where that is refused, ask headquarters for another token and replace this one (ukeyctl token replace).';
 const alarmAction = 'Ask the authority: a second copy of this token has issued. This one goes on.';
 
 const report = (standing: Standing, reason: string, action = ''): StandingReport => ({ standing, reason, action });

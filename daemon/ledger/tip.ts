@@ -2,7 +2,9 @@
 // Invariants: the tip is a fold over entries in order; the same entries always give the same tip; a checkpoint is a tip as bytes,
 // so that mounting folds only what came after it. Amounts are decimal strings.
 // Checkpoint: CBOR [1, nextBatch, nextSequence, lastIssuedAtMs, serverTimeMs, documents, [pending count, amount, oldestMs|null], ackedBatch,
-// lastWeightyBatch, [[kind and prefix, counter], …], charter|null, [[id, version, batch], …]].
+// lastWeightyBatch, [[kind and prefix, counter], …], charter|null, [[id, version, batch], …]]; where a certificate was renewed it begins with 2, and the
+// batch that brought the new one stands at its end.
+import { adminEventIn } from '#ipc-schema/admin.ts';
 import { decodeCbor, encodeCbor, FieldReader, malformed } from '#ipc-schema/cbor.ts';
 import { type ChartedSeries, charterSchema } from '#ipc-schema/charter.ts';
 import { decodeSign1 } from '#ipc-schema/cose.ts';
@@ -50,6 +52,8 @@ export interface Tip {
   readonly counters: ReadonlyMap<string, number>;
   readonly charter: CharterPlace | null;
   readonly templates: readonly TemplatePlace[];
+  /** The batch with the certificate that renewed the one of the key in force; null: none did. */
+  readonly certificateBatch: number | null;
 }
 
 export const emptyTip: Tip = {
@@ -64,6 +68,7 @@ export const emptyTip: Tip = {
   counters: new Map(),
   charter: null,
   templates: [],
+  certificateBatch: null,
 };
 
 /** The tip after one more entry of the batch `tip.nextBatch`. Throws halted when the entry does not follow. */
@@ -86,10 +91,11 @@ export function withEntry(tip: Tip, leaf: Leaf, entry: Pick<Entry, 'body'>): Tip
       return { ...base, templates: withTemplate(tip.templates, entry.body, tip.nextBatch) };
     case 'acknowledgement':
       return withAcknowledgement(base, entry.body);
+    case 'admin':
+      return withAdminEvent(base, entry.body);
     case 'void':
     case 'report':
     case 'file':
-    case 'admin':
       return base;
     default:
       return unreachable(leaf.kind);
@@ -137,6 +143,13 @@ function withTemplate(templates: readonly TemplatePlace[], body: Uint8Array, bat
   return [...templates.filter((place) => place.id !== id || place.version !== version), { id, version, batch }];
 }
 
+/** Another key brings a certificate of its own. */
+function withAdminEvent(tip: Tip, body: Uint8Array): Tip {
+  const event = adminEventIn(body);
+  if (event === 'certificate-renewed') return { ...tip, certificateBatch: tip.nextBatch };
+  return event === 'succession' ? { ...tip, certificateBatch: null } : tip;
+}
+
 function withAcknowledgement(tip: Tip, bodyBytes: Uint8Array): Tip {
   const body = decodeAcknowledgementBody(bodyBytes);
   const ack = openAcknowledgementUnverified(body.signed);
@@ -163,9 +176,9 @@ export function nextCounter(tip: Tip, series: ChartedSeries): number | null {
 }
 
 export function encodeTip(tip: Tip): Uint8Array {
-  const { pending, charter } = tip;
+  const { pending, charter, certificateBatch } = tip;
   return encodeCbor([
-    1,
+    certificateBatch === null ? 1 : 2,
     tip.nextBatch,
     tip.nextSequence,
     tip.lastIssuedAtMs,
@@ -177,13 +190,16 @@ export function encodeTip(tip: Tip): Uint8Array {
     [...tip.counters].map(([prefix, counter]) => [prefix, counter]),
     charter === null ? null : [charter.serial, charter.batch, charter.series.map((part) => [part.prefix, part.digits])],
     tip.templates.map((place) => [place.id, place.version, place.batch]),
+    ...(certificateBatch === null ? [] : [certificateBatch]),
   ]);
 }
 
 /** Throws invalid-request unless the bytes are one checkpoint. */
 export function decodeTip(bytes: Uint8Array): Tip {
-  const fields = new FieldReader('checkpoint', decodeCbor(bytes, 'checkpoint'));
-  fields.version(1);
+  const value = decodeCbor(bytes, 'checkpoint');
+  const fields = new FieldReader('checkpoint', value);
+  const isRenewed = Array.isArray(value) && value[0] === 2;
+  fields.version(isRenewed ? 2 : 1);
   const [nextBatch, nextSequence, lastIssuedAtMs] = [
     fields.count('nextBatch'),
     fields.count('nextSequence'),
@@ -207,9 +223,10 @@ export function decodeTip(bytes: Uint8Array): Tip {
     const place = new FieldReader('template place', value);
     return { id: place.text('id'), version: place.count('version'), batch: place.count('batch') };
   });
+  const certificateBatch = isRenewed ? fields.count('certificateBatch') : null;
   fields.end();
   const known = { nextBatch, nextSequence, lastIssuedAtMs, serverTimeMs, documents, pending, ackedBatch, lastWeightyBatch };
-  return { ...known, counters: new Map(counters), charter, templates };
+  return { ...known, counters: new Map(counters), charter, templates, certificateBatch };
 }
 
 function decodeCharterPlace(value: unknown): CharterPlace | null {

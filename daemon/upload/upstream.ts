@@ -1,4 +1,4 @@
-// Owns: talking HTTPS to the ticket server: probe, upload, enrolment. The only place that opens a network connection.
+// Owns: talking HTTPS to the ticket server: probe, upload, enrolment, recovery, renewal. The only place that opens a network connection.
 // Invariants: every call has one deadline over all of it (Node has none of its own); answers are bounded; redirects are never followed; nothing is
 // believed for coming over TLS alone: probe answers and acknowledgements carry the server's signature.
 // Errors: whatever keeps an answer from coming is UkeyError `offline`; refusals of the server come back as values.
@@ -12,6 +12,7 @@ import {
   type SuccessionAnswer,
   successionAnswerSchema,
 } from '#ipc-schema/recovery.ts';
+import { renewalPath } from '#ipc-schema/renewal.ts';
 import { check } from '#ipc-schema/schema.ts';
 import {
   decodeUpload,
@@ -125,6 +126,16 @@ export class Upstream {
     throw new UkeyError('forbidden', `the ticket server refuses the recovery: ${why}`, { action: recoveryAction(refusal?.code) });
   }
 
+  /** The certificate (DER) that takes the place of the one that the request names; nothing in it is verified. Throws offline, forbidden. */
+  async renew(request: Uint8Array): Promise<Uint8Array> {
+    const answer = await this.#call('POST', renewalPath, { type: mediaTypes.cose, bytes: request }, uploadTimeoutMs);
+    if (answer.status === 200) return answer.body;
+    const refusal = refusalOf(answer.body);
+    const why = refusal?.message ?? `status ${answer.status}`;
+    if (answer.status >= 500 || answer.status === 429) throw new UkeyError('offline', `the ticket server cannot answer: ${why}`);
+    throw new UkeyError('forbidden', `the ticket server does not renew the certificate: ${why}`, { action: renewalAction });
+  }
+
   close(): void {
     this.#agent.destroy();
   }
@@ -166,6 +177,9 @@ export class Upstream {
     });
   }
 }
+
+const renewalAction =
+  'Tell headquarters. Invoices are issued as before; where the end is near, replace the token by another one (ukeyctl token replace).';
 
 function recoveryAction(code: Refusal['code'] | undefined): string {
   switch (code) {

@@ -173,6 +173,37 @@ describe('what is sealed rightly and still wrong', () => {
   });
 });
 
+describe('a ledger whose certificate was renewed', () => {
+  const renewedAtMs = Date.parse('2039-11-01T00:00:00Z');
+
+  /** Seals before and behind the renewal; the certificates as the service gives them. */
+  async function renewedLedger(by?: BuiltLedger) {
+    const own = await BuiltLedger.begin();
+    own.invoices(1);
+    const certificate = await own.renewed(renewedAtMs);
+    own.add([own.renewal(certificate)]);
+    own.invoices(2);
+    const newest = by === undefined ? certificate : await by.renewed(renewedAtMs);
+    const certificates = [own.certificate, Buffer.from(newest)].map((der) => der.toString('base64'));
+    return { own, certificate, ...recordsOfLedger(own, { certificates }) };
+  }
+
+  it.each(forms)('holds under both, as $name', async (form) => {
+    const { origin, records, certificate } = await renewedLedger();
+    const check = await verified(spelled(origin, records, form), form);
+    expect(check.findingsCount).toBe(0);
+    expect(check.token.certificate.raw).toEqual(Buffer.from(certificate));
+  });
+
+  it("does not hold with a stranger's certificate, nor with the newest one in the first one's place", async () => {
+    const forged = await renewedLedger(stranger);
+    expect(await refused(spelled(forged.origin, forged.records))).toBe('invalid-request');
+    const { origin, records } = await renewedLedger();
+    const turned = { ...origin, certificates: [...origin.certificates].reverse() };
+    expect(await refused(spelled(turned, records))).toBe('invalid-request');
+  });
+});
+
 describe('a ledger that another key goes on with', () => {
   /** Two batches by the first key, one by the second. */
   async function goneOn(certifiedFor?: string) {

@@ -4,7 +4,11 @@ import type { Standing } from '#ipc-schema/status.ts';
 import { ctl, errorOf, jsonOf } from '#test/support/ctl.ts';
 import { FakeService } from '#test/support/fake-service.ts';
 
-const tokenAt = (token: string, standing: Standing) => ({ ...{ token, standing, tokenId: null, issuer: null }, reason: 'why', action: 'Do it.' });
+const tokenAt = (token: string, standing: Standing) => ({
+  ...{ token, standing, tokenId: null, issuer: null },
+  reason: 'why',
+  action: 'Do it.',
+});
 
 it.each([
   [['issuing-online'], 0],

@@ -13,7 +13,13 @@ const secret = Buffer.alloc(32, 0xa5);
 const terminals = { 'till-1': secret };
 const request = { key: 'sale-1', template: 'retail', lines: [{ description: 'T-LIGHT HOLDER', quantity: '6', unitPrice: '2.55' }] };
 const { key: _, ...withoutKey } = request;
-const identity = { tokenId: 'ab'.repeat(16), certificate: 'Y2VydA==', authorityCertificate: 'cm9vdA==', predecessors: [] };
+const identity = {
+  tokenId: 'ab'.repeat(16),
+  certificate: 'Y2VydA==',
+  enrolmentCertificate: 'Y2VydA==',
+  authorityCertificate: 'cm9vdA==',
+  predecessors: [],
+};
 const script: Script = { 'invoice.issue': () => issuedAnswer, 'invoice.get': () => issuedAnswer, 'service.identity': () => identity };
 
 let directory: string;

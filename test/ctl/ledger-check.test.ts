@@ -1,3 +1,4 @@
+import { X509Certificate } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
 import { findingsMax, LedgerCheck, type LedgerReport } from '#ctl/ledger-check.ts';
 import { encodeAdminEvent } from '#ipc-schema/admin.ts';
@@ -7,6 +8,8 @@ import { BuiltLedger } from '#test/support/built-ledger.ts';
 import { refusal } from '#test/support/refusal.ts';
 
 const total = '15.30';
+/** In the last weeks of the first certificate. */
+const renewedAtMs = Date.parse('2039-11-01T00:00:00Z');
 
 function report(ledger: BuiltLedger, batches: readonly BuiltBatch[] = ledger.batches): LedgerReport {
   const check = new LedgerCheck(ledger.origin);
@@ -19,6 +22,18 @@ function kinds(ledger: BuiltLedger): string[] {
 }
 
 describe('a ledger that is right', () => {
+  it('holds when its certificate was renewed, once and again, whether or not the authority is known', async () => {
+    const ledger = await BuiltLedger.begin();
+    ledger.invoices(1);
+    ledger.add([ledger.draft(), ledger.renewal(await ledger.renewed(renewedAtMs)), ledger.draft()]);
+    ledger.add([ledger.renewal(await ledger.renewed(2 * renewedAtMs - Date.parse('2030-01-01T00:00:00Z')))]);
+    ledger.invoices(2);
+    expect(report(ledger)).toMatchObject({ holds: true, batches: 5, byKind: { admin: 2 } });
+    const check = new LedgerCheck({ ...ledger.origin, authorityCertificate: null });
+    for (const { bytes } of ledger.batches) check.add(bytes);
+    expect(check.result().holds).toBe(true);
+  });
+
   it('holds, and is counted and summed', async () => {
     const ledger = await BuiltLedger.begin();
     ledger.invoices(3);
@@ -204,6 +219,26 @@ describe('what is sealed rightly and still wrong is found', () => {
         batch.map((event) => (event === 'sale' ? ledger.draft() : { kind: 'body', entryKind: 'admin', body: encodeAdminEvent({ event }) })),
       );
     expect(kinds(ledger).filter((one) => one.endsWith('admin'))).toEqual(findings);
+  });
+
+  it('certificates that renew one in no right way', async () => {
+    const ledger = await BuiltLedger.begin();
+    const stranger = await BuiltLedger.begin();
+    const { spki, tokenId } = ledger.token;
+    const from = (der: Uint8Array): number => new X509Certificate(der).validFromDate.getTime();
+    const first = await ledger.renewed(renewedAtMs);
+    const wrong = [
+      await stranger.renewed(renewedAtMs), // of another key, ledger and authority
+      await stranger.authority.certifyToken(spki, renewedAtMs, tokenId, from(ledger.certificate)), // by another authority
+      await ledger.authority.certifyToken(stranger.token.spki, renewedAtMs, tokenId, from(ledger.certificate)), // of another key
+      await ledger.authority.certifyToken(spki, renewedAtMs, stranger.token.tokenId, from(ledger.certificate)), // of another ledger
+      await ledger.authority.certifyToken(spki, renewedAtMs, tokenId), // that begins later
+      ledger.certificate, // the same
+      Buffer.from('no certificate'),
+    ];
+    ledger.add([...wrong.map((one) => ledger.renewal(one)), ledger.renewal(first), ledger.renewal(first)]);
+    // The right one counts in spite of those before it, and no second time.
+    expect(kinds(ledger)).toEqual([...wrong.map((_, at) => `${3 + at} admin`), `${4 + wrong.length} admin`]);
   });
 
   it('all are counted, and a bounded number kept', async () => {

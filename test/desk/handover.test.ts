@@ -12,7 +12,9 @@ import type { Params, Result } from '#ipc-schema/methods.ts';
 import { openSuccession } from '#ipc-schema/succession.ts';
 import { openRig, type Rig, type RigOptions, rigPin, sale } from '#test/support/rig.ts';
 import { HttpsClient } from '#test/support/server-rig.ts';
+import { StepClock } from '#test/support/step-clock.ts';
 
+const dayMs = 24 * 3_600_000;
 type Sold = Map<string, Result<'invoice.issue'>>;
 
 const rigs: Rig[] = [];
@@ -100,6 +102,35 @@ async function serverView(rig: Rig, tokenId: string): Promise<Record<string, unk
 }
 
 describe('a token that is replaced as planned', { timeout: 60_000 }, () => {
+  test('and whose certificate was renewed: the spare has one of its own, which is renewed in its turn', async () => {
+    const clock = new StepClock(Date.now(), true);
+    const more = { serverWallMs: () => clock.wallMs(), overrides: { clock }, grant: { validDays: 10_000 } };
+    const { rig, sold, tokenId } = await shop(more);
+    const identity = async () => await rig.admin.call('service.identity', {});
+    const renew = async () => await rig.admin.call('token.renewCertificate', {});
+    const { certificate: enrolled } = await identity();
+    clock.pass(400 * dayMs);
+    await rig.admin.call('backlog.flush', {});
+    await renew();
+    await handOver(rig);
+    const { copy } = await pull(rig);
+    const ticket = await rig.server.createRecoveryTicket({ tokenId });
+    await restore(rig, { from: copy, ticket, ...blankToken });
+    const spare = await identity();
+    expect(spare).toMatchObject({ enrolmentCertificate: enrolled, predecessors: [{ fromBatch: 1, certificate: enrolled }] });
+    clock.pass(400 * dayMs);
+    await rig.admin.call('backlog.flush', {});
+    const { previousExpires } = await renew();
+    const certificateIn = (text: string): X509Certificate => new X509Certificate(Buffer.from(text, 'base64'));
+    expect(Date.parse(previousExpires)).toBe(certificateIn(spare.certificate).validToDate.getTime());
+    const { certificate: newest } = await identity();
+    expect(certificateIn(newest).publicKey.equals(certificateIn(spare.certificate).publicKey)).toBe(true);
+    await expectAllSold(rig, sold);
+    await rig.admin.call('backlog.flush', {});
+    expect(await serverView(rig, tokenId)).toMatchObject({ invoices: sold.size, alarm: null });
+    expect(await eventsIn(rig)).toEqual(['certificate-renewed', 'handover', 'succession', 'certificate-renewed', 'token-replaced']);
+  });
+
   test('is followed by the spare, while the service runs: nothing that was answered under load is lost', async () => {
     const { rig, sold, tokenId } = await shop();
     const refused: unknown[] = [];

@@ -6,6 +6,7 @@ import path from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, describe, expect, it } from 'vitest';
 import { encodeEvidenceFile } from '#ipc-schema/evidence-file.ts';
+import { BuiltLedger } from '#test/support/built-ledger.ts';
 import { readVectors } from '#test/support/vectors.ts';
 import { spkiOf, tokenCertificate, unhex } from '#test/vectors/world.ts';
 
@@ -99,6 +100,19 @@ describe.skipIf(isSkipped)('a verifier that shares nothing with ours', () => {
     expect((await verify(key, encodeEvidenceFile(parts))).status).toBe(0);
     expect((await verify(key, encodeEvidenceFile({ ...parts, document: parts.document.replace('15.30', '15.31') }))).status).toBe(1);
     expect((await verify(key, encodeEvidenceFile(parts).replace('ukey-evidence/1', 'ukey-evidence/2'))).status).toBe(1);
+  });
+
+  it('takes the certificate that renewed another one, for what was sealed under either', async () => {
+    const ledger = await BuiltLedger.begin();
+    const renewed = await ledger.renewed(Date.parse('2039-11-01T00:00:00Z'));
+    const batches = [ledger.invoices(1), ledger.add([ledger.renewal(renewed), ledger.draft()])];
+    const stranger = await BuiltLedger.begin();
+    const files = batches.map((batch, at) => ledger.evidenceFile(batch, at, renewed));
+    for (const file of files) {
+      expect((await verify(renewed, file)).status).toBe(0);
+      expect((await verify(ledger.certificate, file)).status).toBe(0);
+      expect((await verify(await stranger.renewed(Date.parse('2039-11-01T00:00:00Z')), file)).status).toBe(1);
+    }
   });
 
   it('refuses evidence under the key of another token, RSA or not', async () => {

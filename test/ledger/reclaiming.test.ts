@@ -1,5 +1,8 @@
 // Shows: a ledger whose beginning is released: it mounts, goes on, and never issues a released document again.
 import { afterEach, describe, expect, test } from 'vitest';
+import { decodeCarried, encodeCarried } from '#holder/carried.ts';
+import { encodeAdminEvent } from '#ipc-schema/admin.ts';
+import { encodeCbor } from '#ipc-schema/cbor.ts';
 import { asUkeyError } from '#ipc-schema/errors.ts';
 import { acknowledge } from '#ledger/acknowledging.ts';
 import { Lookup } from '#ledger/lookup.ts';
@@ -7,7 +10,7 @@ import { documentDraft, LedgerRig } from '#test/support/ledger-rig.ts';
 
 const dayMs = 86_400_000;
 let rig: LedgerRig;
-afterEach(() => rig.close());
+afterEach(() => rig?.close());
 
 const codeOf = async (promise: Promise<unknown>): Promise<string> =>
   promise.then(
@@ -25,6 +28,18 @@ async function openAfter(days: number, keepDays = 30): Promise<void> {
   await acknowledge(rig.ledger, rig.charter, rig.ack(upTo));
   await rig.ledger.add(documentDraft('3'));
 }
+
+const noneCarried = { charter: null, templates: [], certificate: null };
+
+async function addRenewal(certificate: Uint8Array): Promise<void> {
+  const body = encodeAdminEvent({ event: 'certificate-renewed', certificate: Buffer.from(certificate).toString('base64') });
+  await rig.ledger.addOwn({ kind: 'own', entryKind: 'admin', bodyMaxBytes: body.length, body: () => body });
+}
+
+test('what is carried without a renewed certificate has the form that services before this one read', () => {
+  expect(decodeCarried(encodeCbor([1, null, []]))).toEqual(noneCarried);
+  expect(Buffer.from(encodeCarried(noneCarried))).toEqual(Buffer.from(encodeCbor([1, null, []])));
+});
 
 describe('a ledger', () => {
   test('keeps everything until the server says that the keep-time is over', async () => {
@@ -50,6 +65,35 @@ describe('a ledger', () => {
     const again = await rig.restart();
     expect(again.charter?.serial).toBe(1);
     expect((await again.add(documentDraft('4'))).leaf.number).toBe('A-00000004');
+  });
+
+  test('carries the certificate that renewed the first one, and mounts without the batch that brought it', async () => {
+    rig = await LedgerRig.open({ charter: { keepDays: 30 } });
+    const before = rig.ledger.certificateTerm;
+    const certificate = await rig.renewedCertificate();
+    await addRenewal(certificate);
+    const opened = await rig.restart(); // a crash before anything was told: the log alone knows
+    expect(Buffer.from(opened.certificate)).toEqual(Buffer.from(certificate));
+    await opened.add(documentDraft('1'));
+    rig.clock.pass(31 * dayMs);
+    await acknowledge(rig.ledger, rig.charter, rig.ack(rig.ledger.tip.nextBatch - 1));
+    await rig.custody.reclaim();
+    expect(rig.holder.oldestBatch).toBeGreaterThan(2);
+    expect(rig.holder.carried?.certificate).toMatchObject({ batch: 2 });
+    expect(decodeCarried(encodeCarried(rig.holder.carried ?? noneCarried))).toEqual(rig.holder.carried);
+    rig.holder.keepCheckpoint(rig.ledger.mountNow().checkpoint as Uint8Array, rig.ledger.tip.nextBatch);
+    const again = await rig.restart();
+    expect(Buffer.from(again.certificate)).toEqual(Buffer.from(certificate));
+    expect(again.certificateTerm).toEqual({ fromMs: before.fromMs, untilMs: Date.parse('2050-01-01T00:00:00Z') });
+  });
+
+  test('with a certificate in it that is of no use goes on with the one before', async () => {
+    rig = await LedgerRig.open();
+    const { certificate } = rig.ledger;
+    await addRenewal(rig.holder.authorityCertificate);
+    const again = await rig.restart();
+    expect(Buffer.from(again.certificate)).toEqual(Buffer.from(certificate));
+    expect((await again.add(documentDraft('1'))).leaf.number).toBe('A-00000001');
   });
 
   test('looks again only after a pause', async () => {

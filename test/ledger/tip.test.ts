@@ -1,5 +1,7 @@
 import fc from 'fast-check';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { encodeAdminEvent } from '#ipc-schema/admin.ts';
+import { decodeCbor } from '#ipc-schema/cbor.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import { bodyHashOf, type Leaf } from '#ipc-schema/entry.ts';
 import { money } from '#ipc-schema/money.ts';
@@ -170,7 +172,7 @@ function stepOf(
     case 'credit-note':
       return document(tip, counter('credit-note C-'), total, 'credit-note');
     case 'admin':
-      return { leaf: leafOf(tip, 'admin', Buffer.from('{}')), body: Buffer.from('{}') };
+      return adminStep(tip, adminBodies[value % adminBodies.length] ?? Buffer.from('{}'));
     case 'template': {
       const body = rig.signDocument(templateContent(value % 3, 1 + (value % 2)));
       return { leaf: leafOf(tip, 'template', body), body };
@@ -183,6 +185,14 @@ function stepOf(
       return acknowledgement(tip, upTo, { count: gone.length, amount, nextOldestMs: waiting[0]?.atMs ?? null });
     }
   }
+}
+
+const renewed = Buffer.from(encodeAdminEvent({ event: 'certificate-renewed', certificate: 'AAAA' }));
+const succession = Buffer.from(encodeAdminEvent({ event: 'succession', succession: 'AAAA' }));
+const adminBodies = [Buffer.from('{}'), renewed, succession];
+
+function adminStep(tip: Tip, body: Buffer): Step {
+  return { leaf: leafOf(tip, 'admin', body), body };
 }
 
 function templateContent(id: number, version: number): unknown {
@@ -204,6 +214,17 @@ const acts = fc.array(
 
 const fold = (from: Tip, steps: readonly (Step | 'batch-end')[]): Tip =>
   steps.reduce<Tip>((tip, step) => (step === 'batch-end' ? withBatchEnd(tip) : take(tip, step)), from);
+
+test('the newest renewal of the key in force is known by its batch, until another key brings its own certificate', () => {
+  const one = withBatchEnd(take(chartered(), adminStep(chartered(), renewed)));
+  expect(one.certificateBatch).toBe(2);
+  const two = withBatchEnd(take(one, adminStep(one, renewed)));
+  expect(two.certificateBatch).toBe(3);
+  expect(take(two, adminStep(two, Buffer.from('{}'))).certificateBatch).toBe(3);
+  expect(take(two, adminStep(two, succession)).certificateBatch).toBeNull();
+  // A ledger without one has the checkpoint that services before this one read.
+  expect([chartered(), two].map((tip) => (decodeCbor(encodeTip(tip), 'checkpoint') as number[])[0])).toEqual([1, 2]);
+});
 
 describe('random histories', () => {
   test('the fold of all is the fold from any checkpoint, and a checkpoint comes back as it was', () => {

@@ -44,7 +44,7 @@ describe('the SQLite file', () => {
     const raw = new DatabaseSync(path);
     raw.exec(
       `${schemaSql.replace('  settled_at INTEGER,\n  settled_note TEXT,\n', '').replace(`user_version = ${schemaVersion}`, 'user_version = 1')}
-      DROP TABLE successions; DROP TABLE recoveries;`,
+      DROP TABLE successions; DROP TABLE recoveries; DROP TABLE renewals;`,
     );
     const tokenId = 'ab'.repeat(16);
     raw.exec(`INSERT INTO tokens VALUES (1, '${tokenId}', 's', 't', 'n', 1, 0, 1, x'00', 0, NULL, x'00', x'00')`);
@@ -55,6 +55,7 @@ describe('the SQLite file', () => {
     expect(await database.settleAlarms(tokenId, 'found', 9)).toBe(1);
     expect(await database.alarms(tokenId)).toEqual([]);
     expect(await database.successions(tokenId)).toEqual([]);
+    expect(await database.renewals(tokenId)).toEqual([]);
     await database.close();
   });
 

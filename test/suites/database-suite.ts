@@ -105,6 +105,31 @@ export function databaseSuite(name: string, makePlace: () => Promise<DatabasePla
       expect((await database.findRecovery('r'))?.asked?.reply).toEqual(reply);
     });
 
+    test('a renewal is kept once, in order, and only while the same key may seal', async () => {
+      await database.addCode(code);
+      await database.enrol(code.codeHash, record(tokenId), 'answer');
+      const renewal = { serial: 1, keyId: tokenId, renewedHash: Uint8Array.of(1), certificate: Uint8Array.of(2), madeAtMs: 3 };
+      expect(await database.renewals(tokenId)).toEqual([]);
+      expect(await database.renew('cd'.repeat(16), renewal, 0)).toBe('moved');
+      expect(await database.renew(tokenId, { ...renewal, serial: 2 }, 0)).toBe('moved');
+      expect(await database.renew(tokenId, renewal, 0)).toBe('renewed');
+      expect(await database.renew(tokenId, renewal, 0)).toBe('moved');
+      expect(await database.renew(tokenId, { ...renewal, serial: 2 }, 0)).toBe('moved'); // of the same certificate
+      const second = { ...renewal, serial: 2, renewedHash: Uint8Array.of(9) };
+      expect(await database.renew(tokenId, second, 0)).toBe('renewed');
+      await reopen();
+      expect(await database.renewals(tokenId)).toEqual([renewal, second]);
+      const { head } = (await database.findToken(tokenId)) ?? {};
+      if (head === undefined) throw new Error('no token');
+      await database.addRecovery({ codeHash: 'r', tokenId, madeAtMs: 1, expiresAtMs: 9, supersedes: false });
+      await database.bindRecovery('r', 'key-1', Uint8Array.of(1), Uint8Array.of(2));
+      const next = { serial: 1, keyId: 'key-1', fromBatch: 2, previousSealHash: Uint8Array.of(4), signed: Uint8Array.of(5), madeAtMs: 6 };
+      expect(await database.succeed('r', tokenId, head, next)).toBe('succeeded');
+      const third = { ...renewal, serial: 3, renewedHash: Uint8Array.of(7) };
+      expect(await database.renew(tokenId, third, 0)).toBe('moved');
+      expect(await database.renew(tokenId, third, 1)).toBe('renewed');
+    });
+
     test('a succession uses its code up, once, and only behind the head that was judged', async () => {
       await database.addCode(code);
       await database.enrol(code.codeHash, record(tokenId), 'answer');

@@ -4,6 +4,8 @@ import { generateKeyPairSync } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Holder, Mount } from '#holder/holder.ts';
 import { recoveryMethod } from '#holder/mounting.ts';
+import { sha256 } from '#ipc-schema/merkle.ts';
+import { openRenewalRequest } from '#ipc-schema/renewal.ts';
 import { openEnrolment, recoveryInfoOf } from '#ipc-schema/upstream.ts';
 import { makeOpener, rawPublicKey } from '#server/seal.ts';
 import type { Device } from '#store/device.ts';
@@ -110,6 +112,21 @@ export function describeHolder(name: string, makeRig: () => Promise<HolderRig>, 
       expect(last).toMatchObject({ nextBatch: 5, nextSequence: 8, checkpointBatch: 4 });
       expect(Buffer.from(last.checkpoint ?? []).toString()).toBe('state before 4');
       expect(await readVerified(rig.holder, last)).toEqual(['a', 'b', 'c', 'd', 'e', 'f', 'g']);
+    });
+
+    test('the KEY of an open ledger asks for the renewal of its certificate, between two batches; a closed one does not', async () => {
+      const mount = await provisionHolder(rig.holder);
+      const certificateHash = sha256(mount.certificate);
+      const drafts = new DraftMaker(mount);
+      await rig.holder.commit(drafts.next(['a'])).durable;
+      const request = openRenewalRequest(await rig.holder.requestRenewal(certificateHash));
+      expect(Buffer.from(request.spki)).toEqual(Buffer.from(mount.publicKey));
+      expect(Buffer.from(request.tokenId)).toEqual(Buffer.from(mount.tokenId));
+      expect(Buffer.from(request.certificateHash)).toEqual(Buffer.from(certificateHash));
+      await rig.holder.commit(drafts.next(['b'])).durable;
+      expect(await readVerified(rig.holder, mount)).toHaveLength(2);
+      await rig.holder.logout();
+      expect(await codeOf(rig.holder.requestRenewal(certificateHash))).toBe('locked');
     });
 
     test('a login while open is the same mount as it stands now', async () => {

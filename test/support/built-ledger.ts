@@ -1,8 +1,10 @@
 // Owns: a whole small ledger without a daemon: a token that an authority enrolled, its charter and template committed, documents in series.
 // Invariants: authority, certificates, charter and template are made by the ticket server's own parts; batches by batch-builder.ts.
+import { X509Certificate } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { encodeAdminEvent } from '#ipc-schema/admin.ts';
 import type { Leaf } from '#ipc-schema/entry.ts';
 import { encodeEvidence } from '#ipc-schema/evidence.ts';
 import { encodeEvidenceFile } from '#ipc-schema/evidence-file.ts';
@@ -91,6 +93,18 @@ export class BuiltLedger {
     return { kind: 'body', entryKind: 'acknowledgement', body };
   }
 
+  /** A certificate that renews the enrolment certificate, from `renewedAtMs` on for ten years. */
+  async renewed(renewedAtMs: number): Promise<Uint8Array> {
+    const { validFromDate } = new X509Certificate(this.certificate);
+    return await this.authority.certifyToken(this.token.spki, renewedAtMs, this.token.tokenId, validFromDate.getTime());
+  }
+
+  /** The entry that carries one. */
+  renewal(certificate: Uint8Array): BuiltDraft {
+    const body = encodeAdminEvent({ event: 'certificate-renewed', certificate: Buffer.from(certificate).toString('base64') });
+    return { kind: 'body', entryKind: 'admin', body };
+  }
+
   evidenceOf(batch: BuiltBatch, index: number): Uint8Array {
     const entry = batch.entries[index];
     if (entry === undefined) throw new Error('no such entry');
@@ -99,11 +113,11 @@ export class BuiltLedger {
   }
 
   /** Text of an evidence file, as `get --evidence` writes it. */
-  evidenceFile(batch: BuiltBatch, index: number): string {
+  evidenceFile(batch: BuiltBatch, index: number, certificate: Uint8Array = this.certificate): string {
     return encodeEvidenceFile({
       document: Buffer.from(batch.entries[index]?.body ?? []).toString('utf8'),
       evidence: Buffer.from(this.evidenceOf(batch, index)).toString('base64'),
-      certificate: this.certificate.toString('base64'),
+      certificate: Buffer.from(certificate).toString('base64'),
       authorityCertificate: this.origin.authorityCertificate.toString('base64'),
     });
   }

@@ -27,6 +27,7 @@ export function serving(ledger: BuiltLedger, oldestBatch = 1, before: (page: num
     'service.identity': () => ({
       tokenId: ledger.token.tokenId,
       certificate: certificate.toString('base64'),
+      enrolmentCertificate: certificate.toString('base64'),
       authorityCertificate: authorityCertificate.toString('base64'),
       predecessors: [],
     }),

@@ -6,6 +6,7 @@ import type { BatchDraft, Carried, Commit, Holder, HolderState, HolderStatus, Mo
 import { decodeBatch, encodeBatch, sealHashOf, sealPayload } from '#ipc-schema/batch.ts';
 import { type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
 import { sha256 } from '#ipc-schema/merkle.ts';
+import { renewalPayload } from '#ipc-schema/renewal.ts';
 import type { BuiltToken } from '#test/support/batch-builder.ts';
 import type { TokenFacts } from '#token/token.ts';
 
@@ -181,6 +182,10 @@ export class FakeHolder implements Holder {
       setImmediate(() => commit.tellDurable());
     }
     return commit.promises;
+  }
+
+  async requestRenewal(certificateHash: Uint8Array): Promise<Uint8Array> {
+    return this.token.sign(renewalPayload({ spki: this.token.spki, tokenId: this.token.tokenIdBytes, certificateHash }));
   }
 
   async read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {

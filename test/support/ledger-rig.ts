@@ -123,6 +123,13 @@ export class LedgerRig {
     return sealed(acknowledgementPayload(content), key);
   }
 
+  /** A certificate of the token's key that ends ten years after the one that it renews. */
+  async renewedCertificate(): Promise<Uint8Array> {
+    const issuer = { privateKey: this.#authority, certificate: this.holder.authorityCertificate };
+    const untilMs = Date.parse('2050-01-01T00:00:00Z');
+    return await makeTokenCertificate(issuer, this.token.spki, this.token.tokenId, { ...validity, untilMs });
+  }
+
   signDocument(content: unknown): Uint8Array {
     return sealed(Buffer.from(JSON.stringify(content)), this.#authority);
   }

@@ -35,6 +35,8 @@ export interface RigOptions {
   readonly templates?: Readonly<Record<string, unknown>>;
   /** A line between service and server that the test may cut. */
   readonly line?: boolean;
+  /** The clock of the server. */
+  readonly serverWallMs?: () => number;
 }
 
 export interface Rig {
@@ -79,7 +81,11 @@ export async function openRig(options: RigOptions = {}): Promise<Rig> {
   mkdirSync(path.join(directory, 'server', 'templates'), { recursive: true });
   for (const [name, content] of Object.entries(options.templates ?? {}))
     writeFileSync(path.join(directory, 'server', 'templates', `${name}.json`), JSON.stringify(content));
-  let server = await startServer({ directory: path.join(directory, 'server') });
+  const serverOptions = {
+    directory: path.join(directory, 'server'),
+    ...(options.serverWallMs === undefined ? {} : { wallMs: options.serverWallMs }),
+  };
+  let server = await startServer(serverOptions);
   const { port } = server;
   const line = options.line === true ? await TcpProxy.open(port) : null;
   const connectAdmin = (): Promise<Client> => connect({ socketPath: config.admin_socket, client: 'rig/1', waitMs: 2_000 });
@@ -136,7 +142,7 @@ export async function openRig(options: RigOptions = {}): Promise<Rig> {
     },
     stopServer: () => server.close(),
     startServer: async () => {
-      server = await startServer({ directory: path.join(directory, 'server'), port });
+      server = await startServer({ ...serverOptions, port });
     },
     connectTill,
     connectAs: async (terminal, role) => {

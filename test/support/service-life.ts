@@ -5,7 +5,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { decodeSeal } from '#ipc-schema/batch.ts';
 import { decodeEvidence } from '#ipc-schema/evidence.ts';
-import type { Issued } from '#ipc-schema/methods.ts';
+import type { Issued } from '#ipc-schema/issued.ts';
 import { ctl, jsonOf } from '#test/support/ctl.ts';
 import { openRig, rigPin, sale } from '#test/support/rig.ts';
 
@@ -55,7 +55,7 @@ export async function liveADay(token: readonly string[], { environment = {}, ...
     const configFile = join(rig.directory, 'ukeyd.toml');
     const { state, socket, admin_socket } = rig.config;
     const outer = Object.entries({ state, socket, admin_socket }).map(([name, value]) => `${name} = ${JSON.stringify(value)}`);
-    writeFileSync(configFile, [...outer, '[token]', ...token, `flash = ${JSON.stringify(rig.config.token.flash)}`].join('\n'));
+    writeFileSync(configFile, [...outer, '[token]', ...token, `flash = ${JSON.stringify(rig.config.tokens[0].flash)}`].join('\n'));
     const store = await ctl(['verify', '--json', '--config', configFile, '--pin-file', pinFile, ...authority], { env: environment });
     const { byKind } = jsonOf(store) as { byKind?: Readonly<Record<string, number>> };
     return {
