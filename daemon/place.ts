@@ -10,6 +10,7 @@ import { Deliveries } from '#desk/deliveries.ts';
 import * as find from '#desk/find.ts';
 import { Handover } from '#desk/handover.ts';
 import { Herald } from '#desk/herald.ts';
+import { IdleLock } from '#desk/idle-lock.ts';
 import * as issuing from '#desk/issue.ts';
 import { LedgerReading } from '#desk/ledger-read.ts';
 import { finishLoss } from '#desk/loss.ts';
@@ -23,9 +24,11 @@ import * as status from '#desk/status.ts';
 import { checkStore } from '#desk/store-check.ts';
 import { mendStore } from '#desk/store-mend.ts';
 import { UnattendedLogin } from '#desk/unattended-login.ts';
+import { UsbWatch } from '#desk/usb-watch.ts';
 import { type Clock, systemClock } from '#ground/clock.ts';
 import type { TokenConfig } from '#ground/config.ts';
 import { type Log, whyOf } from '#ground/log.ts';
+import { lookAtUsb } from '#ground/machine.ts';
 import type { HolderConfig } from '#holder/configuration.ts';
 import type { Holder, HolderEvents, HolderState } from '#holder/holder.ts';
 import { startHolder } from '#holder/parent.ts';
@@ -47,6 +50,7 @@ import { Uploader } from '#upload/uploader.ts';
 export interface PlaceOverrides {
   readonly clock?: Clock;
   readonly auditWaits?: AuditWaits;
+  readonly lookAtUsb?: typeof lookAtUsb;
   startHolder?(config: HolderConfig, events: HolderEvents, log: Log): Holder;
 }
 
@@ -91,7 +95,7 @@ export async function openPlace(options: PlaceOptions): Promise<Place> {
     const parts = openParts(options, closing);
     const { name, issuer } = options.config;
     return {
-      ...{ name, issuer, close, custody: parts.custody, handlers: handlersOf(parts) },
+      ...{ name, issuer, close, custody: parts.custody, handlers: parts.idle.watching(handlersOf(parts)) },
       figures: async () => ({
         ...{ name, uploads: parts.uploader.counts, counts: parts.counts },
         status: await status.serviceStatus(statusParts(parts)),
@@ -119,6 +123,7 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
   const events: HolderEvents = { onState: (state) => follow(state) };
   const holder = (overrides.startHolder ?? startChild)(holderConfig(config), events, log);
   closing.push(() => holder.close());
+  const usb = new UsbWatch({ clock, log, look: config.module === undefined ? null : (overrides.lookAtUsb ?? lookAtUsb) });
   const custody: Custody = new Custody({
     holder,
     clock,
@@ -128,8 +133,10 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
     link: () => uploader.link,
     refusedFor: () => uploader.report.refusedFor,
     alarm: () => uploader.alarm,
-    whyLocked: () => unattended?.why ?? null,
+    usb: () => usb.sight,
+    whyLocked: () => unattended?.why ?? idle.why,
     onCommitted: (entries, _batchIndex, commitMs) => {
+      idle.used();
       counts.committed(
         entries.map(({ leaf }) => leaf.kind),
         commitMs,
@@ -220,7 +227,13 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
           onRetry: (attempt) => void custody.loggingIn(attempt),
           onTried: (code) => audit.note({ what: 'stored-pin.login', who: 'service', outcome: code ?? 'done' }),
         });
+  const idle: IdleLock = new IdleLock({
+    ...{ custody, holder, clock, log, unattended },
+    onLocked: () => audit.note({ what: 'session.logout', who: 'service', outcome: 'done' }),
+  });
   follow = (state) => {
+    idle.follow(state);
+    usb.follow(state);
     log.info('token', { state: state.kind, reason: 'reason' in state ? state.reason : undefined });
     // The login first: callers then know that `locked` is a moment.
     if (unattended !== null && state.kind === 'locked')
@@ -231,7 +244,10 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
   };
   follow(holder.state());
   const timetable = openTimetable(probe, clock, log, () => uploader.probe());
-  const watch = setInterval(() => herald.standing(custody), standingWatchMs);
+  const watch = setInterval(() => {
+    idle.look();
+    herald.standing(custody);
+  }, standingWatchMs);
   const storeWatch = setInterval(() => {
     if (custody.ledger === null) return;
     void custody.reclaim(); // never rejects; time passes also without acknowledgements
@@ -249,7 +265,7 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
   });
   return {
     ...{ clock, version, log, holder, custody, uploader, timetable, deliveries, herald },
-    ...{ provision, handover, unattended, filling, renewal, counts, audit },
+    ...{ provision, handover, unattended, filling, renewal, idle, usb, counts, audit },
   };
 }
 
@@ -261,12 +277,12 @@ function waitingParts({ custody, uploader, timetable }: Parts): backlog.BacklogP
 }
 
 function statusParts(parts: Parts): status.StatusParts {
-  const { clock, version, custody, holder, filling, unattended } = parts;
-  return { custody, holder, clock, backlog: waitingParts(parts), filling, version, unattended };
+  const { clock, version, custody, holder, filling, unattended, usb } = parts;
+  return { custody, holder, clock, backlog: waitingParts(parts), filling, version, unattended, usb };
 }
 
 function handlersOf(parts: Parts): Place['handlers'] {
-  const { clock, log, custody, holder, uploader, deliveries, provision, handover, unattended, renewal, audit } = parts;
+  const { clock, log, custody, holder, uploader, deliveries, provision, handover, unattended, renewal, idle, audit } = parts;
   const door = { custody, holder, unattended };
   const reading = new LedgerReading(custody, holder);
   const issue = { custody, clock, deliveries, log, link: () => uploader.link };
@@ -280,7 +296,7 @@ function handlersOf(parts: Parts): Place['handlers'] {
     'ledger.read': (_caller, params) => reading.read(params),
     'audit.list': (_caller, params) => auditList({ custody, holder, audit }, params),
     'session.login': (_caller, params) => session.login(door, params),
-    'session.logout': () => session.logout(door),
+    'session.logout': () => idle.leaveToPerson(() => session.logout(door)),
     'session.changePin': (_caller, params) => session.changePin(door, params),
     'session.unblock': (_caller, params) => session.unblock(door, params),
     'backlog.status': () => backlog.status(waiting),

@@ -60,6 +60,12 @@ export const charterSchema = z.strictObject({
     .nullable(),
   /** Acknowledged entries stay on the FLASH at least this long. */
   keepDays: z.int().min(0).max(36_500),
+  /** The token is locked when no till has asked and nothing was committed for so long; left out: never. */
+  lockAfterIdleMinutes: z
+    .int()
+    .min(1)
+    .max(7 * 24 * 60)
+    .optional(),
   validFrom: instantText,
   validUntil: instantText,
 });

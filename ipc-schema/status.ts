@@ -123,6 +123,8 @@ export const serviceStatusSchema = z.strictObject({
   /** Who must do what, in one sentence; empty when nothing is to be done. */
   action: z.string(),
   token: tokenStatusSchema.nullable(),
+  /** While no token is there: what is plugged in that one could be, by name. Null: a token is there, or the system does not tell. */
+  usb: z.strictObject({ smartCards: z.array(z.string()), storage: z.array(z.string()) }).nullable(),
   store: storeStatusSchema.nullable(),
   templates: z.array(z.strictObject({ id: z.string(), version: z.int().min(1), currency: z.string() })),
   issuer: z.strictObject({ taxId: z.string(), name: z.string() }).nullable(),

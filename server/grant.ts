@@ -20,7 +20,7 @@ const defaultKeepDays = 30;
 const defaultTicketHours = 7 * 24;
 const maxTemplates = 16;
 
-const { issuer, currency, mode, limits, series, verifyUrl, keepDays } = charterSchema.shape;
+const { issuer, currency, mode, limits, series, verifyUrl, keepDays, lockAfterIdleMinutes } = charterSchema.shape;
 
 /** The charter's options, as a person writes them (`ticket --charter FILE.json`). */
 export const grantOptionsSchema = z.strictObject({
@@ -32,6 +32,7 @@ export const grantOptionsSchema = z.strictObject({
   series,
   verifyUrl: verifyUrl.default(null),
   keepDays: keepDays.default(defaultKeepDays),
+  lockAfterIdleMinutes,
   validFrom: instantText.optional(),
   validDays: z.int().min(1).max(36_500).default(defaultValidDays),
   /** URL under which the token reaches the server; default: the server's public URL. */
@@ -105,6 +106,7 @@ export function charterOf(authority: Authority, grant: Grant, tokenId: string, n
     },
     verifyUrl: options.verifyUrl,
     keepDays: options.keepDays,
+    ...(options.lockAfterIdleMinutes === undefined ? {} : { lockAfterIdleMinutes: options.lockAfterIdleMinutes }),
     validFrom: new Date(fromMs).toISOString(),
     validUntil: new Date(nowMs + options.validDays * dayMs).toISOString(),
   };

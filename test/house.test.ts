@@ -216,6 +216,7 @@ describe('law 5: deciders are pure', () => {
     'daemon/store/recover.ts',
     'daemon/store/format.ts',
     'daemon/ledger/tip.ts',
+    'daemon/ledger/certificate-term.ts',
     'daemon/ledger/keeping.ts',
     'daemon/ledger/limits.ts',
     'daemon/ledger/standing.ts',

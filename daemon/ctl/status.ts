@@ -44,6 +44,7 @@ export function statusText(found: ServiceStatus): string {
     ['Budget', budget === null ? null : budgetText(budget)],
     ['Backlog', backlog === null ? null : backlogText(backlog)],
     ['Token', token === null ? 'none' : tokenText(token)],
+    ['USB', found.usb === null ? null : usbText(found.usb)],
     [
       'Store',
       store === null
@@ -57,6 +58,12 @@ export function statusText(found: ServiceStatus): string {
     ['Clock', clock.trusted ? clock.now : `${clock.now}, not trusted`],
     ['Version', found.version],
   ]);
+}
+
+/** What could be the token that is missed. */
+function usbText({ smartCards, storage }: NonNullable<ServiceStatus['usb']>): string {
+  const listed = (what: string, names: readonly string[]): string => (names.length === 0 ? `no ${what}` : `${what} ${names.join(', ')}`);
+  return `${listed('smart card', smartCards)}; ${listed('storage', storage)}`;
 }
 
 function mirrorText({ mirror, mirrorState }: NonNullable<ServiceStatus['store']>): string {

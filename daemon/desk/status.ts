@@ -12,6 +12,7 @@ import type { Filling } from '#ledger/filling.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { type BacklogParts, backlogOf } from './backlog.ts';
 import type { UnattendedLogin } from './unattended-login.ts';
+import type { UsbWatch } from './usb-watch.ts';
 
 export interface StatusParts {
   readonly custody: Custody;
@@ -21,10 +22,12 @@ export interface StatusParts {
   readonly filling: Filling;
   readonly version: string;
   readonly unattended: UnattendedLogin | null;
+  readonly usb: UsbWatch;
 }
 
 export async function serviceStatus(parts: StatusParts): Promise<ServiceStatus> {
-  const { custody, clock } = parts;
+  const { custody, clock, usb } = parts;
+  usb.refresh(); // what is found is told to the next who asks
   const { ledger } = custody;
   const nowMs = clock.wallMs();
   const floorMs = ledger === null ? null : floorOf(ledger.tip);
@@ -32,6 +35,7 @@ export async function serviceStatus(parts: StatusParts): Promise<ServiceStatus> 
   return {
     ...custody.standing(),
     token: await tokenStatus(parts),
+    usb: usb.sight === null ? null : { smartCards: [...usb.sight.smartCards], storage: [...usb.sight.storage] },
     store: await storeStatus(parts, ledger),
     templates: (ledger?.templates ?? []).map(({ id, version, currency }) => ({ id, version, currency })),
     issuer: charter === null ? null : { taxId: charter.issuer.taxId, name: charter.issuer.name },

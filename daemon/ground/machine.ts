@@ -1,5 +1,6 @@
-// Owns: facts of the machine for the log; the only door to systeminformation.
-// Invariants: it runs shell commands, so it is asked once, after the service is ready, and never on a till's path; what cannot be told is left out.
+// Owns: facts of the machine for the log, and what is plugged in on its USB side; the only door to systeminformation.
+// Invariants: it runs shell commands, so it is asked after the service is ready, and while a token is missed, never on a till's path; what cannot be told is left
+// out. Names come from the devices themselves: they are shortened, and hold printable ASCII only.
 import si from 'systeminformation';
 
 export interface MachineFacts {
@@ -11,6 +12,17 @@ export interface MachineFacts {
   readonly usb: string;
 }
 
+/** What a token could be, by name: its KEY is a smart card, its FLASH a storage. */
+export interface UsbSight {
+  readonly smartCards: readonly string[];
+  readonly storage: readonly string[];
+}
+
+/** How long a look at the USB side may take. */
+const usbWaitMs = 5_000;
+const namesMax = 4;
+const nameMaxChars = 60;
+
 export async function machineFacts(): Promise<MachineFacts> {
   const [os, cpu, memory, usb] = await Promise.all([si.osInfo(), si.cpu(), si.mem(), si.usb()]);
   const names = usb.map((device) => device.name).filter((name) => typeof name === 'string' && name !== '');
@@ -21,4 +33,38 @@ export async function machineFacts(): Promise<MachineFacts> {
     memoryBytes: memory.total,
     usb: names.slice(0, 16).join(', '),
   };
+}
+
+/** Null: the system does not tell, or not in time. Only Linux tells smart cards apart, by `lsusb`. */
+export async function lookAtUsb(waitMs: number = usbWaitMs): Promise<UsbSight | null> {
+  if (process.platform !== 'linux') return null;
+  const late = Promise.withResolvers<null>();
+  const timer = setTimeout(() => late.resolve(null), waitMs);
+  try {
+    const devices = await Promise.race([si.usb(), late.promise]);
+    return devices === null ? null : sightOf(devices);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+type UsbDevice = Partial<Record<'type' | 'name' | 'manufacturer' | 'vendor', unknown>>;
+
+/** Null: a list without a single device, not even a hub, says nothing. */
+export function sightOf(devices: readonly UsbDevice[]): UsbSight | null {
+  if (devices.length === 0) return null;
+  const named = (pattern: RegExp): string[] =>
+    devices
+      .filter(({ type }) => typeof type === 'string' && pattern.test(type))
+      .slice(0, namesMax)
+      .map(nameOf);
+  return { smartCards: named(/smart ?card/i), storage: named(/storage/i) };
+}
+
+function nameOf({ name, manufacturer, vendor }: UsbDevice): string {
+  for (const text of [name, manufacturer, vendor]) {
+    const printable = typeof text === 'string' ? text.replace(/[^\x20-\x7e]/g, '').trim() : '';
+    if (printable !== '') return printable.slice(0, nameMaxChars);
+  }
+  return 'without a name';
 }

@@ -213,12 +213,12 @@ class JoinedHolder implements Holder {
 
   async #mount(token: Token, device: Device): Promise<Mount> {
     const mounting = await mountLedger(token, device, this.#parts.mirror ?? null);
-    const { mount, mirrorFailure } = mounting;
+    const { mount, mirrorFailure, facts } = mounting;
     if (mirrorFailure !== null) this.#parts.note('the mirror is not used', new Error(mirrorFailure));
     const opened: Opened = new Opened(this.#parts, token, mounting, (error) => this.#onTrouble(opened, error));
-    this.#open = opened;
+    this.#open = opened; // nothing below fails: a ledger is never left half open
     await this.#presence.remember();
-    this.#setState({ kind: 'open', facts: token.facts(), mount });
+    this.#setState({ kind: 'open', facts, mount });
     return mount;
   }
 

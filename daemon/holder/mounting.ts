@@ -12,7 +12,7 @@ import type { Device } from '#store/device.ts';
 import { readStoreHeader } from '#store/log.ts';
 import type { KeySlot, StoreHeader, StoreLog } from '#store/store.ts';
 import { wipe } from '#token/pin.ts';
-import type { Token, WrapMethod } from '#token/token.ts';
+import type { Token, TokenFacts, WrapMethod } from '#token/token.ts';
 import { type Anchor, judgeAge, judgeSeal, readAnchor } from './anchor.ts';
 import { decodeCarried } from './carried.ts';
 import { type Chain, decodeCheckpoint, follow, startOf, type Walk } from './chain.ts';
@@ -42,6 +42,8 @@ export interface Mounting {
   readonly mount: Mount;
   /** Why the mirror is not used, or null. */
   readonly mirrorFailure: string | null;
+  /** Of the token, when all this was done: it was still there. */
+  readonly facts: TokenFacts;
 }
 
 /**
@@ -112,7 +114,7 @@ export async function mountLedger(
     try {
       const { chain, mount } = await readMount(token, publicKey, log, method);
       if (rejoining === null) await compareWith(anchor, log, chain);
-      return { log, chain, mount, mirrorFailure };
+      return { log, chain, mount, mirrorFailure, facts: token.facts() };
     } catch (thrown) {
       const error = await named(thrown); // while the device is open
       await log.close(); // and the device with it; closing it once more does no harm

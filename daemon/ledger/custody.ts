@@ -36,6 +36,8 @@ export interface CustodyParts extends GaugeParts {
   refusedFor(): string | null;
   /** Another copy of the token, as the server has proven; left out: nobody asks. */
   alarm?(): CloneAlarm | null;
+  /** What is plugged in while no token is there; left out: nobody looks. */
+  usb?(): Extract<HoldingFact, { kind: 'absent' }>['usb'];
   /** Why a stored PIN does not unlock; left out: there is none. */
   whyLocked?(): LockedWhy | null;
   onCommitted(entries: readonly PlannedEntry[], batchIndex: number, commitMs: number): void;
@@ -356,7 +358,7 @@ export class Custody {
       case 'blank':
         return blankFact(state.facts);
       case 'absent':
-        return state;
+        return { ...state, usb: this.#parts.usb?.() ?? null };
       case 'halted':
         return { ...state, by: null };
       case 'locked':

@@ -1,4 +1,5 @@
 // Owns: the one word for what the service can do now, with the reason and who must act. Pure: facts in, standing out.
+import type { UsbSight } from '#ground/machine.ts';
 import { blankFlashAction, type ErrorCode, errorTable, unreachable } from '#ipc-schema/errors.ts';
 import type { Link, Standing } from '#ipc-schema/status.ts';
 import type { CloneAlarm, Contradiction } from './contradiction.ts';
@@ -12,7 +13,8 @@ export interface LockedWhy {
 
 export type HoldingFact =
   | { readonly kind: 'starting' }
-  | { readonly kind: 'absent'; readonly reason: string; readonly action?: string }
+  /** `usb`: what is plugged in that a token could be; null: not known. */
+  | { readonly kind: 'absent'; readonly reason: string; readonly action?: string; readonly usb?: UsbSight | null }
   /** `half`: provisioning has begun, and somebody is logged in to end it. `flash`: the KEY has its keys, and nothing is on the FLASH. */
   | { readonly kind: 'blank'; readonly what: 'token' | 'half' | 'flash' }
   | { readonly kind: 'locked'; readonly pinLocked: boolean; readonly why: LockedWhy | null }
@@ -67,7 +69,7 @@ export function standingOf(fact: HoldingFact): StandingReport {
     case 'starting':
       return report('no-token', 'the token is being opened', 'Wait a moment.');
     case 'absent':
-      return report('no-token', fact.reason, fact.action ?? errorTable['no-token'].action);
+      return report('no-token', fact.reason, fact.action ?? usbAction(fact.usb ?? null) ?? errorTable['no-token'].action);
     case 'blank':
       return blankStanding(fact.what);
     case 'locked':
@@ -86,6 +88,17 @@ export function standingOf(fact: HoldingFact): StandingReport {
     default:
       return unreachable(fact);
   }
+}
+
+/** For whoever stands before the machine; null: nothing is known that helps. */
+function usbAction(usb: UsbSight | null): string | null {
+  if (usb === null) return null;
+  const [smartCard, storage] = [usb.smartCards[0], usb.storage[0]];
+  if (smartCard !== undefined)
+    return `The smart card "${smartCard}" is plugged in, and no token can be used through it: pull it out, wait five seconds and plug it in again; if that does not help, have its driver checked (ukeyctl token probe).`;
+  if (storage !== undefined)
+    return `The USB storage "${storage}" is plugged in, and no smart card: if that is the token, pull it out, wait five seconds and plug it in again; else plug the token in.`;
+  return 'Neither a smart card nor a USB storage is plugged in: plug the token in; if it is, use another port.';
 }
 
 function blankStanding(what: Extract<HoldingFact, { kind: 'blank' }>['what']): StandingReport {

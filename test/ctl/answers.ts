@@ -40,6 +40,7 @@ export const statusAnswer: ServiceStatus = {
   reason: 'the ticket server does not answer',
   action: '',
   token: tokenAnswer,
+  usb: null,
   store: {
     path: '/var/lib/ukeyd/flash.img',
     sizeBytes: 268_435_456,

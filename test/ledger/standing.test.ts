@@ -77,6 +77,17 @@ test('what stops says what to do, not where it is said; an absence that knows be
   expect(standingOf({ kind: 'absent', reason: 'no module', action: 'Install it.' }).action).toBe('Install it.');
 });
 
+test('an absence says what is seen on the USB side, unless more is known; each says something else', () => {
+  const said = (smartCards: string[], storage: string[]): string =>
+    standingOf({ kind: 'absent', reason: 'out', usb: { smartCards, storage } }).action;
+  const actions = [said([], []), said(['Card'], []), said([], ['Stick']), standingOf({ kind: 'absent', reason: 'out', usb: null }).action];
+  expect(new Set(actions).size).toBe(4);
+  expect(said(['Card'], ['Stick'])).toBe(said(['Card'], []));
+  expect([said(['Card'], []).includes('Card'), said([], ['Stick']).includes('Stick')]).toEqual([true, true]);
+  const usb = { smartCards: ['Card'], storage: [] };
+  expect(standingOf({ kind: 'absent', reason: 'no module', action: 'Install it.', usb }).action).toBe('Install it.');
+});
+
 test('the reason of what stops is passed on', () => {
   expect(standingOf({ kind: 'halted', reason: 'batch 4 has two seals', by: null }).reason).toBe('batch 4 has two seals');
   expect(standingOf(open({ verdict: { kind: 'refuse', code: 'limit-hours', why: 'too old' } })).reason).toBe('too old');

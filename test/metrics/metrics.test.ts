@@ -242,7 +242,7 @@ test('docs/monitoring.md names every figure', () => {
 test('every figure of a token bears its name, and what is not known has no sample', async () => {
   const status = {
     ...{ standing: 'no-token', reason: '', action: '', token: null, store: null, templates: [], issuer: null, mode: null, budget: null },
-    ...{ backlog: null, alarm: null, clock: { now: '', trusted: true, floor: null }, version: '1' },
+    ...{ backlog: null, alarm: null, clock: { now: '', trusted: true, floor: null }, version: '1', usb: null },
   } as const satisfies TokenFigures['status'];
   const uploads = { probesProven: 0, probesFailed: 0, acknowledged: 0, refused: 0, failed: 0, lastContactMs: null };
   const process = {

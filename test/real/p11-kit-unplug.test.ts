@@ -2,6 +2,7 @@
 // TEST_UNPLUGS: how often (default: a look of seconds).
 import { setTimeout } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
+import { presencePollMs } from '#holder/joined.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { FileRig, startParent } from '#test/holder/rigs.ts';
 import { codeOf, DraftMaker, pinBytes, provisionHolder, readVerified } from '#test/support/holder-rig.ts';
@@ -58,13 +59,97 @@ describe.runIf(client !== null)('behind p11-kit', () => {
   });
 });
 
+/** Idle pulls whose noticing is timed, and pulls while the ledger is opened. */
+const idlePulls = 5;
+const openingPulls = 12;
+
+describe.runIf(client !== null)('behind p11-kit', () => {
+  describeSoftHsm('a token', (softHsm) => {
+    test('that is pulled while nobody sells is noticed within a second; while its ledger is opened, nothing is left half open', {
+      timeout: 120_000,
+    }, async () => {
+      const world = createSoftHsmWorld(softHsm);
+      const server = await P11KitServer.start(softHsm);
+      const rig = new FileRig(startParent(), { module: client });
+      await rig.watch.until('blank');
+      const drafts = new DraftMaker(await provisionHolder(rig.holder));
+      const stored = ['a', 'b', 'c'];
+      for (const body of stored) await rig.holder.commit(drafts.next([body])).durable;
+      try {
+        const noticedMs: number[] = [];
+        for (let at = 0; at < idlePulls; at += 1) {
+          await setTimeout(presencePollMs + 90 * at); // a signature's proof is over; at any place between two looks
+          const [from, pulledMs] = [rig.watch.seen.length, performance.now()];
+          server.cut();
+          while (rig.watch.seen.length === from) await setTimeout(2);
+          noticedMs.push(performance.now() - pulledMs);
+          await openAgain(rig, from);
+        }
+        noticedMs.sort((a, b) => a - b);
+        await rig.holder.logout();
+        const beganMs = performance.now();
+        await rig.holder.login(pinBytes(), false);
+        const openingMs = performance.now() - beganMs;
+        await rig.holder.logout();
+        const codes = new Set<string>();
+        let inTime = 0;
+        for (let at = 0; at < openingPulls; at += 1) {
+          const from = rig.watch.seen.length;
+          let isOver = false;
+          const login = codeOf(rig.holder.login(pinBytes(), false)).finally(() => {
+            isOver = true;
+          });
+          await setTimeout((openingMs * at) / openingPulls);
+          if (server.cut() > 0 && !isOver) inTime += 1;
+          codes.add(await login);
+          stored.push(`opened-${at}`);
+          await sellOne(rig, `opened-${at}`, from);
+          await rig.holder.logout();
+        }
+        expect(await readVerified(rig.holder, await rig.holder.login(pinBytes(), false))).toEqual(stored);
+        expect([...codes].filter((code) => code.startsWith('pin-'))).toEqual([]);
+        const median = noticedMs[Math.floor(idlePulls / 2)] ?? Number.NaN;
+        console.log(`noticed_median_ms=${median.toFixed(0)} max_ms=${noticedMs.at(-1)?.toFixed(0)}`);
+        console.log(`opening_ms=${openingMs.toFixed(0)} pulled_meanwhile=${inTime} answers=${[...codes].sort().join(',')}`);
+        expect(inTime).toBeGreaterThan(2);
+        expect(median).toBeLessThan(1_000);
+      } finally {
+        await rig.holder.close();
+        server.remove();
+        world.remove();
+        await rig.remove();
+      }
+    });
+  });
+});
+
+type ParentRig = FileRig<ReturnType<ReturnType<typeof startParent>>>;
+
+/** The token waits for its PIN, or is open; it is open afterwards. */
+async function openAgain(rig: ParentRig, from: number): Promise<void> {
+  const endMs = performance.now() + 20_000;
+  for (;;) {
+    const code = await codeOf(rig.holder.login(pinBytes(), false));
+    if (code === 'not refused') return;
+    if (performance.now() > endMs) throw new Error(`${code}; not open again: ${JSON.stringify(rig.watch.seen.slice(from))}`);
+    await setTimeout(20);
+  }
+}
+
+/** Until it is durable: a pull in the last moment of an opening is noticed by the first signature. */
+async function sellOne(rig: ParentRig, body: string, from: number): Promise<void> {
+  for (const endMs = performance.now() + 20_000; ; ) {
+    await openAgain(rig, from);
+    const mount = await rig.holder.login(pinBytes(), false).catch(() => null);
+    const code = mount === null ? 'locked' : await codeOf(rig.holder.commit(new DraftMaker(mount).next([body])).durable);
+    if (code === 'not refused') return;
+    expect(['no-token', 'locked', 'token-failed']).toContain(code); // definite: nothing was written
+    if (performance.now() > endMs) throw new Error(`${body} was not sold: ${code}`);
+  }
+}
+
 /** As the ledger does, until the token refuses. */
-async function sell(
-  rig: FileRig<ReturnType<ReturnType<typeof startParent>>>,
-  drafts: DraftMaker,
-  durable: string[],
-  tag: string,
-): Promise<void> {
+async function sell(rig: ParentRig, drafts: DraftMaker, durable: string[], tag: string): Promise<void> {
   try {
     for (let at = 0; ; at += 1) {
       const body = `${tag}-${at}`;

@@ -3,7 +3,7 @@ import { createHash, createPublicKey, generateKeyPairSync, sign, X509Certificate
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { keyIdOf, makeSign1 } from '#ipc-schema/cose.ts';
+import { decodeSign1, keyIdOf, makeSign1 } from '#ipc-schema/cose.ts';
 import { openTemplate } from '#ipc-schema/template.ts';
 import { enrolmentPayload, mediaTypes, parseTicket, paths } from '#ipc-schema/upstream.ts';
 import { BuiltToken } from '#test/support/batch-builder.ts';
@@ -76,6 +76,19 @@ describe('an enrolment', () => {
     expect(Buffer.from(charter.server.sealKey, 'base64')).toHaveLength(65);
     expect(Buffer.from(charter.server.recoveryKey ?? '', 'base64')).toHaveLength(65);
     expect(openTemplate(Buffer.from(enrolment.templates[0] ?? '', 'base64'), authority.publicKey).id).toBe('retail');
+  });
+
+  test('gives a charter that locks an idle token where that was asked for, and else one that says nothing of it', async () => {
+    const { enrolment } = await rig.enrol();
+    const payload = decodeSign1(Buffer.from(enrolment.charter, 'base64'), 'charter').payload;
+    expect(Object.keys(JSON.parse(Buffer.from(payload).toString('utf8')))).not.toContain('lockAfterIdleMinutes');
+    const { charter } = await rig.enrol(new BuiltToken(), { lockAfterIdleMinutes: 45 });
+    expect(charter.lockAfterIdleMinutes).toBe(45);
+    for (const lockAfterIdleMinutes of [0, 1.5, -1, 7 * 24 * 60 + 1])
+      await expect(rig.server.createTicket(grantOptions({ lockAfterIdleMinutes }))).rejects.toMatchObject({
+        code: 'invalid-request',
+        field: 'lockAfterIdleMinutes',
+      });
   });
 
   test('asked for again by the same key gives the very same answer, and by another key none', async () => {

@@ -1,8 +1,10 @@
-// Owns: a token behind p11-kit's remote protocol: a server over SoftHSM2, and how its token is pulled: by killing the process that serves the client.
+// Owns: a token behind p11-kit's remote protocol: a server over SoftHSM2, and how its token is pulled: by killing the process that serves the client, or by cutting
+// the line to it. Killed while it writes, SoftHSM2 may lose the whole token, as no stick that is pulled does; behind a cut line it ends what it has begun.
 // Invariants: server and socket live in a folder of their own; only processes that this server started are killed, each by its id; the environment
 // is set for this process, and so for those that it starts, until `remove`.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { connect, createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
@@ -20,10 +22,14 @@ export function p11KitClient(): string | null {
 export class P11KitServer {
   readonly #folder: string;
   readonly #server: ChildProcess;
+  readonly #line: Server;
+  readonly #ends: Set<Socket>;
 
-  private constructor(folder: string, server: ChildProcess) {
+  private constructor(folder: string, server: ChildProcess, line: Server, ends: Set<Socket>) {
     this.#folder = folder;
     this.#server = server;
+    this.#line = line;
+    this.#ends = ends;
   }
 
   static async start(module: string): Promise<P11KitServer> {
@@ -33,8 +39,26 @@ export class P11KitServer {
     const server = spawn('p11-kit', args, { stdio: 'ignore' });
     for (const endMs = performance.now() + startMs; !existsSync(socket); await setTimeout(20))
       if (performance.now() > endMs || server.exitCode !== null) throw new Error(`p11-kit server does not start (${server.exitCode})`);
-    process.env['P11_KIT_SERVER_ADDRESS'] = `unix:path=${socket}`;
-    return new P11KitServer(folder, server);
+    const ends = new Set<Socket>();
+    const line = createServer((near) => {
+      const far = connect(socket);
+      for (const [end, other] of [
+        [near, far],
+        [far, near],
+      ] as const) {
+        ends.add(end);
+        end.pipe(other);
+        end.on('error', () => undefined); // the other end was cut
+        end.on('close', () => {
+          ends.delete(end);
+          other.destroy();
+        });
+      }
+    });
+    const front = join(folder, 'line');
+    await new Promise<void>((resolve) => line.listen(front, resolve));
+    process.env['P11_KIT_SERVER_ADDRESS'] = `unix:path=${front}`;
+    return new P11KitServer(folder, server, line, ends);
   }
 
   /** Kills whatever serves a client now. How many that were. */
@@ -44,7 +68,16 @@ export class P11KitServer {
     return serving.length;
   }
 
+  /** Cuts the line of every client. How many that were. */
+  cut(): number {
+    const cut = this.#ends.size / 2;
+    for (const end of [...this.#ends]) end.destroy();
+    return cut;
+  }
+
   remove(): void {
+    this.#line.close();
+    this.cut();
     this.pull();
     this.#server.kill('SIGKILL');
     delete process.env['P11_KIT_SERVER_ADDRESS'];
