@@ -136,7 +136,7 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
     usb: () => usb.sight,
     whyLocked: () => unattended?.why ?? idle.why,
     onCommitted: (entries, _batchIndex, commitMs) => {
-      idle.used();
+      if (entries.some(({ leaf }) => leaf.kind !== 'admin')) idle.used(); // the trail of what was done is no work
       counts.committed(
         entries.map(({ leaf }) => leaf.kind),
         commitMs,

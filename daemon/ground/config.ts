@@ -63,7 +63,7 @@ function isLoopback(text: string): boolean {
   return port !== undefined && Number(port) <= 65_535 && address.split('.').every((part) => part.startsWith('[') || Number(part) <= 255);
 }
 
-/** Second copy of a FLASH on the host's disk, so that the loss of either loses nothing. `whose`: what is said of it. */
+/** Second copy of a FLASH on the host's disk, so that the loss of either loses nothing. */
 const mirrorSchema = (path: string, mode: string) =>
   z.strictObject({
     path: tell(filePath.optional(), { says: path, example: '/srv/ukeyd/mirror.img', path: true }),
