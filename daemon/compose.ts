@@ -3,18 +3,21 @@
 import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
+import type { Note } from '#desk/audit.ts';
+import { audited } from '#desk/audited.ts';
 import { Terminals } from '#desk/terminals.ts';
 import { refuseOtherIssuer, type Wanted, whichToken } from '#desk/which-token.ts';
 import { systemClock } from '#ground/clock.ts';
-import type { Config } from '#ground/config.ts';
+import { type Config, digestOf } from '#ground/config.ts';
 import { takeLock } from '#ground/lock.ts';
 import { aboutAll, type Log, whyOf } from '#ground/log.ts';
 import { machineFacts } from '#ground/machine.ts';
 import type { Caller } from '#ipc/caller.ts';
 import { type Handlers, type Service, serve } from '#ipc/serve.ts';
 import { type Methods, methods, type Result, type TokenMethod } from '#ipc-schema/methods.ts';
-import { type Standing, standings } from '#ipc-schema/status.ts';
+import { isIssuing, type Standing, standings } from '#ipc-schema/status.ts';
 import type { Custody } from '#ledger/custody.ts';
+import { Metrics, type MetricsParts } from '#metrics/metrics.ts';
 import { inTurn, openPlace, type Place, type PlaceOverrides } from './place.ts';
 
 export type Overrides = PlaceOverrides;
@@ -24,6 +27,9 @@ export interface RunningService {
   /** Of the first place. */
   readonly custody: Custody;
   readonly service: Service;
+  readonly metrics: Metrics;
+  /** Takes up what may change while it runs. Throws invalid-request, and then nothing has changed. */
+  reload(config: Config): void;
   close(): Promise<void>;
 }
 
@@ -51,30 +57,47 @@ export async function compose(config: Config, log: Log, overrides: Overrides = {
     const [first, ...others] = config.tokens;
     const places: [Place, ...Place[]] = [await opened(open(first), closing)];
     for (const token of others) places.push(await opened(open(token), closing));
+    const noteAll = (note: Note): void => {
+      for (const place of places) place.note(note);
+    };
+    noteAll({ what: 'service.start', who: 'service', outcome: 'done', digest: digestOf(config) });
+    const clock = overrides.clock ?? systemClock;
+    const metrics = openMetrics(places, { log, clock, version, connections: () => service.connectionCount });
     const service = await serve({
       methods,
-      handlers: handlersOf(places, terminals),
+      handlers: handlersOf(places, terminals, noteAll),
       tillSocketPath: config.socket,
       adminSocketPath: config.admin_socket,
       group: config.socket_group,
       findTerminal: (id) => terminals.find(id),
       standing: () => best(places.map(({ custody }) => custody.standing().standing)),
       serverName: `ukeyd/${version}`,
-      clock: overrides.clock ?? systemClock,
+      clock,
       randomBytes,
       report: (level, what, facts) => log[level](what, facts),
+      onAnswered: ({ method, caller, code, tookMs }) => {
+        metrics.requests.answered(method, code, tookMs);
+        log.debug('request', { method, caller, code: code ?? undefined, ms: Math.round(tookMs * 100) / 100 });
+      },
     });
+    closing.push(() => metrics.close());
     closing.push(async () => {
       const closed = service.close();
       for (const place of places) place.giveUp();
       await closed;
     });
     for (const place of places) place.announce((notice) => service.publish(notice));
+    await metrics.follow(config.metrics); // never rejects
     machineFacts().then(
       (facts) => log.info('machine', { ...facts }),
       (error: unknown) => log.debug('the machine tells nothing about itself', { why: whyOf(error) }),
     );
-    return { places, custody: places[0].custody, service, close };
+    const reload = (next: Config): void => {
+      for (const place of places) place.probeAt(next.upload.probe); // first: it may refuse
+      void metrics.follow(next.metrics); // never rejects
+      noteAll({ what: 'service.reload', who: 'service', outcome: 'done', digest: digestOf(next) });
+    };
+    return { places, custody: places[0].custody, service, metrics, reload, close };
   } catch (error) {
     await close();
     throw error;
@@ -92,12 +115,39 @@ function best(found: readonly Standing[]): Standing {
   return standings.find((standing) => found.includes(standing)) ?? 'no-token';
 }
 
-function handlersOf(places: readonly [Place, ...Place[]], terminals: Terminals): Handlers<Methods> {
+/** Ready is who can issue on each of the tokens: the tills of one are no help to those of another. */
+function openMetrics(places: readonly Place[], around: Omit<MetricsParts, 'tokens' | 'readiness'>): Metrics {
+  return new Metrics({
+    ...around,
+    tokens: () => Promise.all(places.map((place) => place.figures())),
+    readiness: () => {
+      const found = places.map(({ name, custody }) => ({ name, ...custody.standing() }));
+      const lines = found.map(
+        ({ name, standing, reason, action }) => `${name}: ${standing}: ${reason}${action === '' ? '' : `. ${action}`}\n`,
+      );
+      return { ready: found.every(({ standing }) => isIssuing(standing)), text: lines.join('') };
+    },
+  });
+}
+
+function handlersOf(places: readonly [Place, ...Place[]], terminals: Terminals, note: (note: Note) => void): Handlers<Methods> {
   return {
     ...routedHandlers(places),
+    ...terminalHandlers(places, terminals, note),
     'service.tokens': async (caller) => ({
       tokens: places.filter(({ name }) => caller.token === null || caller.token === name).map(tokenOf),
     }),
+  };
+}
+
+type TerminalMethod = 'terminal.enrol' | 'terminal.list' | 'terminal.remove';
+
+function terminalHandlers(
+  places: readonly [Place, ...Place[]],
+  terminals: Terminals,
+  note: (note: Note) => void,
+): Pick<Handlers<Methods>, TerminalMethod> {
+  const handlers: Pick<Handlers<Methods>, TerminalMethod> = {
     'terminal.enrol': async (_caller, { terminal, role, token }) => {
       if (token !== undefined) whichToken(places, null, { token });
       return terminals.enrol(terminal, role, token);
@@ -105,6 +155,7 @@ function handlersOf(places: readonly [Place, ...Place[]], terminals: Terminals):
     'terminal.list': async () => ({ terminals: terminals.list() }),
     'terminal.remove': async (_caller, params) => terminals.remove(params.terminal),
   };
+  return audited({ note }, handlers);
 }
 
 type AnyHandler = (caller: Caller, params: Wanted) => Promise<unknown>;

@@ -5,11 +5,14 @@
 // Must not: talk to the service; commands do, through ipc-schema/client.ts.
 import { readFileSync } from 'node:fs';
 import { CommanderError, Command as Parser } from 'commander';
+import { audit } from '#ctl/audit.ts';
 import { backlog } from '#ctl/backlog.ts';
 import { type Command, type CommandGroup, Given } from '#ctl/command.ts';
+import { config } from '#ctl/config.ts';
 import { demo } from '#ctl/demo.ts';
 import { endAs, exitCodes, usage } from '#ctl/exit-codes.ts';
 import { exportCommand } from '#ctl/export.ts';
+import { health } from '#ctl/health.ts';
 import { get, issue } from '#ctl/invoice.ts';
 import { pin } from '#ctl/pin.ts';
 import { provision } from '#ctl/provision.ts';
@@ -26,6 +29,7 @@ import { verify } from '#ctl/verify.ts';
 /** In the order of the help. */
 const commands: readonly (Command | CommandGroup)[] = [
   status,
+  health,
   login,
   logout,
   pin,
@@ -38,6 +42,8 @@ const commands: readonly (Command | CommandGroup)[] = [
   store,
   token,
   terminal,
+  audit,
+  config,
   sandbox,
   replay,
   demo,

@@ -2,6 +2,9 @@
 // Beside compose.ts the only file that knows all rooms. Invariants: places know nothing of one another, so that a stuck token delays no
 // other; holder, custody, uploader and timetable are opened in that order and closed in reverse.
 import { mkdirSync } from 'node:fs';
+import { Audit, type AuditWaits, type Note } from '#desk/audit.ts';
+import { auditList } from '#desk/audit-list.ts';
+import { audited } from '#desk/audited.ts';
 import * as backlog from '#desk/backlog.ts';
 import { Deliveries } from '#desk/deliveries.ts';
 import * as find from '#desk/find.ts';
@@ -37,6 +40,8 @@ import type { Methods, TokenMethod } from '#ipc-schema/methods.ts';
 import { Custody } from '#ledger/custody.ts';
 import { Filling } from '#ledger/filling.ts';
 import type { Ledger } from '#ledger/ledger.ts';
+import { TokenCounts } from '#metrics/counts.ts';
+import type { TokenFigures } from '#metrics/figures.ts';
 import { CertificateRenewal } from '#upload/certificate-renewal.ts';
 import { openTimetable } from '#upload/timetable.ts';
 import { Uploader } from '#upload/uploader.ts';
@@ -44,6 +49,7 @@ import { Uploader } from '#upload/uploader.ts';
 /** What tests replace; everything else is as in production. */
 export interface PlaceOverrides {
   readonly clock?: Clock;
+  readonly auditWaits?: AuditWaits;
   readonly lookAtUsb?: typeof lookAtUsb;
   startHolder?(config: HolderConfig, events: HolderEvents, log: Log): Holder;
 }
@@ -63,6 +69,12 @@ export interface Place {
   readonly issuer: string | null;
   readonly custody: Custody;
   readonly handlers: Pick<Handlers<Methods>, TokenMethod>;
+  /** For the metrics. */
+  figures(): Promise<TokenFigures>;
+  /** Something that concerns the whole service is done: this ledger's audit trail tells it too. */
+  note(note: Note): void;
+  /** Probes by this cron expression from now on. Throws invalid-request, and then goes on as before. */
+  probeAt(expression: string): void;
   /** From now on events reach subscribers. */
   announce(publish: (notice: EventNotice) => void): void;
   /** Whoever still waits for an acknowledgement is answered: the service ends. */
@@ -84,6 +96,12 @@ export async function openPlace(options: PlaceOptions): Promise<Place> {
     const { name, issuer } = options.config;
     return {
       ...{ name, issuer, close, custody: parts.custody, handlers: parts.idle.watching(handlersOf(parts)) },
+      figures: async () => ({
+        ...{ name, uploads: parts.uploader.counts, counts: parts.counts },
+        status: await status.serviceStatus(statusParts(parts)),
+      }),
+      note: (note) => parts.audit.note(note),
+      probeAt: (expression) => parts.timetable.follow(expression),
       announce: (publish) => parts.herald.attach(publish),
       giveUp: () => parts.deliveries.close(),
     };
@@ -99,6 +117,7 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
   const clock = overrides.clock ?? systemClock;
   const deliveries = new Deliveries(() => uploader.hurry());
   const herald = new Herald(config.name, clock);
+  const counts = new TokenCounts();
   // The holder calls back before the parts above it stand; its first states wait here.
   let follow: (state: HolderState) => void = () => undefined;
   const events: HolderEvents = { onState: (state) => follow(state) };
@@ -116,8 +135,12 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
     alarm: () => uploader.alarm,
     usb: () => usb.sight,
     whyLocked: () => unattended?.why ?? idle.why,
-    onCommitted: (entries) => {
-      idle.used();
+    onCommitted: (entries, _batchIndex, commitMs) => {
+      if (entries.some(({ leaf }) => leaf.kind !== 'admin')) idle.used(); // the trail of what was done is no work
+      counts.committed(
+        entries.map(({ leaf }) => leaf.kind),
+        commitMs,
+      );
       uploader.committed();
       for (const { leaf } of entries)
         if (isFiscal(leaf.kind)) herald.tell('issued', { sequence: leaf.sequence, number: leaf.number, total: leaf.total });
@@ -126,6 +149,7 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
     onChange: () => {
       herald.standing(custody);
       probeNewLedger();
+      audit.look();
     },
     onOpened: async (ledger) => {
       await restoring.finish({ log }, ledger); // first: nothing else may stand before it in its batch
@@ -146,6 +170,8 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
     lookAtStore();
   };
   const filling = new Filling({ holder, clock, log });
+  const { auditWaits: waits } = overrides;
+  const audit: Audit = new Audit({ custody, holder, clock, log, stateDirectory: config.state, ...(waits === undefined ? {} : { waits }) });
   const lookAtStore = (): void => {
     const { ledger } = custody;
     if (ledger === null) return;
@@ -199,8 +225,12 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
       : new UnattendedLogin({
           ...{ pin, stateDirectory: config.state, holder, log },
           onRetry: (attempt) => void custody.loggingIn(attempt),
+          onTried: (code) => audit.note({ what: 'stored-pin.login', who: 'service', outcome: code ?? 'done' }),
         });
-  const idle: IdleLock = new IdleLock({ custody, holder, clock, log, unattended });
+  const idle: IdleLock = new IdleLock({
+    ...{ custody, holder, clock, log, unattended },
+    onLocked: () => audit.note({ what: 'session.logout', who: 'service', outcome: 'done' }),
+  });
   follow = (state) => {
     idle.follow(state);
     usb.follow(state);
@@ -229,43 +259,42 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
     clearInterval(storeWatch);
     unattended?.close();
     timetable.close();
+    await audit.close();
     await uploader.close();
     await custody.close();
   });
   return {
-    clock,
-    version,
-    holder,
-    custody,
-    uploader,
-    timetable,
-    deliveries,
-    herald,
-    provision,
-    handover,
-    unattended,
-    filling,
-    renewal,
-    idle,
-    usb,
+    ...{ clock, version, log, holder, custody, uploader, timetable, deliveries, herald },
+    ...{ provision, handover, unattended, filling, renewal, idle, usb, counts, audit },
   };
 }
 
+function waitingParts({ custody, uploader, timetable }: Parts): backlog.BacklogParts {
+  return {
+    ...{ custody, link: () => uploader.link, report: () => uploader.report },
+    ...{ nextProbe: () => timetable.nextRun(), probe: () => uploader.probe() },
+  };
+}
+
+function statusParts(parts: Parts): status.StatusParts {
+  const { clock, version, custody, holder, filling, unattended, usb } = parts;
+  return { custody, holder, clock, backlog: waitingParts(parts), filling, version, unattended, usb };
+}
+
 function handlersOf(parts: Parts): Place['handlers'] {
-  const { clock, version, custody, holder, uploader, timetable, deliveries, provision, handover, unattended, filling, renewal, idle, usb } =
-    parts;
+  const { clock, log, custody, holder, uploader, deliveries, provision, handover, unattended, renewal, idle, audit } = parts;
   const door = { custody, holder, unattended };
   const reading = new LedgerReading(custody, holder);
-  const link = () => uploader.link;
-  const issue = { custody, clock, deliveries, link };
-  const waiting = { custody, link, report: () => uploader.report, nextProbe: () => timetable.nextRun(), probe: () => uploader.probe() };
-  const standing = { custody, holder, clock, backlog: waiting, filling, version, unattended, usb };
-  return {
+  const issue = { custody, clock, deliveries, log, link: () => uploader.link };
+  const waiting = waitingParts(parts);
+  const standing = statusParts(parts);
+  return audited(audit, {
     'invoice.issue': (caller, params) => issuing.issue(issue, caller.terminal, params),
     'invoice.preview': (caller, params) => issuing.preview(issue, caller.terminal, params),
     'invoice.get': (caller, params) => find.get(custody, caller.terminal, params),
     'invoice.last': (caller) => find.last(custody, caller.roles.includes('auditor') ? null : caller.terminal),
     'ledger.read': (_caller, params) => reading.read(params),
+    'audit.list': (_caller, params) => auditList({ custody, holder, audit }, params),
     'session.login': (_caller, params) => session.login(door, params),
     'session.logout': () => idle.leaveToPerson(() => session.logout(door)),
     'session.changePin': (_caller, params) => session.changePin(door, params),
@@ -282,7 +311,7 @@ function handlersOf(parts: Parts): Place['handlers'] {
     'store.check': (_caller, params) => checkStore({ custody, holder, log: provision.log }, params),
     'store.mend': (_caller, params) => mendStore({ custody, holder, unattended, log: provision.log }, params),
     'store.resume': (_caller, params) => resume({ ...provision, unattended }, params),
-  };
+  });
 }
 
 function startChild(config: HolderConfig, events: HolderEvents, log: Log): Holder {

@@ -1,5 +1,6 @@
 // Owns: the body of an admin entry: UTF-8 JSON that says what was done to this ledger, as one of a closed list of events.
 // Invariants: an event says what an auditor needs to follow it without asking anybody; nothing secret stands in one.
+import { auditRecordSchema, auditRecordsMax } from './audit.ts';
 import type { Batch } from './batch.ts';
 import { decodeLeaf } from './entry.ts';
 import { decodeJson } from './json.ts';
@@ -35,6 +36,13 @@ export const adminEventSchema = z.discriminatedUnion('event', [
     lastSealHash: hashText,
     /** Its newest batch that its KEY, or the index beside it, had seen: at least so far went what was lost. */
     anchoredBatch: batchIndex,
+  }),
+  /** What was done to the service or its token, in the order in which it was noted. A record may stand in two entries where a crash came between them. */
+  z.strictObject({
+    event: z.literal('audit'),
+    records: z.array(auditRecordSchema).min(1).max(auditRecordsMax),
+    /** Records that were lost behind these, because too many waited. */
+    omitted: z.int().min(1).optional(),
   }),
 ]);
 export type AdminEvent = z.infer<typeof adminEventSchema>;

@@ -1,5 +1,7 @@
 // Owns: the table of the local API's methods (3-formats §3.3): parameters, result, roles and errors of each. JSON Schema and openrpc.json are generated from it.
 // Invariants: what is not in the table does not exist; fixed shapes keep their field names for ever; unknown fields are refused.
+
+import { auditListParams, auditListSchema } from './audit.ts';
 import type { ErrorCode } from './errors.ts';
 import { invoiceRequestSchema, keyText } from './invoice.ts';
 import { issuedSchema, previewSchema } from './issued.ts';
@@ -132,6 +134,13 @@ export const methods = {
     params: ledgerPageParams.extend(tokenChoice),
     result: ledgerPageSchema,
     errors: [...holding, 'not-found'],
+  },
+  'audit.list': {
+    summary: 'Admin entries of the ledger, newest first: what was done to the service and its token, and by whom.',
+    roles: ['operator', 'admin', 'auditor'],
+    params: auditListParams.extend(tokenChoice),
+    result: auditListSchema,
+    errors: [...holding],
   },
   'session.login': {
     summary:

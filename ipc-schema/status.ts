@@ -14,6 +14,11 @@ export const standings = [
 ] as const;
 export type Standing = (typeof standings)[number];
 
+/** Whether a till gets a document now. */
+export function isIssuing(standing: Standing): boolean {
+  return standing === 'issuing-online' || standing === 'issuing-offline';
+}
+
 export const links = ['unknown', 'up', 'down'] as const;
 export type Link = (typeof links)[number];
 

@@ -23,6 +23,9 @@ export const mediaTypes = {
   certificate: 'application/pkix-cert',
 } as const;
 
+/** Header of an upload: its name in the sender's log, for the server's. Not part of anything that is signed; nothing depends on it. */
+export const requestHeader = 'x-request-id';
+
 /** Batches in one upload, and bytes of its body before compression. */
 export const uploadMaxBatches = 256;
 export const uploadMaxBytes = 8 * 1024 * 1024;

@@ -88,6 +88,7 @@ async function acceptUpload(parts: AcceptParts, upload: Upload, tokenId: string)
     // The batches are durable now. A crash from here on loses only the answer, and the repeat gets it.
     for (const entry of batches.flatMap((batch) => batch.entries))
       if (entry.flaw !== null) log('warn', 'entry-parked', { tokenId, sequence: entry.sequence, why: entry.flaw });
+    if (batches.length > 0) log('info', 'upload-stored', { tokenId, firstBatch: facts.firstBatch, batches: batches.length });
     return { kind: 'acknowledged', signed: await signAck(parts, upload.tokenId, tokenId) };
   }
   return { kind: 'refused', refusal: refuse('busy', 'the same token is being served elsewhere') };

@@ -7,8 +7,8 @@ import { createServer, type Server } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { UkeyError } from '#ipc-schema/errors.ts';
-import { paths, uploadMaxBytes } from '#ipc-schema/upstream.ts';
-import { faultText } from './log.ts';
+import { paths, requestHeader, uploadMaxBytes } from '#ipc-schema/upstream.ts';
+import { duringRequest, faultText } from './log.ts';
 import { refusalOf, refuse } from './refusal.ts';
 import { type Answer, answerTo, type RouteParts, refusalAnswer } from './routes.ts';
 import type { TlsIdentity } from './tls-identity.ts';
@@ -79,11 +79,13 @@ export async function listenHttps(
       maxHeaderSize: maxHeaderBytes,
     },
     (request, response) => {
-      serve(parts, gate, waits, request, response).catch((thrown: unknown) => {
-        // Only writing the answer can end here: the connection is of no more use.
-        parts.log('warn', 'answer-lost', { why: faultText(thrown) });
-        response.destroy();
-      });
+      void duringRequest(request.headers[requestHeader], () =>
+        serve(parts, gate, waits, request, response).catch((thrown: unknown) => {
+          // Only writing the answer can end here: the connection is of no more use.
+          parts.log('warn', 'answer-lost', { why: faultText(thrown) });
+          response.destroy();
+        }),
+      );
     },
   );
   server.maxConnections = maxConnections;

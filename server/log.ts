@@ -1,12 +1,22 @@
 // Owns: the ticket server's log: one JSON object a line on standard error.
+// What an HTTP request causes bears the name that its sender gave it (`duringRequest`): the same stands in the sender's log.
 // Invariants: fields are counts, codes, ids and fingerprints; never a body, a key or an enrolment code.
 // A fault of the log stops nobody: a line that cannot be written (full disk, closed pipe) is lost, counted, and told once writing works again.
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { writeSync } from 'node:fs';
 import process from 'node:process';
 
 export type LogLevel = 'info' | 'warn' | 'error';
 export type LogFields = Readonly<Record<string, string | number | boolean | null>>;
 export type Log = (level: LogLevel, event: string, fields?: LogFields) => void;
+
+const asking = new AsyncLocalStorage<string>();
+const namePattern = /^[A-Za-z0-9._:-]{1,64}$/;
+
+/** Anything but a short plain name is left out: a log does not repeat whatever a sender sends. */
+export function duringRequest<T>(name: string | readonly string[] | undefined, act: () => T): T {
+  return typeof name === 'string' && namePattern.test(name) ? asking.run(name, act) : act();
+}
 
 /** Stack and causes of what was thrown: for the log alone, never for an answer. */
 export function faultText(thrown: unknown): string {
@@ -38,7 +48,9 @@ export function lineLog(write: (bytes: Uint8Array) => number): Log {
     }
   };
   const log: Log = (level, event, fields = {}) => {
-    const isWritten = put(`${JSON.stringify({ at: new Date().toISOString(), level, event, ...fields })}\n`);
+    const request = asking.getStore();
+    const name = request === undefined ? {} : { request };
+    const isWritten = put(`${JSON.stringify({ at: new Date().toISOString(), level, event, ...name, ...fields })}\n`);
     if (!isWritten || lostCount === 0) return;
     const count = lostCount;
     lostCount = 0;

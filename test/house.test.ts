@@ -63,6 +63,7 @@ test('the house was really read', () => {
     'daemon/upload',
     'daemon/ipc',
     'daemon/desk',
+    'daemon/metrics',
     'daemon/ctl',
     'ipc-schema',
     'server',
@@ -160,6 +161,7 @@ describe('law 3: rooms know downwards only', () => {
     'daemon/ledger': ['daemon/holder', 'daemon/ground', 'ipc-schema'],
     'daemon/upload': ['daemon/ledger', 'daemon/holder', 'daemon/ground', 'ipc-schema'],
     'daemon/desk': ['daemon/upload', 'daemon/ledger', 'daemon/holder', 'daemon/ground', 'ipc-schema'],
+    'daemon/metrics': ['daemon/ground', 'ipc-schema'],
     'daemon/ctl': ['daemon/ground', 'ipc-schema'],
     server: ['ipc-schema'],
   };
@@ -222,6 +224,8 @@ describe('law 5: deciders are pure', () => {
     'daemon/ledger/numbering.ts',
     'daemon/upload/probe.ts',
     'daemon/desk/draft.ts',
+    'daemon/metrics/exposition.ts',
+    'daemon/metrics/figures.ts',
   ];
 
   test.each(deciders)('%s reads no clock, draws no chance, does no I/O and never waits', (file) => {

@@ -18,6 +18,7 @@ export const exitCodes = {
   unreachable: { status: 4, meaning: 'the service cannot be reached; nothing was sent' },
   unverified: { status: 5, meaning: 'of verify: something does not hold; of store: something is damaged' },
   unknown: { status: 6, meaning: 'whether it happened is not known: repeat with the same key' },
+  unready: { status: 7, meaning: 'of health: no document can be issued now; the answer says why' },
 } as const satisfies Record<string, ExitRule>;
 
 export type Exit = keyof typeof exitCodes;

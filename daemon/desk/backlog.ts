@@ -4,7 +4,7 @@ import { money, sumTextOf } from '#ipc-schema/money.ts';
 import type { BacklogStatus, Link } from '#ipc-schema/status.ts';
 import { type Custody, decimalsIn } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
-import type { UploadReport } from '#upload/uploader.ts';
+import type { UploadReport } from '#upload/account.ts';
 
 export interface BacklogParts {
   readonly custody: Custody;

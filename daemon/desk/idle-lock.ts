@@ -1,5 +1,5 @@
 // Owns: locking the token when nobody has worked with it for as long as the charter says (`lockAfterIdleMinutes`), as session.logout does.
-// Invariants: by the machine's uptime, sleep included, never by the wall clock; whatever is committed and every request of a till that works with the ledger
+// Invariants: by the machine's uptime, sleep included, never by the wall clock; whatever is committed, admin entries aside, and every request of a till that works with the ledger
 // begins the time anew, while asking how the service stands does not, or a program that watches would keep it open for ever. The charter counts where a PIN is
 // stored too: the token is then locked like any other, and the stored PIN opens it again at the next such request, and not before.
 // A person who locks it is obeyed: then no request opens it.
@@ -34,6 +34,8 @@ type Used = Readonly<Record<(typeof usedMethods)[number], Handler>>;
 export interface IdleLockParts extends SessionParts {
   readonly clock: Clock;
   readonly log: Log;
+  /** Told each time when it has locked the token. */
+  onLocked?(): void;
 }
 
 export class IdleLock {
@@ -93,6 +95,7 @@ export class IdleLock {
   async #lock(): Promise<void> {
     try {
       await logout(this.#parts);
+      this.#parts.onLocked?.();
     } catch (error) {
       this.#lockedAfter = null;
       this.#notBeforeMs = this.#parts.clock.elapsedMs() + retryMs;

@@ -2,6 +2,7 @@
 // Invariants: a key that was used before is answered with its invoice whatever has changed since (template, limits); an answer says what is true:
 // durable, acknowledged or not, what is left of the budget.
 import type { Clock } from '#ground/clock.ts';
+import type { Log } from '#ground/log.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { encodeEvidence, qrText } from '#ipc-schema/evidence.ts';
@@ -22,6 +23,7 @@ export interface IssueParts {
   readonly custody: Custody;
   readonly clock: Clock;
   readonly deliveries: Deliveries;
+  readonly log: Log;
   link(): Link;
 }
 
@@ -33,6 +35,8 @@ export async function issue(parts: IssueParts, terminal: string | null, request:
   const charter = charterOf(ledger);
   refuseOtherIssuer(request, charter);
   const issued = await issueOnce(parts, ledger, charter, name, request);
+  // With it a till's request is followed to its batch, and with the upload's line to the server.
+  parts.log.debug('document', { sequence: issued.leaf.sequence, batch: issued.batchIndex, repeated: issued.repeated });
   const acknowledged = await waitIfAsked(parts, ledger, charter, issued, request.wait);
   return answer(issued, charter, budgetOf(parts.custody), acknowledged, request.brief === true);
 }

@@ -57,6 +57,8 @@ export interface UnattendedParts {
   readonly log: Log;
   /** Told of each attempt that the timer begins: callers may wait for it. */
   onRetry?(attempt: Promise<void>): void;
+  /** Told of each try that the token has judged, or that was not answered; `code` null: it opened. */
+  onTried?(code: ErrorCode | null): void;
   readonly retryFirstMs?: number;
 }
 
@@ -66,6 +68,7 @@ export class UnattendedLogin {
   readonly #holder: Holder;
   readonly #log: Log;
   readonly #onRetry: (attempt: Promise<void>) => void;
+  readonly #onTried: (code: ErrorCode | null) => void;
   readonly #firstMs: number;
   #underWay = false;
   #suspended = false;
@@ -85,6 +88,7 @@ export class UnattendedLogin {
     this.#holder = parts.holder;
     this.#log = parts.log;
     this.#onRetry = parts.onRetry ?? (() => undefined);
+    this.#onTried = parts.onTried ?? (() => undefined);
     this.#firstMs = parts.retryFirstMs ?? retryFirstMs;
     this.#retryMs = this.#firstMs;
   }
@@ -212,8 +216,10 @@ export class UnattendedLogin {
       await this.#holder.login(given, false);
       this.#know('works');
       this.#write({ kind: 'worked' });
+      this.#onTried(null);
     } catch (error) {
       const { code } = asUkeyError(error);
+      if (!untried.has(code)) this.#onTried(code);
       if (code === 'pin-incorrect') await this.#keepWrong(pin);
       else if (untried.has(code)) this.#write(trying.proven ? { kind: 'worked' } : null);
       throw error;

@@ -1,10 +1,13 @@
-// Owns: the service's log; the only door to winston. JSON lines or friendly text on stderr.
-// Invariants: callers pass named facts only; never a request body, PIN, key, secret or buyer. The log never throws into a caller and never ends the
-// process: a line that cannot be written (full disk, closed pipe, reader that does not read) is lost, counted, and told once writing works again.
-import { writeSync } from 'node:fs';
+// Owns: the service's log; the only door to winston. JSON lines or friendly text, on stderr or in a file that is bounded (log-file.ts).
+// Invariants: callers pass named facts only; never a request body, PIN, key, secret or buyer. What a caller's request causes bears its name (asking.ts).
+// The log never throws into a caller and never ends the process: a line that cannot be written (full disk, closed pipe, reader that does not read) is
+// lost, counted, and told once writing works again. Where stderr is the journal each line begins with its priority, as the journal wants it.
+import { fstatSync, writeSync } from 'node:fs';
 import process from 'node:process';
 import { Writable } from 'node:stream';
 import winston from 'winston';
+import { askingName } from './asking.ts';
+import { LogFile } from './log-file.ts';
 
 export type LogFacts = Readonly<Record<string, string | number | boolean | null | undefined>>;
 
@@ -13,6 +16,13 @@ export interface Log {
   warn(message: string, facts?: LogFacts): void;
   info(message: string, facts?: LogFacts): void;
   debug(message: string, facts?: LogFacts): void;
+}
+
+export type LogLevel = keyof Log;
+
+/** The log of a process: its level may change while it runs. */
+export interface ProcessLog extends Log {
+  setLevel(level: LogLevel): void;
 }
 
 /** Writes some of the bytes and says how many; throws where it cannot. */
@@ -59,14 +69,65 @@ export class LineSink {
   }
 }
 
-export function openLog(options: { readonly level: string; readonly format: 'json' | 'text' }, write: WriteSome = writeStderr): Log {
+export interface LogOptions {
+  readonly level: LogLevel;
+  /** `auto`: text for a terminal, JSON for all else. */
+  readonly format: 'auto' | 'json' | 'text';
+}
+
+/** Where the lines go, and in which form. */
+interface LogEnd {
+  readonly write: WriteSome;
+  readonly isTerminal: boolean;
+  readonly isJournal: boolean;
+}
+
+/** As the configuration says: a file, else stderr. Throws invalid-request when the file cannot be written. */
+export function openProcessLog(
+  options: LogOptions & { readonly file?: string | undefined; readonly file_mib: number; readonly files: number },
+): ProcessLog {
+  if (options.file === undefined) return openLog(options);
+  const file = new LogFile({ path: options.file, fileBytes: options.file_mib * 1024 * 1024, files: options.files });
+  return openLogAt(options, { write: (bytes) => file.write(bytes), isTerminal: false, isJournal: false });
+}
+
+/** On stderr, or wherever `write` writes. */
+export function openLog(options: LogOptions, write?: WriteSome): ProcessLog {
+  if (write !== undefined) return openLogAt(options, { write, isTerminal: false, isJournal: false });
+  return openLogAt(options, { write: writeStderr, isTerminal: process.stderr.isTTY === true, isJournal: isJournal() });
+}
+
+/** systemd.exec(5), $JOURNAL_STREAM: device and inode of the journal's end; it is inherited, so it may speak of another stream. */
+function isJournal(): boolean {
+  const told = process.env['JOURNAL_STREAM'];
+  if (told === undefined) return false;
+  try {
+    const { dev, ino } = fstatSync(stderrDescriptor);
+    return told === `${dev}:${ino}`;
+  } catch {
+    return false; // stderr is closed
+  }
+}
+
+/** sd-daemon(3): what begins with <N> has this priority in the journal. */
+const priorities: Readonly<Record<LogLevel, string>> = { error: '<3>', warn: '<4>', info: '<6>', debug: '<7>' };
+/** Where winston keeps the finished line. */
+const lineSymbol: unique symbol = Symbol.for('message');
+const ranks: Readonly<Record<LogLevel, number>> = { error: 0, warn: 1, info: 2, debug: 3 };
+
+function openLogAt(options: LogOptions, end: LogEnd): ProcessLog {
   outliveStreams();
-  const sink = new LineSink(write);
+  const sink = new LineSink(end.write);
   const { combine, timestamp, json, printf } = winston.format;
   const text = printf(({ timestamp: at, level, message, ...facts }) => {
     const said = Object.entries(facts).map(([name, value]) => `${name}=${String(value)}`);
     return [String(at), level.padEnd(5), String(message), ...said].join(' ');
   });
+  const isJson = options.format === 'json' || (options.format === 'auto' && !end.isTerminal);
+  const withPriority = winston.format((line) => ({
+    ...line,
+    [lineSymbol]: `${priorities[line.level as LogLevel]}${String(line[lineSymbol])}`,
+  }));
   const stream = new Writable({
     decodeStrings: false,
     write: (line: string | Buffer, _encoding, done) => {
@@ -77,18 +138,29 @@ export function openLog(options: { readonly level: string; readonly format: 'jso
       done();
     },
   });
+  let rank = ranks[options.level];
   const logger = winston.createLogger({
-    level: options.level,
-    format: combine(timestamp(), options.format === 'json' ? json() : text),
+    level: 'debug', // what is not wanted does not get so far
+    format: combine(timestamp(), isJson ? json() : text, ...(end.isJournal ? [withPriority()] : [])),
     transports: [new winston.transports.Stream({ stream, eol: '\n' })],
     exitOnError: false,
   });
   logger.on('error', () => undefined); // the log has nobody to tell
+  const say =
+    (level: LogLevel): Log[LogLevel] =>
+    (message, facts) => {
+      if (ranks[level] > rank) return;
+      const request = askingName();
+      logger[level](message, request === null ? { ...facts } : { request, ...facts });
+    };
   return {
-    error: (message, facts = {}) => void logger.error(message, facts),
-    warn: (message, facts = {}) => void logger.warn(message, facts),
-    info: (message, facts = {}) => void logger.info(message, facts),
-    debug: (message, facts = {}) => void logger.debug(message, facts),
+    error: say('error'),
+    warn: say('warn'),
+    info: say('info'),
+    debug: say('debug'),
+    setLevel: (level) => {
+      rank = ranks[level];
+    },
   };
 }
 

@@ -5,6 +5,7 @@
 // Reading stops (back-pressure, no loss) while too many requests are open or too little output is taken.
 // Must not: know what a method means; that is the host's.
 
+import { during } from '#ground/asking.ts';
 import type { Introduction } from '#ipc/caller.ts';
 import type { Limits } from '#ipc/limits.ts';
 import type { Wire, WireSink } from '#ipc/listen.ts';
@@ -17,7 +18,7 @@ import {
   type Request,
   type RequestId,
 } from '#ipc-schema/envelope.ts';
-import { asUkeyError, UkeyError, unreachable } from '#ipc-schema/errors.ts';
+import { asUkeyError, type ErrorCode, UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import { FrameCutter } from '#ipc-schema/frame-cutter.ts';
 import { jsonLimits } from '#ipc-schema/json.ts';
 
@@ -33,10 +34,21 @@ export interface ConnectionHost {
   settled(connection: Connection, frameBytes: number): void;
   /** An error that is not ours to tell a stranger; answers what may be told. */
   disclose(thrown: unknown, method: string): UkeyError;
+  /** An answer is on its way; `code` null: no refusal. Called while the request is still the one that is worked on. */
+  answered(connection: Connection, asked: Asked, code: ErrorCode | null): void;
   closed(connection: Connection, why: string | null): void;
 }
 
+/** A request and since when it is known. */
+export interface Asked {
+  readonly id: RequestId;
+  readonly method: string;
+  readonly sinceMs: number;
+}
+
 export class Connection implements WireSink {
+  /** Counts the connections since the start. */
+  readonly number: number;
   readonly introduction: Introduction;
   /** Names of the events that are sent; null before events.subscribe. */
   subscription: ReadonlySet<string> | null = null;
@@ -50,6 +62,7 @@ export class Connection implements WireSink {
   #outChars = 0;
   #inFlight = 0;
   #inFlightBytes = 0;
+  #requests = 0;
   #strangerRequests = 0;
   #lostEvents = 0;
   #waitsForTurn = false;
@@ -64,7 +77,8 @@ export class Connection implements WireSink {
   #sentChars = 0;
   #takenChars = 0;
 
-  constructor(wire: Wire, introduction: Introduction, host: ConnectionHost) {
+  constructor(number: number, wire: Wire, introduction: Introduction, host: ConnectionHost) {
+    this.number = number;
     this.#wire = wire;
     this.introduction = introduction;
     this.#host = host;
@@ -162,7 +176,8 @@ export class Connection implements WireSink {
     const message = decodeFrame(frame, { maxBytes, maxDepth: jsonLimits.maxDepth });
     switch (message.kind) {
       case 'request':
-        this.#handleRequest(message, frame.length);
+        this.#requests += 1;
+        during({ connection: this.number, id: message.id, place: this.#requests }, () => this.#handleRequest(message, frame.length));
         return frame.length;
       case 'malformed':
         if (message.id === null) this.#lastWord(message.error);
@@ -179,23 +194,23 @@ export class Connection implements WireSink {
   }
 
   #handleRequest(request: Request, frameBytes: number): void {
-    const { id, method } = request;
+    const asked = { id: request.id, method: request.method, sinceMs: this.#host.nowMs() };
     try {
       if (this.isStranger && ++this.#strangerRequests > this.#host.limits.strangerRequests)
         throw new UkeyError('unauthenticated', 'too many requests before authenticate');
       const result = this.#host.dispatch(this, request, frameBytes);
       if (!(result instanceof Promise)) {
-        this.#answer(id, method, result);
+        this.#answer(asked, result);
         return;
       }
       this.#inFlight++;
       this.#inFlightBytes += frameBytes;
       result.then(
-        (value) => this.#settle(frameBytes, () => this.#answer(id, method, value)),
-        (thrown: unknown) => this.#settle(frameBytes, () => this.#refuse(id, method, thrown)),
+        (value) => this.#settle(frameBytes, () => this.#answer(asked, value)),
+        (thrown: unknown) => this.#settle(frameBytes, () => this.#refuse(asked, thrown)),
       );
     } catch (thrown) {
-      this.#refuse(id, method, thrown);
+      this.#refuse(asked, thrown);
       const spent =
         this.#strangerRequests > this.#host.limits.strangerRequests ||
         this.introduction.failures >= this.#host.limits.authenticationFailures;
@@ -213,22 +228,25 @@ export class Connection implements WireSink {
 
   // --- output ---
 
-  #answer(id: RequestId, method: string, result: unknown): void {
+  #answer(asked: Asked, result: unknown): void {
     let frame: string;
     try {
-      frame = encodeAnswer(id, result);
+      frame = encodeAnswer(asked.id, result);
       const { answerBytes } = this.#host.limits;
       if (frame.length * 3 > answerBytes && Buffer.byteLength(frame) > answerBytes)
         throw new UkeyError('too-large', `the answer has more than ${answerBytes} bytes: ask for less`);
     } catch (thrown) {
-      this.#refuse(id, method, thrown);
+      this.#refuse(asked, thrown);
       return;
     }
     this.#push(frame);
+    this.#host.answered(this, asked, null);
   }
 
-  #refuse(id: RequestId, method: string, thrown: unknown): void {
-    this.#push(encodeRefusal(id, this.#host.disclose(thrown, method)));
+  #refuse(asked: Asked, thrown: unknown): void {
+    const error = this.#host.disclose(thrown, asked.method);
+    this.#push(encodeRefusal(asked.id, error));
+    this.#host.answered(this, asked, error.code);
   }
 
   /** `frame` is the notice already encoded, once for all subscribers. */

@@ -7,12 +7,12 @@
 
 import type { Clock } from '#ground/clock.ts';
 import { type Caller, type DoorKind, type FindTerminal, Introduction } from '#ipc/caller.ts';
-import { Connection, type ConnectionHost } from '#ipc/connection.ts';
+import { type Asked, Connection, type ConnectionHost } from '#ipc/connection.ts';
 import { defaultLimits, type Limits } from '#ipc/limits.ts';
 import { type Door, openDoor, type Wire } from '#ipc/listen.ts';
 import type { Report } from '#ipc/report.ts';
 import { type EventNotice, encodeEvent, type Request } from '#ipc-schema/envelope.ts';
-import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
+import { type ErrorCode, UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import { eventNames, type Params, protocolVersion, type Result, type Role } from '#ipc-schema/methods.ts';
 import { check, type z } from '#ipc-schema/schema.ts';
 import type { Standing } from '#ipc-schema/status.ts';
@@ -50,9 +50,22 @@ export interface ServeOptions<M extends ServedMethods> {
   readonly clock: Clock;
   readonly randomBytes: (lengthBytes: number) => Uint8Array;
   readonly report: Report;
+  /** Told of each answer, before it leaves; must not throw. */
+  readonly onAnswered?: ((answered: Answered) => void) | undefined;
   readonly limits?: Partial<Limits> | undefined;
   /** Tests: an answer that is not what its method promises becomes `internal`. */
   readonly checkResults?: boolean | undefined;
+}
+
+/** For figures and for the log: what was asked by whom, and how it went. */
+export interface Answered {
+  /** `unknown` for what is not in the table: what a caller sends stands in no log. */
+  readonly method: string;
+  /** The terminal's name, `admin`, or `a stranger`. */
+  readonly caller: string;
+  /** null: answered, not refused. */
+  readonly code: ErrorCode | null;
+  readonly tookMs: number;
 }
 
 export interface Service {
@@ -97,6 +110,7 @@ class Room implements ConnectionHost {
   /** Names of events that somebody has asked for since the start. */
   readonly #subscribed = new Set<string>();
   #openRequests = 0;
+  #opened = 0;
   #closedSinceSweep = 0;
   #turns: Connection[] = [];
   #whenIdle: (() => void) | null = null;
@@ -146,7 +160,8 @@ class Room implements ConnectionHost {
 
   #welcome(kind: DoorKind, wire: Wire, maxConnections: number): Connection {
     const { findTerminal, randomBytes } = this.#options;
-    const connection = new Connection(wire, new Introduction({ door: kind, findTerminal, randomBytes }), this);
+    this.#opened += 1;
+    const connection = new Connection(this.#opened, wire, new Introduction({ door: kind, findTerminal, randomBytes }), this);
     const all = this.#connections[kind];
     if (all.size >= maxConnections) this.#makeRoom(all, connection);
     all.add(connection);
@@ -309,11 +324,21 @@ class Room implements ConnectionHost {
   /** Foreign exceptions may quote what a caller sent: their text goes nowhere, their place goes to the log. */
   disclose(thrown: unknown, method: string): UkeyError {
     if (thrown instanceof UkeyError && thrown.code !== 'internal') return thrown;
-    const known = Object.hasOwn(this.#options.methods, method) ? method : 'unknown';
     const isForeign = !(thrown instanceof UkeyError) || (thrown.cause instanceof Error && thrown.cause.message === thrown.message);
     const fault = thrown instanceof UkeyError && isForeign ? thrown.cause : thrown;
-    this.#options.report('error', 'a request ended in a fault', { method: known, fault: faultOf(fault) });
+    this.#options.report('error', 'a request ended in a fault', { method: this.#knownName(method), fault: faultOf(fault) });
     return isForeign ? new UkeyError('internal', 'a fault of the service') : thrown;
+  }
+
+  answered(connection: Connection, { method, sinceMs }: Asked, code: ErrorCode | null): void {
+    const { onAnswered } = this.#options;
+    if (onAnswered === undefined) return;
+    const caller = connection.introduction.caller?.label ?? 'a stranger';
+    onAnswered({ method: this.#knownName(method), caller, code, tookMs: this.nowMs() - sinceMs });
+  }
+
+  #knownName(method: string): string {
+    return Object.hasOwn(this.#options.methods, method) ? method : 'unknown';
   }
 
   // --- end ---

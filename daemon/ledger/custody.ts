@@ -40,7 +40,7 @@ export interface CustodyParts extends GaugeParts {
   usb?(): Extract<HoldingFact, { kind: 'absent' }>['usb'];
   /** Why a stored PIN does not unlock; left out: there is none. */
   whyLocked?(): LockedWhy | null;
-  onCommitted(entries: readonly PlannedEntry[], batchIndex: number): void;
+  onCommitted(entries: readonly PlannedEntry[], batchIndex: number, commitMs: number): void;
   onChange(): void;
   /** Told when a ledger is open, before anybody may use it. */
   onOpened(ledger: Ledger): Promise<void>;

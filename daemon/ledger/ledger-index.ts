@@ -89,6 +89,15 @@ export class LedgerIndex {
     return [...new Map([...written, ...waiting].map((row) => [row.sequence, row])).values()].sort((a, b) => a.sequence - b.sequence);
   }
 
+  /** Admin entries before `sequence`, the newest first. */
+  async adminBefore(sequence: number, limit: number): Promise<IndexRow[]> {
+    // Memory first, as above.
+    const waiting = this.#waiting.flatMap((part) => part.rows).filter((row) => row.kind === entryKinds.admin && row.sequence < sequence);
+    const written = await this.#ask((lookup) => lookup.adminBefore(sequence, limit));
+    const all = [...new Map([...written, ...waiting].map((row) => [row.sequence, row])).values()];
+    return all.sort((a, b) => b.sequence - a.sequence).slice(0, limit);
+  }
+
   /** Writes what waits, and closes the lookup. */
   async close(): Promise<void> {
     this.#closed = true;

@@ -17,7 +17,7 @@ import type { IndexRow } from './lookup.ts';
 import { type Circumstance, type DocumentDraft, giveBackCredits, type OwnDraft, type PlannedEntry, planBatch } from './numbering.ts';
 import type { Kept } from './reclaiming.ts';
 import { type DurableBatch, Sequencer } from './sequencer.ts';
-import { type BatchSummary, type Committed, committedAt, readBatch, summaryOf } from './stored.ts';
+import { type BatchSummary, type Committed, committedAt, readBatch, released, summaryOf } from './stored.ts';
 import { Summaries } from './summaries.ts';
 import { encodeTip, type Tip } from './tip.ts';
 
@@ -46,7 +46,7 @@ export interface LedgerParts {
   readonly open: OpenLedger;
   limitFacts(tip: Tip, charter: Charter): LimitFacts;
   /** Told after each batch is durable, before the callers are answered. */
-  onCommitted(entries: readonly PlannedEntry[], batchIndex: number): void;
+  onCommitted(entries: readonly PlannedEntry[], batchIndex: number, commitMs: number): void;
   /** Told once when the ledger must be mounted again. */
   onFailed(error: UkeyError): void;
 }
@@ -262,6 +262,11 @@ export class Ledger {
     return await this.#committed(row);
   }
 
+  /** Rows of the admin entries before `sequence` (null: of all), the newest first; what was released included. */
+  async adminRows(sequence: number | null, limit: number): Promise<IndexRow[]> {
+    return await this.#asking(() => this.#parts.index.adminBefore(sequence ?? this.tip.nextSequence, limit));
+  }
+
   /** The batch that holds this sequence, released ones included; null: there is none yet. 0: older than what this machine knows of. */
   async batchOf(sequence: number): Promise<number | null> {
     if (sequence >= this.tip.nextSequence) return null;
@@ -360,7 +365,7 @@ export class Ledger {
     };
   }
 
-  #durable({ batchIndex, entries, sealBytes }: DurableBatch): void {
+  #durable({ batchIndex, entries, sealBytes, commitMs }: DurableBatch): void {
     const summary = summaryOf(
       entries.map((entry) => entry.leaf),
       sealBytes,
@@ -373,7 +378,7 @@ export class Ledger {
       head,
     );
     try {
-      this.#parts.onCommitted(entries, batchIndex);
+      this.#parts.onCommitted(entries, batchIndex, commitMs);
     } catch (error) {
       // Whoever listens, what is durable is answered.
       this.#parts.log.error('a listener failed', { why: whyOf(error) });
@@ -383,12 +388,4 @@ export class Ledger {
 
 function keyReused(): UkeyError {
   return new UkeyError('key-reused', 'this key was used with another content', { field: 'key' });
-}
-
-/** The row outlives the document, so that its key is never used for another one. */
-function released({ number, sequence }: IndexRow): UkeyError {
-  const what = number === null ? `sequence ${sequence}` : `${number} (sequence ${sequence})`;
-  return new UkeyError('not-found', `${what} was issued, acknowledged and released from the token`, {
-    action: 'It is kept at the ticket server: ask there. Do not issue it again.',
-  });
 }

@@ -5,6 +5,7 @@
 import { hash } from 'node:crypto';
 import { chmodSync, closeSync, existsSync, openSync, rmSync } from 'node:fs';
 import sqlite3 from 'sqlite3';
+import { entryKinds } from '#ipc-schema/entry.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 
 /** One entry as the index knows it. */
@@ -36,7 +37,8 @@ const busyWaitMs = 5_000;
 /** What a filling needs, and what grows at its end. */
 const orderedIndexes = `
   CREATE UNIQUE INDEX IF NOT EXISTS entry_number ON entry (number) WHERE number IS NOT NULL;
-  CREATE INDEX IF NOT EXISTS entry_corrects ON entry (corrects) WHERE corrects IS NOT NULL;`;
+  CREATE INDEX IF NOT EXISTS entry_corrects ON entry (corrects) WHERE corrects IS NOT NULL;
+  CREATE INDEX IF NOT EXISTS entry_admin ON entry (sequence) WHERE kind = ${entryKinds.admin};`;
 /** A row of these lands anywhere: made at once over all rows they cost a fraction of what row by row costs. */
 const scatteredIndexes = `
   CREATE UNIQUE INDEX IF NOT EXISTS entry_key ON entry (key_hash) WHERE key_hash IS NOT NULL;
@@ -123,13 +125,13 @@ export class Lookup {
     }
   }
 
-  /** What the index reaches, or null when it is empty. */
   /** Newest batch with an entry of another kind than this one; 0: there is none. */
   async newestBatchBeside(kind: number): Promise<number> {
     const [row] = await this.#all<{ batch: number | null }>('SELECT max(batch) AS batch FROM entry WHERE kind <> ?', [kind]);
     return row?.batch ?? 0;
   }
 
+  /** What the index reaches, or null when it is empty. */
   async head(): Promise<IndexHead | null> {
     const [row] = await this.#all<IndexHead>('SELECT token_id AS tokenId, batch, seal_hash AS sealHash FROM head', []);
     return row ?? null;
@@ -200,6 +202,12 @@ export class Lookup {
   /** Credit notes that take back from this document. */
   correctionsOf(sequence: number): Promise<IndexRow[]> {
     return this.#serial(() => this.#all<IndexRow>(`SELECT ${columns} FROM entry WHERE corrects = ? ORDER BY sequence`, [sequence]));
+  }
+
+  /** Admin entries before `sequence`, the newest first. */
+  adminBefore(sequence: number, limit: number): Promise<IndexRow[]> {
+    const sql = `SELECT ${columns} FROM entry WHERE kind = ${entryKinds.admin} AND sequence < ? ORDER BY sequence DESC LIMIT ?`;
+    return this.#serial(() => this.#all<IndexRow>(sql, [sequence, limit]));
   }
 
   /** Keys of the next so many entries behind `sequence`, in order. */

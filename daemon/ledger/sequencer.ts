@@ -5,6 +5,7 @@
 // Failures: a refused seal means "nothing was written": the tip steps back, reservations go back, and the callers get a definite error. A failed
 // write means "unknown": everybody on the way gets unknown-outcome, the pool a plain error, and this sequencer is never used again.
 // Must not: know keys, indexes or what an upload is.
+import { apart } from '#ground/asking.ts';
 import type { Clock } from '#ground/clock.ts';
 import { whyOf } from '#ground/log.ts';
 import type { BatchDraft, Holder } from '#holder/holder.ts';
@@ -26,6 +27,8 @@ export interface DurableBatch {
   readonly batchIndex: number;
   readonly entries: readonly PlannedEntry[];
   readonly sealBytes: Uint8Array;
+  /** From the request for its seal until it was durable. */
+  readonly commitMs: number;
 }
 
 export interface SequencerParts {
@@ -45,7 +48,7 @@ interface Waiter {
   reject(error: UkeyError): void;
 }
 
-interface Flight extends Omit<DurableBatch, 'sealBytes'> {
+interface Flight extends Omit<DurableBatch, 'sealBytes' | 'commitMs'> {
   readonly plan: Plan;
   readonly waiters: readonly Waiter[];
   readonly before: Tip;
@@ -155,10 +158,13 @@ export class Sequencer {
   #wake(): void {
     if (this.#pumpQueued) return;
     this.#pumpQueued = true;
-    setImmediate(() => {
-      this.#pumpQueued = false;
-      this.#pump();
-    });
+    // A batch is nobody's alone: what comes of it bears no request's name.
+    apart(() =>
+      setImmediate(() => {
+        this.#pumpQueued = false;
+        this.#pump();
+      }),
+    );
   }
 
   #pump(): void {
@@ -291,7 +297,7 @@ export class Sequencer {
       this.#gathering.news();
       this.#durableTip = plan.tip;
       if (entries.some((entry) => entry.draft.kind === 'document')) this.#full = false;
-      this.#parts.onDurable({ batchIndex, entries, sealBytes });
+      this.#parts.onDurable({ batchIndex, entries, sealBytes, commitMs: this.#parts.clock.monotonicMs() - first.sentMs });
       for (const [place, waiter] of first.waiters.entries()) {
         const entry = entries[place] as PlannedEntry;
         const evidence = { leaf: entry.leafBytes, index: place, count: entries.length, path: inclusionPath(tree, place), sealBytes };

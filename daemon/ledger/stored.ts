@@ -145,3 +145,11 @@ function committedAtBare(batch: OpenBatch, place: number): { readonly leaf: Leaf
   if (leaf === undefined || entry === undefined) throw new UkeyError('halted', `batch ${batch.batchIndex} has no entry ${place}`);
   return { leaf, body: entry.body };
 }
+
+/** The row outlives the document, so that its key is never used for another one. */
+export function released({ number, sequence }: IndexRow): UkeyError {
+  const what = number === null ? `sequence ${sequence}` : `${number} (sequence ${sequence})`;
+  return new UkeyError('not-found', `${what} was issued, acknowledged and released from the token`, {
+    action: 'It is kept at the ticket server: ask there. Do not issue it again.',
+  });
+}

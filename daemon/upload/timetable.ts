@@ -12,16 +12,23 @@ const jumpMs = 5_000;
 export interface Timetable {
   /** When the next run is due by the wall clock, or null. */
   nextRun(): Date | null;
+  /** Goes by another expression from now on. Throws invalid-request as `openTimetable`, and then goes on as before. */
+  follow(expression: string): void;
   close(): void;
 }
 
+function checkExpression(expression: string): void {
+  if (cron.validate(expression)) return;
+  throw new UkeyError('invalid-request', 'upload.probe is not a cron expression', {
+    field: 'upload.probe',
+    action: 'Correct the configuration file.',
+  });
+}
+
 /** Throws invalid-request when the expression is no timetable. */
-export function openTimetable(expression: string, clock: Clock, log: Log, run: () => Promise<void>): Timetable {
-  if (!cron.validate(expression))
-    throw new UkeyError('invalid-request', 'upload.probe is not a cron expression', {
-      field: 'upload.probe',
-      action: 'Correct the configuration file.',
-    });
+export function openTimetable(first: string, clock: Clock, log: Log, run: () => Promise<void>): Timetable {
+  checkExpression(first);
+  let expression = first;
   let running = false;
   const turn = (): void => {
     if (running) return;
@@ -32,18 +39,27 @@ export function openTimetable(expression: string, clock: Clock, log: Log, run: (
   };
   const build = (): ScheduledTask => cron.schedule(expression, turn, { logger: logger(log) });
   let task = build();
+  const rebuild = (): void => {
+    void task.destroy();
+    task = build();
+  };
   let offsetMs = clock.wallMs() - clock.monotonicMs();
   const watch = setInterval(() => {
     const nowMs = clock.wallMs() - clock.monotonicMs();
     if (Math.abs(nowMs - offsetMs) < jumpMs) return;
     offsetMs = nowMs;
-    void task.destroy();
-    task = build();
+    rebuild();
     turn();
   }, watchMs);
   watch.unref();
   return {
     nextRun: () => task.getNextRun(),
+    follow: (next) => {
+      checkExpression(next);
+      if (next === expression) return;
+      expression = next;
+      rebuild();
+    },
     close: () => {
       clearInterval(watch);
       void task.destroy();

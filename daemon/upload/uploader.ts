@@ -4,6 +4,7 @@
 // server signed proves a rollback or a clone.
 // Waits are monotonic and jittered. A failed upload waits ever longer, however well the probes go; only an acknowledgement sets that back.
 import { randomBytes } from 'node:crypto';
+import { apart } from '#ground/asking.ts';
 import type { Clock } from '#ground/clock.ts';
 import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder } from '#holder/holder.ts';
@@ -16,6 +17,7 @@ import { acknowledge } from '#ledger/acknowledging.ts';
 import { type CloneAlarm, type Contradiction, contradictionIn, type Evidence } from '#ledger/contradiction.ts';
 import type { Custody } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
+import { Account, type UploadCounts, type UploadReport, uploadName } from './account.ts';
 import { AlarmWatch } from './alarm-watch.ts';
 import { Pace } from './pace.ts';
 import { Preparing } from './preparing.ts';
@@ -26,7 +28,6 @@ import { type UploadAnswer, Upstream } from './upstream.ts';
 const probeSoonMs = 250;
 /** What a Retry-After may ask for at most: longer silences are the timetable's to end. */
 const retryAfterMaxMs = 3_600_000;
-const parkedMax = 1_000;
 /** Refusals in a row, with no acknowledgement between, until a person is asked: one may be a moment of the server's, or an answer to old news. */
 export const refusalsMax = 3;
 
@@ -40,14 +41,6 @@ export interface UploaderParts {
   onAcknowledged(upToBatch: number): void;
   /** The server told of another copy of the token; null: no more. Called at each change. */
   onAlarm(alarm: CloneAlarm | null): void;
-}
-
-export interface UploadReport {
-  readonly lastAttemptMs: number | null;
-  readonly lastError: string | null;
-  /** The server's sentence, once it has refused what is uploaded refusalsMax times; until its next acknowledgement. */
-  readonly refusedFor: string | null;
-  readonly parked: readonly number[];
 }
 
 /** What an upload came to. `link`: whether it also says something about the line. */
@@ -76,7 +69,7 @@ export class Uploader {
   /** Batches in one upload: fewer after one that did not get through, more again after one that did. */
   #batchesMax = uploadMaxBatches;
   readonly #watch: AlarmWatch;
-  #report: UploadReport = { lastAttemptMs: null, lastError: null, refusedFor: null, parked: [] };
+  readonly #account = new Account();
   #closed = false;
   readonly #pace: Pace;
   readonly #preparing: Preparing;
@@ -105,7 +98,11 @@ export class Uploader {
   }
 
   get report(): UploadReport {
-    return this.#report;
+    return this.#account.report;
+  }
+
+  get counts(): UploadCounts {
+    return this.#account.counts;
   }
 
   /** Something was committed: sent at once or within a moment (pace.ts) while the link is up; else it waits for the next proof. */
@@ -139,7 +136,7 @@ export class Uploader {
       this.#again = true;
       return;
     }
-    this.#run = this.#work(probeFirst)
+    this.#run = apart(() => this.#work(probeFirst))
       .catch((error: unknown) => this.#fault(error))
       .finally(() => {
         this.#run = null;
@@ -171,7 +168,7 @@ export class Uploader {
       this.#pace.sent();
       if (setback !== null) return this.#waitAfter(setback);
     }
-    if (this.#setbacks === 0) this.#note({ lastError: null });
+    if (this.#setbacks === 0) this.#account.note({ lastError: null });
   }
 
   #mayGoOn(ledger: Ledger): boolean {
@@ -201,15 +198,17 @@ export class Uploader {
 
   /** Whether our server has proven itself. */
   async #prove(charter: Charter): Promise<boolean> {
-    this.#note({ lastAttemptMs: this.#parts.clock.wallMs() });
+    this.#account.note({ lastAttemptMs: this.#parts.clock.wallMs() });
     try {
       const nonce = new Uint8Array(randomBytes(nonceBytes));
       const answer = await this.#upstreamNow().probe(nonce);
       const { serverTimeMs } = openProbe(answer, publicKeyFromSpki(Buffer.from(charter.server.ackKey, 'base64')), nonce);
       this.#time.prove(serverTimeMs);
       this.#judge('proof');
+      this.#account.proven('probesProven', this.#parts.clock.wallMs());
       return true;
     } catch (error) {
+      this.#account.count('probesFailed');
       this.#tell(error);
       if (!this.#closed && this.#judge('failure').probeSoon) this.#arm(probeSoonMs); // else the timetable probes
       return false;
@@ -220,16 +219,19 @@ export class Uploader {
 
   /** null: it went through, or the next one is to be another. */
   async #uploadFrom(ledger: Ledger, charter: Charter, from: number): Promise<Setback | null> {
-    this.#note({ lastAttemptMs: this.#parts.clock.wallMs() });
+    this.#account.note({ lastAttemptMs: this.#parts.clock.wallMs() });
     const wish = { ledger, charter, fromBatch: from, batchesMax: this.#batchesMax };
     const prepared = await this.#preparing.take(wish);
     let answer: UploadAnswer;
+    const name = uploadName();
+    this.#parts.log.debug('upload', { upload: name, fromBatch: from, toBatch: prepared.lastBatch });
     try {
-      const answering = this.#upstreamNow().upload(prepared.body);
+      const answering = this.#upstreamNow().upload(prepared.body, name);
       this.#preparing.goOn(prepared, wish);
       answer = await answering;
     } catch (error) {
-      this.#tell(error);
+      this.#account.count('failed');
+      this.#tell(error, name);
       this.#batchesMax = Math.max(1, Math.floor(prepared.batchCount / 2)); // a slow line carries less at a time
       return { link: 'failed', retryAfterMs: null };
     }
@@ -253,6 +255,7 @@ export class Uploader {
       return { link: code === 'invalid-request' ? 'failed' : 'unharmed', retryAfterMs: null };
     }
     this.#judge('proof');
+    this.#account.proven('acknowledged', this.#parts.clock.wallMs());
     this.#setbacks = 0;
     this.#forgetRefusals();
     this.#disarm();
@@ -260,7 +263,7 @@ export class Uploader {
     const isMending = this.#wanted !== null;
     this.#wanted = isMending && lastBatch < ledger.tip.ackedBatch ? lastBatch + 1 : null;
     if (parked === null) return isMending ? null : this.#noProgress();
-    this.#note({ parked: [...new Set([...this.#report.parked, ...parked])].slice(-parkedMax) });
+    this.#account.park(parked);
     if (ledger.tip.ackedBatch > before) this.#parts.onAcknowledged(ledger.tip.ackedBatch);
     return null;
   }
@@ -279,6 +282,7 @@ export class Uploader {
     batchCount: number,
   ): Promise<Setback | null> {
     const { refusal, status, retryAfterMs } = answer;
+    this.#account.count('refused');
     this.#tell(new UkeyError('offline', `the server answers status ${status}: ${refusal?.message ?? 'no reason was given'}`));
     if (status === 413 && batchCount > 1) {
       this.#batchesMax = Math.floor(batchCount / 2);
@@ -297,12 +301,12 @@ export class Uploader {
 
   #countRefusal(sentence: string): void {
     this.#refusals += 1;
-    if (this.#refusals >= refusalsMax) this.#note({ refusedFor: sentence });
+    if (this.#refusals >= refusalsMax) this.#account.note({ refusedFor: sentence });
   }
 
   #forgetRefusals(): void {
     this.#refusals = 0;
-    this.#note({ refusedFor: null });
+    this.#account.note({ refusedFor: null });
   }
 
   /**
@@ -357,10 +361,12 @@ export class Uploader {
   #arm(waitMs: number): void {
     if (this.#closed) return;
     this.#disarm();
-    this.#timer = setTimeout(() => {
-      this.#timer = null;
-      this.#begin(true);
-    }, waitMs);
+    this.#timer = apart(() =>
+      setTimeout(() => {
+        this.#timer = null;
+        this.#begin(true);
+      }, waitMs),
+    );
   }
 
   /** What no step has taken: a proof of a clone or rollback, or trouble of token and ledger. */
@@ -372,10 +378,11 @@ export class Uploader {
     else if (this.#parts.custody.ledger !== null) this.#waitAfter({ link: 'unharmed', retryAfterMs: null }); // gone: the next proof begins anew
   }
 
-  #tell(error: unknown): void {
+  /** `upload`: the name that its request has in the server's log. */
+  #tell(error: unknown, upload?: string): void {
     const { code, message } = asUkeyError(error);
-    this.#note({ lastError: `${code}: ${message}` });
-    this.#parts.log[this.#link.link === 'down' ? 'debug' : 'warn']('upload', { code, why: whyOf(error) });
+    this.#account.note({ lastError: `${code}: ${message}` });
+    this.#parts.log[this.#link.link === 'down' ? 'debug' : 'warn']('upload', { upload, code, why: whyOf(error) });
   }
 
   #judge(outcome: 'proof' | 'failure'): { readonly probeSoon: boolean } {
@@ -389,9 +396,5 @@ export class Uploader {
   #upstreamNow(): Upstream {
     if (this.#upstream === null) throw new UkeyError('internal', 'no server is known yet');
     return this.#upstream.connection;
-  }
-
-  #note(facts: Partial<UploadReport>): void {
-    this.#report = { ...this.#report, ...facts };
   }
 }

@@ -22,6 +22,7 @@ import {
   paths,
   type Refusal,
   refusalSchema,
+  requestHeader,
   uploadMaxBytes,
 } from '#ipc-schema/upstream.ts';
 
@@ -82,9 +83,14 @@ export class Upstream {
     return decodeUpload(answer.body).batches;
   }
 
-  /** Throws offline when no answer came. */
-  async upload(sealed: Uint8Array): Promise<UploadAnswer> {
-    const answer = await this.#call('POST', paths.batches, { type: mediaTypes.upload, bytes: sealed }, uploadTimeoutMs);
+  /** `name`: by which the request is found in the server's log. Throws offline when no answer came. */
+  async upload(sealed: Uint8Array, name?: string): Promise<UploadAnswer> {
+    const answer = await this.#call(
+      'POST',
+      paths.batches,
+      { type: mediaTypes.upload, bytes: sealed, ...(name === undefined ? {} : { name }) },
+      uploadTimeoutMs,
+    );
     if (answer.status === 200) return { kind: 'acknowledged', signed: answer.body };
     return { kind: 'refused', status: answer.status, refusal: refusalOf(answer.body), retryAfterMs: answer.retryAfterMs };
   }
@@ -137,11 +143,12 @@ export class Upstream {
   #call(
     method: 'GET' | 'POST',
     path: string,
-    body: { readonly type: string; readonly bytes: Uint8Array } | null,
+    body: { readonly type: string; readonly bytes: Uint8Array; readonly name?: string } | null,
     timeoutMs: number,
     maxBytes = answerMaxBytes,
   ): Promise<HttpAnswer> {
-    const headers = body === null ? {} : { 'content-type': body.type, 'content-length': String(body.bytes.length) };
+    const named = body?.name === undefined ? {} : { [requestHeader]: body.name };
+    const headers = body === null ? {} : { 'content-type': body.type, 'content-length': String(body.bytes.length), ...named };
     return new Promise((resolve, reject) => {
       const fail = (cause: unknown): void => {
         reject(unreachableBecause(cause));

@@ -1,13 +1,14 @@
 // Owns: a service as a process of its own that a test may kill at any instant, with its ticket server in the test's process.
 // The service logs in by itself from its PIN file, as an unattended branch does; whoever kills it starts it again, as a service manager does.
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, createWriteStream, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, createWriteStream, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { LedgerCheck, type LedgerReport } from '#ctl/ledger-check.ts';
 import { joinHolder } from '#holder/joined.ts';
 import { partsOf } from '#holder/parts.ts';
 import { type Client, connect } from '#ipc-schema/client.ts';
+import { lineLog } from '#server/log.ts';
 import { type RunningServer, startServer } from '#server/serve.ts';
 import { grant } from '#test/support/rig.ts';
 
@@ -37,7 +38,13 @@ export interface KillRig {
 /** Where the service's log goes: a file, a device that is always full, or a pipe that nobody reads any more. */
 export type LogEnd = 'file' | 'full' | 'closed';
 
-export async function openKillRig(module: string | null, flashMib: number, logEnd: LogEnd = 'file'): Promise<KillRig> {
+/** `more`: lines of the configuration. The ticket server's log stands in server.log. */
+export async function openKillRig(
+  module: string | null,
+  flashMib: number,
+  logEnd: LogEnd = 'file',
+  more: readonly string[] = [],
+): Promise<KillRig> {
   const directory = mkdtempSync(path.join(os.tmpdir(), 'ukeyd-kill-'));
   mkdirSync(path.join(directory, 'token', 'softhsm'), { recursive: true });
   writeFileSync(path.join(directory, 'pin'), `${killRigPin}\n`, { mode: 0o600 });
@@ -45,9 +52,13 @@ export async function openKillRig(module: string | null, flashMib: number, logEn
     path.join(directory, 'softhsm2.conf'),
     `directories.tokendir = ${directory}/token/softhsm\nobjectstore.backend = file\nlog.level = ERROR\n`,
   );
-  writeFileSync(path.join(directory, 'ukeyd.toml'), configText(module, flashMib));
+  writeFileSync(path.join(directory, 'ukeyd.toml'), [configText(module, flashMib), ...more].join('\n'));
   process.env['SOFTHSM2_CONF'] = path.join(directory, 'softhsm2.conf');
-  const server = await startServer({ directory: path.join(directory, 'server') });
+  const serverLog = openSync(path.join(directory, 'server.log'), 'a');
+  const server = await startServer({
+    directory: path.join(directory, 'server'),
+    log: lineLog((bytes) => writeSync(serverLog, bytes)),
+  });
   const adminSocket = path.join(directory, 'run/admin.sock');
   const log = createWriteStream(path.join(directory, 'ukeyd.log'), { flags: 'a' });
   const full = logEnd === 'full' ? openSync('/dev/full', 'w') : null;
@@ -92,6 +103,7 @@ export async function openKillRig(module: string | null, flashMib: number, logEn
     close: async () => {
       await stop('SIGTERM');
       await server.close();
+      closeSync(serverLog);
       log.end();
       if (full !== null) closeSync(full);
       rmSync(directory, { recursive: true, force: true });

@@ -9,7 +9,7 @@ import { seededRandom, seedOf } from '#test/support/seed.ts';
 import { softHsmModule } from '#test/support/softhsm.ts';
 import { type KillRig, openKillRig } from './kill-rig.ts';
 
-const kills = Number(process.env['UKEYD_KILLS'] ?? 200);
+const kills = Number(process.env['TEST_KILLS'] ?? 200);
 const tills = 8;
 const longestRunMs = 400;
 

@@ -43,10 +43,11 @@ function connection(limits: Partial<Limits> = {}) {
     awaitTurn: () => void state.turns++,
     settled: () => undefined,
     disclose: (thrown) => asUkeyError(thrown),
+    answered: () => undefined,
     closed: () => undefined,
   };
   const introduction = new Introduction({ door: 'admin', findTerminal: () => null, randomBytes: (length) => new Uint8Array(length) });
-  const one = new Connection(wire, introduction, host);
+  const one = new Connection(1, wire, introduction, host);
   /** `padBytes`: blanks that make a frame as large as one with many lines. */
   const ask = (method: string, count = 1, padBytes = 0): void => {
     const frame = (id: number): string => `${' '.repeat(padBytes)}${encodeRequest(id, method, {})}`;

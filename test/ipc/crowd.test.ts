@@ -58,7 +58,7 @@ describe('idle connections', () => {
   });
 
   it('are closed when they do not authenticate in time; a known till may be silent', async () => {
-    await using world = await openWorld({ limits: { strangerWaitMs: 60, sweepMs: 10, frameWaitMs: 60 } });
+    await using world = await openWorld({ limits: { strangerWaitMs: 1_000, sweepMs: 10, frameWaitMs: 60 } });
     const client = await world.client();
     const stranger = new RawPeer(world.till);
     const half = new RawPeer(world.till);

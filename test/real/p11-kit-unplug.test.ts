@@ -1,5 +1,5 @@
 // Shows: a token that is pulled under load, again and again, by p11-kit's remote client over SoftHSM2. Prints what was recovered.
-// UKEYD_UNPLUGS: how often (default: a look of seconds).
+// TEST_UNPLUGS: how often (default: a look of seconds).
 import { setTimeout } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { presencePollMs } from '#holder/joined.ts';
@@ -18,7 +18,7 @@ describe.runIf(client !== null)('behind p11-kit', () => {
     test('that is pulled under load is found again each time by the same process; nothing is lost or doubled', {
       timeout: 240_000,
     }, async () => {
-      const pulls = Number(process.env['UKEYD_UNPLUGS'] ?? 50);
+      const pulls = Number(process.env['TEST_UNPLUGS'] ?? 50);
       const world = createSoftHsmWorld(softHsm);
       const server = await P11KitServer.start(softHsm);
       const rig = new FileRig(startParent(), { module: client });

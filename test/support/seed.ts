@@ -1,8 +1,8 @@
-// Owns: repeatable chance for tests. The seed is printed by the test that draws it; UKEYD_SEED=<number> runs it again.
+// Owns: repeatable chance for tests. The seed is printed by the test that draws it; TEST_SEED=<number> runs it again.
 import { randomInt } from 'node:crypto';
 
 export function seedOf(): number {
-  const given = process.env['UKEYD_SEED'];
+  const given = process.env['TEST_SEED'];
   return given === undefined ? randomInt(2 ** 31) : Number(given);
 }
 

@@ -89,7 +89,7 @@ export class TendedProcess {
     const [command = process.execPath, ...rest] = [...boundToUs(), process.execPath, ...args];
     const child = spawn(command, rest, {
       stdio: ['ignore', 'pipe', log.fd ?? 'ignore'],
-      env: { ...process.env, ...env },
+      env: { ...notOurs(process.env), ...env },
       // A group of its own: Ctrl-C in a terminal reaches this process alone, which ends the others in their order.
       detached: process.platform !== 'win32',
     });
@@ -139,4 +139,9 @@ let setpriv: boolean | null = null;
 function boundToUs(): readonly string[] {
   setpriv ??= process.platform === 'linux' && spawnSync('setpriv', ['--pdeathsig', 'TERM', 'true'], { stdio: 'ignore' }).status === 0;
   return setpriv ? ['setpriv', '--pdeathsig', 'TERM', '--'] : [];
+}
+
+/** What is meant for the service of this machine, or for ukeyctl, is not meant for a sandbox's. */
+function notOurs(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(environment).filter(([name]) => !name.startsWith('UKEYD_')));
 }
