@@ -22,6 +22,9 @@ import { inTurn, openPlace, type Place, type PlaceOverrides } from './place.ts';
 
 export type Overrides = PlaceOverrides;
 
+/** A dozen shell commands ask the machine for its facts: not while the first invoice waits for the token to open. */
+const machineFactsAfterMs = 10_000;
+
 export interface RunningService {
   readonly places: readonly [Place, ...Place[]];
   /** Of the first place. */
@@ -88,10 +91,13 @@ export async function compose(config: Config, log: Log, overrides: Overrides = {
     });
     for (const place of places) place.announce((notice) => service.publish(notice));
     await metrics.follow(config.metrics); // never rejects
-    machineFacts().then(
-      (facts) => log.info('machine', { ...facts }),
-      (error: unknown) => log.debug('the machine tells nothing about itself', { why: whyOf(error) }),
-    );
+    const asking = setTimeout(() => {
+      machineFacts().then(
+        (facts) => log.info('machine', { ...facts }),
+        (error: unknown) => log.debug('the machine tells nothing about itself', { why: whyOf(error) }),
+      );
+    }, machineFactsAfterMs).unref();
+    closing.push(() => clearTimeout(asking));
     const reload = (next: Config): void => {
       for (const place of places) place.probeAt(next.upload.probe); // first: it may refuse
       void metrics.follow(next.metrics); // never rejects

@@ -1,7 +1,6 @@
 // Owns: facts of the machine for the log, and what is plugged in on its USB side; the only door to systeminformation.
 // Invariants: it runs shell commands, so it is asked after the service is ready, and while a token is missed, never on a till's path; what cannot be told is left
 // out. Names come from the devices themselves: they are shortened, and hold printable ASCII only.
-import si from 'systeminformation';
 
 export interface MachineFacts {
   readonly system: string;
@@ -23,7 +22,11 @@ const usbWaitMs = 5_000;
 const namesMax = 4;
 const nameMaxChars = 60;
 
+/** Loaded when it is asked: no start waits for it. */
+const load = async () => (await import('systeminformation')).default;
+
 export async function machineFacts(): Promise<MachineFacts> {
+  const si = await load();
   const [os, cpu, memory, usb] = await Promise.all([si.osInfo(), si.cpu(), si.mem(), si.usb()]);
   const names = usb.map((device) => device.name).filter((name) => typeof name === 'string' && name !== '');
   return {
@@ -41,7 +44,7 @@ export async function lookAtUsb(waitMs: number = usbWaitMs): Promise<UsbSight | 
   const late = Promise.withResolvers<null>();
   const timer = setTimeout(() => late.resolve(null), waitMs);
   try {
-    const devices = await Promise.race([si.usb(), late.promise]);
+    const devices = await Promise.race([load().then((si) => si.usb()), late.promise]);
     return devices === null ? null : sightOf(devices);
   } finally {
     clearTimeout(timer);
