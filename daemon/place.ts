@@ -329,6 +329,7 @@ function holderConfig(config: TokenConfig): HolderConfig {
   const place = mirror.path === undefined ? ({ kind: 'folder', folder: state } as const) : ({ kind: 'file', path: mirror.path } as const);
   return {
     module: config.module ?? null,
+    ...(config.module_sha256 === undefined ? {} : { moduleSha256: config.module_sha256 }),
     ...(config.module_parameters === undefined ? {} : { moduleParameters: config.module_parameters }),
     ...(config.label === undefined ? {} : { tokenLabel: config.label }),
     ...(config.soft_token === undefined ? {} : { softTokenPath: config.soft_token }),

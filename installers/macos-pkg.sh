@@ -16,7 +16,7 @@ for name in ukeyd:main ukeyctl:ctl; do
   chmod 755 "$root/usr/local/bin/${name%:*}"
 done
 cp "$here/service-files/launchd/ukeyd.plist" "$root/Library/LaunchDaemons/"
-cp "$here/installers/etc/ukeyd.toml" "$root/usr/local/share/ukeyd/ukeyd.toml"
+cp "$here/service-files/ukeyd.toml" "$root/usr/local/share/ukeyd/ukeyd.toml"
 
 version=$("$here/node_modules/node/bin/node" -p "require('$here/package.json').version")
 pkgbuild --root "$root" --scripts "$here/installers/macos" --identifier ukeyd --version "$version" --ownership recommended "$out/ukeyd-$version.pkg"

@@ -1,7 +1,9 @@
-// Owns: the man page and the bash completion of ukeyctl, made from the very command line that it parses.
-// Invariants: pure; whatever the parser knows is in both, and nothing else.
+// Owns: the man pages of ukeyctl and of the configuration, and the bash completion, made from the very command line and keys that the programs know.
+// Invariants: pure; whatever they know is in them, and nothing else.
 import { exitCodes } from '#ctl/exit-codes.ts';
 import { parser } from '#daemon/ctl.ts';
+import { configFileDefault } from '#ground/config.ts';
+import type { Setting } from '#ground/settings.ts';
 
 type Parser = ReturnType<typeof parser>;
 
@@ -55,6 +57,29 @@ function commandLines({ words, command }: Leaf): readonly string[] {
 
 function optionLines(command: Parser): readonly string[] {
   return command.options.flatMap((option) => ['.TP', `.B ${roff(option.flags)}`, roff(option.description)]);
+}
+
+export function configManualText(settings: readonly Setting[], version: string, date: string): string {
+  const lines = [
+    `.TH UKEYD.TOML 5 ${date} "ukeyd ${roff(version)}" "File Formats"`,
+    ...['.SH NAME', `ukeyd.toml \\- configuration of ukeyd, in ${roff(configFileDefault)}`],
+    '.SH DESCRIPTION',
+    roff('A TOML file. Unknown keys are refused. Relative paths are taken from its folder. No secret stands in it, only where one is.'),
+    roff('conf.d/*.toml beside it is read after it, in the order of the names; then the environment, then the flags of ukeyd(8).'),
+    roff('`ukeyctl config check` shows what it comes to, and where each value was given.'),
+    ...['.SH KEYS', ...settings.flatMap(settingLines)],
+    ...['.SH SEE ALSO', '.BR ukeyd (8),', '.BR ukeyctl (1)'],
+  ];
+  return `${lines.join('\n')}\n`;
+}
+
+function settingLines({ key, environment, flag, says, allowed, fallback, live }: Setting): readonly string[] {
+  const remarks = [
+    allowed,
+    fallback === undefined ? 'no default' : `default ${JSON.stringify(fallback)}`,
+    ...(live === true ? ['taken up at a reload'] : []),
+  ];
+  return ['.TP', `.B ${roff(key)}`, roff(`${says} (${remarks.join('; ')})`), roff(`${environment}, --${flag}`)];
 }
 
 // ---- Completion (bash, programmable completion)

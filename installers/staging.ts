@@ -5,7 +5,8 @@
 import { chmodSync, copyFileSync, lutimesSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { completionText, manualText } from './manual.ts';
+import { settings } from '#ground/config.ts';
+import { completionText, configManualText, manualText } from './manual.ts';
 import { copyrightText, licenceFile, licenceText, sbomText } from './paperwork.ts';
 import { type ShippedModule, shippedFiles, shippedModules } from './shipped-modules.ts';
 import { BuildError, tool } from './tool.ts';
@@ -131,7 +132,7 @@ const serviceFiles: readonly (readonly [source: string, target: string])[] = [
   ['service-files/tmpfiles.d/ukeyd.conf', 'usr/lib/tmpfiles.d/ukeyd.conf'],
   ['service-files/udev/65-ukeyd.rules', 'usr/lib/udev/rules.d/65-ukeyd.rules'],
   ['service-files/polkit/ukeyd.rules', 'usr/share/polkit-1/rules.d/ukeyd.rules'],
-  ['installers/etc/ukeyd.toml', 'etc/ukeyd/ukeyd.toml'],
+  ['service-files/ukeyd.toml', 'etc/ukeyd/ukeyd.toml'],
 ];
 
 const serverFiles: typeof serviceFiles = [
@@ -156,7 +157,7 @@ function stageSystem({ service, server, product }: Trees): void {
       .replaceAll('@VERSION@', product.version);
   writeZipped(path.join(service, 'usr/share/man/man1/ukeyctl.1.gz'), manualText(product.version, date));
   writeZipped(path.join(service, 'usr/share/man/man8/ukeyd.8.gz'), page('ukeyd.8'));
-  writeZipped(path.join(service, 'usr/share/man/man5/ukeyd.toml.5.gz'), page('ukeyd.toml.5'));
+  writeZipped(path.join(service, 'usr/share/man/man5/ukeyd.toml.5.gz'), configManualText(settings, product.version, date));
 }
 
 function writeCommand(tree: string, name: string, entry: string): void {

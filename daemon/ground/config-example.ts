@@ -5,7 +5,7 @@ import type { Setting } from './settings.ts';
 
 const widthColumns = 120;
 const introduction = [
-  'Configuration of ukeyd: /etc/ukeyd/ukeyd.toml. A key that stands behind a # has the value that is shown, or, where "no default" is said, none.',
+  'Configuration of ukeyd: /etc/ukeyd/ukeyd.toml. A key behind a # has the value that is shown, or, where "no default" is said, none. Needed are module and flash of the token.',
   'conf.d/*.toml beside this file is read after it, in the order of the names; then the environment (mirror.mode is UKEYD_MIRROR_MODE), then the flags of the command line ' +
     '(--mirror-mode). What comes later goes before. "ukeyctl config check" shows what it comes to, and where each value was given.',
   'Relative paths are taken from the folder of this file. "(reload)": taken up at systemctl reload; all else at the next start.',
@@ -22,10 +22,7 @@ export function exampleText(settings: readonly Setting[]): string {
     lines.push('');
     if (header !== table) lines.push(`[${header}]`);
     table = header;
-    lines.push(
-      ...comment(`${setting.says} (${remarks(setting).join('; ')})`),
-      `${setting.shown === true ? '' : '#'}${name} = ${valueText(setting)}`,
-    );
+    lines.push(...comment(`${setting.says} (${remarks(setting).join('; ')})`), `#${name} = ${valueText(setting)}`);
   }
   return `${lines.join('\n')}\n`;
 }

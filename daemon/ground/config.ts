@@ -89,8 +89,19 @@ const tokenShape = {
   module: tell(filePath.optional(), {
     says: "The vendor's PKCS#11 library. Left out: the embedded soft token of soft_token, for development.",
     example: '/usr/lib/softhsm/libsofthsm2.so',
-    ...{ path: true, shown: true },
+    path: true,
   }),
+  module_sha256: tell(
+    z
+      .string()
+      .regex(/^[0-9a-f]{64}$/)
+      .optional(),
+    {
+      says: 'SHA-256 that the library must have: another file in its place is not loaded.',
+      allowed: '64 hexadecimal digits, as sha256sum prints them',
+      example: '0'.repeat(64),
+    },
+  ),
   module_parameters: tell(z.string().min(1).max(4096).optional(), {
     says: "What this module wants to be told in C_Initialize (NSS: where its database is); its vendor's book says so. No place for a secret.",
     example: 'configdir=/var/lib/nss',
@@ -108,7 +119,7 @@ const tokenShape = {
   flash: tell(filePath, {
     says: 'The FLASH: block device, or an image, which provisioning makes.',
     example: '/dev/disk/by-id/usb-FLASH',
-    ...{ path: true, shown: true },
+    path: true,
   }),
   flash_mib: tell(z.int().min(16).max(1_048_576).default(256), { says: 'Size of an image that provisioning makes, in MiB.' }),
   pin_file: tell(filePath.optional(), {
@@ -304,8 +315,8 @@ function configOf({ token, mirror, ...whole }: Raw, refuse: Refuse): Config {
 function checkToken(token: RawToken, field: string, isOneOfSeveral: boolean, refuse: Refuse): void {
   if (token.module === undefined && token.soft_token === undefined)
     throw refuse(`${field}.soft_token`, `needed where ${field}.module is left out`);
-  if (token.module === undefined && token.module_parameters !== undefined)
-    throw refuse(`${field}.module_parameters`, `only beside ${field}.module`);
+  for (const name of ['module_parameters', 'module_sha256'] as const)
+    if (token.module === undefined && token[name] !== undefined) throw refuse(`${field}.${name}`, `only beside ${field}.module`);
   if (token.pin_file !== undefined && token.pin_credential !== undefined)
     throw refuse(`${field}.pin_credential`, `only where ${field}.pin_file is left out`);
   if (!isOneOfSeveral) return;

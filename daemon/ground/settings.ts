@@ -12,8 +12,6 @@ export interface Told {
   readonly allowed?: string;
   /** For the example file, where there is no default. */
   readonly example?: string;
-  /** Stands in the example file without a comment sign. */
-  readonly shown?: true;
   /** A path, or a list of them: relative ones are taken from where they were given. */
   readonly path?: true;
   /** Takes effect at a reload; all else at the next start. */

@@ -193,16 +193,16 @@ describe('the example file', () => {
     expect(text === exampleText(settings), 'service-files/ukeyd.toml is stale: run node installers/configuration.ts').toBe(true);
   });
 
-  test('is right as it stands, and changes no default', () => {
-    const shown = parseConfig(text, '/');
-    const plain = parseConfig('[token]\nflash = "/f"\nmodule = "/m"\n', '/');
-    expect({ ...shown, tokens: [{ ...shown.tokens[0], flash: '/f', module: '/m' }] }).toEqual(plain);
+  test('names no token as it stands, and is refused; with one it changes no default', () => {
+    expect(() => parseConfig(text, '/')).toThrow(expect.objectContaining({ code: 'invalid-request', field: 'token.flash' }));
+    const named = text.replace(/^#(module|flash) = .*$/gm, '$1 = "/x"');
+    expect(parseConfig(named, '/')).toEqual(parseConfig('[token]\nflash = "/x"\nmodule = "/x"\n', '/'));
   });
 
   test('has every key, with its default, and each line of it is right', () => {
-    const whole = text.replace(/^#(?=[a-z_.]+ = )/gm, '');
+    const whole = text.replace(/^#(?=[a-z0-9_.]+ = )/gm, '');
     const lines = whole.split('\n');
-    expect(lines.filter((line) => /^[a-z_.]+ = /.test(line)).length).toBe(settings.length);
+    expect(lines.filter((line) => /^[a-z0-9_.]+ = /.test(line)).length).toBe(settings.length);
     writeFileSync(file, whole.replace(/^pin_credential.*$/m, ''));
     const given = loadConfig({ file, environment: {}, flags: {} });
     const rows = inForce(given).filter(({ key }) => key !== 'token.pin_credential');

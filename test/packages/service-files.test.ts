@@ -1,12 +1,12 @@
-// Shows: unit files that systemd takes without a word, walls as high as promised, definitions of other systems that are well formed, and a default
-// configuration, manual and completion that fit the program.
+// Shows: unit files that systemd takes without a word, walls as high as promised, definitions of other systems that are well formed, and
+// manuals and a completion that fit the program.
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { parseConfig } from '#ground/config.ts';
-import { completionText, manualText } from '../../installers/manual.ts';
+import { settings } from '#ground/config.ts';
+import { completionText, configManualText, manualText } from '../../installers/manual.ts';
 import { describeTools } from './tools.ts';
 
 const root = path.resolve(import.meta.dirname, '../..');
@@ -77,38 +77,10 @@ print(job["ProgramArguments"][1], job["ExitTimeOut"], service.findtext("argument
 });
 
 describe('what goes with the program', () => {
-  const keys = text('installers/etc/ukeyd.toml').matchAll(/^#?([a-z_]+) = /gm);
-
-  test('the default configuration is right once its examples are taken out of their comments', () => {
-    const open = (isKept: (key: string) => boolean): string =>
-      text('installers/etc/ukeyd.toml').replaceAll(/^#([a-z_]+)( = .*)$/gm, (line: string, key: string, rest: string) =>
-        isKept(key) ? key + rest : line,
-      );
-    const one = parseConfig(
-      open((key) => key !== 'pin_file'),
-      '/etc/ukeyd',
-    );
-    expect(one.tokens[0].pin_credential).toBe('ukeyd.pin');
-    expect(one.socket).toBe('/run/ukeyd/ukeyd.sock');
-    expect(
-      parseConfig(
-        open((key) => key !== 'pin_credential'),
-        '/etc/ukeyd',
-      ).tokens[0].pin_file,
-    ).toBe('/var/lib/ukeyd/pin');
-  });
-
-  test('as it is shipped it names no token, and is refused', () => {
-    expect(() => parseConfig(text('installers/etc/ukeyd.toml'), '/etc/ukeyd')).toThrowError(
-      expect.objectContaining({ code: 'invalid-request' }),
-    );
-  });
-
-  test('the manual names every key of it', () => {
-    const manual = text('installers/man/ukeyd.toml.5');
-    const names = [...keys].map(([, key = '']) => key);
-    expect(names.length).toBeGreaterThan(12);
-    expect(names.filter((key) => !new RegExp(`^\\.B ${key}$`, 'm').test(manual))).toEqual([]);
+  test('the manual of the configuration names every key', () => {
+    const manual = configManualText(settings, '1.0', '2026-01-01');
+    expect(settings.length).toBeGreaterThan(20);
+    expect(settings.filter(({ key }) => !manual.includes(`\n.B ${key}\n`))).toEqual([]);
   });
 
   test('the manual of ukeyctl names every command', () => {
