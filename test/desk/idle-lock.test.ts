@@ -2,6 +2,7 @@
 import { afterEach, describe, expect, test } from 'vitest';
 import { isLockDue } from '#desk/idle-lock.ts';
 import { type ParentHolder, startHolder } from '#holder/parent.ts';
+import { decodeAdminEvent } from '#ipc-schema/admin.ts';
 import { type Client, connect } from '#ipc-schema/client.ts';
 import type { EventNotice } from '#ipc-schema/envelope.ts';
 import type { ServiceStatus } from '#ipc-schema/status.ts';
@@ -49,8 +50,8 @@ async function standingsHeard(): Promise<{ readonly heard: EventNotice[]; readon
 }
 
 describe('where a person logs in', { timeout: 30_000 }, () => {
-  test('the token is locked, which is told with what to do; the PIN opens it again', async () => {
-    await shop();
+  test('the token is locked, which is told with what to do, and stands in the audit trail; the PIN opens it again', async () => {
+    await shop({ overrides: { auditWaits: { gatherMs: 20, calmMs: 50 } } });
     const { heard, client } = await standingsHeard();
     clock.pass((afterMinutes - 1) * minuteMs);
     await looks(1);
@@ -68,6 +69,13 @@ describe('where a person logs in', { timeout: 30_000 }, () => {
     await rig.admin.call('session.login', { pin: rigPin });
     await looks(1);
     expect((await rig.till.issue(sale('late'))).number).toBe('A-00000002');
+    const lockedBy = async (): Promise<string[]> => {
+      const { entries } = await rig.admin.call('audit.list', {});
+      const events = entries.map(({ body }) => decodeAdminEvent(Buffer.from(body ?? '', 'utf8')));
+      const records = events.flatMap((event) => (event.event === 'audit' ? event.records : []));
+      return records.filter(({ what }) => what === 'session.logout').map(({ who, outcome }) => `${who} ${outcome}`);
+    };
+    await expect.poll(lockedBy).toEqual(['service done']);
   });
 
   test('work keeps it open, looking at its status does not, and a machine that slept has been idle', async () => {
