@@ -112,4 +112,13 @@ export function filesIn(tree: string): readonly string[] {
     .sort();
 }
 
+/** Folders that nobody else's packages put anything into: rpm leaves what it is not told of. */
+export function ownFoldersIn(tree: string): readonly string[] {
+  return readdirSync(tree, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isDirectory())
+    .map((entry) => path.relative(tree, path.join(entry.parentPath, entry.name)))
+    .filter((folder) => /^(usr\/lib\/ukeyd|usr\/share\/doc\/ukeyd[^/]*|etc\/ukeyd)(\/|$)/.test(folder))
+    .sort();
+}
+
 const md5Of = (file: string): string => createHash('md5').update(readFileSync(file)).digest('hex');

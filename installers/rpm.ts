@@ -2,7 +2,7 @@
 // Invariants: nothing of the tree is changed (no stripping, no build ids); times and build host are fixed, so equal trees give equal packages.
 import { copyFileSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { filesIn } from './deb.ts';
+import { filesIn, ownFoldersIn } from './deb.ts';
 import type { Product, Trees } from './staging.ts';
 import { BuildError, tool } from './tool.ts';
 
@@ -47,7 +47,10 @@ function buildRpm(one: Package, product: Product, revision: number, out: string)
 }
 
 function specText({ name, tree, summary, requires }: Package, product: Product, revision: number): string {
-  const files = filesIn(tree).map((file) => (file.startsWith('etc/') ? `%config(noreplace) "/${file}"` : `"/${file}"`));
+  const files = [
+    ...ownFoldersIn(tree).map((folder) => `%dir "/${folder}"`),
+    ...filesIn(tree).map((file) => (file.startsWith('etc/') ? `%config(noreplace) "/${file}"` : `"/${file}"`)),
+  ];
   return `%global debug_package %{nil}
 %global __os_install_post %{nil}
 %global _build_id_links none

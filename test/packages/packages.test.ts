@@ -164,7 +164,11 @@ describeTools('packages', ['strip', 'dpkg-deb', 'dpkg-shlibdeps', 'rpmbuild', 'r
       expect(listed.filter((line) => !/^[d-]rw[x-]r-[x-]r-[x-] root\/root /.test(line))).toEqual([]);
       const inDeb = listed.filter((line) => line.startsWith('-')).map((line) => line.replace(/^.* \.\//, ''));
       expect(inDeb.sort()).toEqual(tree);
-      expect(output('rpm', '-qpl', rpm).trimEnd().split('\n').sort()).toEqual(tree.map((file) => `/${file}`).sort());
+      const inRpm = output('rpm', '-qp', '--queryformat', '[%{FILEMODES:perms} %{FILENAMES}\\n]', rpm).trimEnd().split('\n');
+      const named = (kind: string): string[] => inRpm.flatMap((line) => (line.startsWith(kind) ? [line.replace(/^\S+ /, '')] : []));
+      expect(named('-').sort()).toEqual(tree.map((file) => `/${file}`).sort());
+      expect(named('d')).toEqual(expect.arrayContaining(['/usr/lib/ukeyd', '/usr/lib/ukeyd/daemon', '/etc/ukeyd']));
+      expect(named('d').filter((folder) => !/^\/(usr\/lib|usr\/share\/doc|etc)\/ukeyd/.test(folder))).toEqual([]);
       expect(output('dpkg-deb', '--info', deb, 'conffiles')).toBe('/etc/ukeyd/ukeyd.toml\n');
       expect(output('rpm', '-qpc', rpm)).toBe('/etc/ukeyd/ukeyd.toml\n');
       expect(output('dpkg-deb', '--field', deb, 'Depends')).toMatch(/libc6 \(>= [\d.]+\).*libstdc\+\+6/);
