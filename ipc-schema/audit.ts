@@ -24,7 +24,7 @@ export const auditedMethods = [
 ] as const;
 export type AuditedMethod = (typeof auditedMethods)[number];
 
-/** Besides: the service started or read its configuration again, with this one; the stored PIN was tried. */
+/** Besides: the service started, or read its configuration again; the stored PIN was tried. */
 export const auditedElse = ['service.start', 'service.reload', 'stored-pin.login'] as const;
 
 /** In one entry. */
@@ -42,7 +42,7 @@ export const auditRecordSchema = z.strictObject({
   outcome: z.string().refine((text) => text === 'done' || isErrorCode(text)),
   /** The terminal that was enrolled or removed. */
   terminal: nameText.optional(),
-  /** Of service.start and service.reload: SHA-256 of the configuration in force, hex. */
+  /** SHA-256 (hex) of the configuration: at service.start the one in force, at service.reload the one that was read, of which some keys wait for the next start. */
   digest: z
     .string()
     .regex(/^[0-9a-f]{64}$/)

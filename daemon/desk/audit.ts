@@ -1,7 +1,7 @@
 // Owns: the audit trail: what is noted of the service and its token becomes admin entries of the ledger, a few records to an entry.
 // Invariants: nobody waits for it, and it makes no work by itself: only a person, a start or a try of the stored PIN begets a record, never an entry or an
-// acknowledgement. Records of a person's doing are committed within gatherMs, others at most once in calmMs, so that a service that starts again and again, or
-// a program that reads again and again, fills no FLASH. What cannot be committed (no ledger is open) is kept in a file of the state folder, bounded, and says
+// acknowledgement. Records of a person's doing are committed within gatherMs, whatever else is noted meanwhile; others at most once in calmMs, and no more of them
+// wait than calmMax, so that a service that starts again and again, or a program that reads again and again, neither fills the FLASH nor crowds a person's out. What cannot be committed (no ledger is open) is kept in a file of the state folder, bounded, and says
 // so (`kept`): who can write there could have changed it meanwhile. A store that is full gets none. After a crash a record may stand twice, and none is lost
 // that was noted while no ledger was open.
 import { readFileSync, rmSync } from 'node:fs';
@@ -19,8 +19,10 @@ import type { Custody } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 
 const waitingMax = 256;
+/** Of those that no person has done. */
+const calmMax = 32;
 const fileMaxBytes = 256 * 1024;
-export const auditWaits: AuditWaits = { gatherMs: 2_000, calmMs: 60_000 };
+export const auditWaits: AuditWaits = { gatherMs: 2_000, calmMs: 3_600_000 };
 
 export interface AuditWaits {
   readonly gatherMs: number;
@@ -44,8 +46,8 @@ const fileSchema = z.strictObject({
   omitted: z.int().min(0),
 });
 
-/** Done by a person, who may want to see it stand there. */
 const calm: readonly AuditRecord['what'][] = ['service.start', 'stored-pin.login', 'ledger.read'];
+/** Done by a person, who may want to see it stand there. */
 const isHurried = ({ what }: Note): boolean => !calm.includes(what);
 
 /** With one more record: what was done several times is one record of it. Pure. */
@@ -56,12 +58,19 @@ export function withRecord(records: readonly AuditRecord[], record: AuditRecord)
     one.outcome === record.outcome &&
     one.terminal === record.terminal &&
     one.digest === record.digest &&
-    one.fromBatch === record.fromBatch &&
     one.kept === record.kept;
   const at = records.findIndex(isSame);
   const known = records[at];
   if (known === undefined) return [...records, record];
-  return records.with(at, { ...known, times: (known.times ?? 1) + 1, lastAt: record.at });
+  // Of runs through the ledger the one that began first tells how far back was read.
+  const from = record.fromBatch === undefined ? {} : { fromBatch: Math.min(known.fromBatch ?? record.fromBatch, record.fromBatch) };
+  return records.with(at, { ...known, ...from, times: (known.times ?? 1) + 1, lastAt: record.at });
+}
+
+/** `taken`: of an entry that is on its way, and may come back. */
+function hasRoom(records: readonly AuditRecord[], taken: number, note: Note): boolean {
+  const isCrowd = !isHurried(note) && records.filter((one) => !isHurried(one)).length > calmMax;
+  return records.length + taken <= waitingMax && !isCrowd;
 }
 
 export class Audit {
@@ -72,6 +81,10 @@ export class Audit {
   #omitted = 0;
   #isInFile = false;
   #timer: NodeJS.Timeout | null = null;
+  /** Monotonic: when the timer is due. */
+  #dueMs = 0;
+  /** Records of the entry that is on its way: if it is refused, they come back. */
+  #taken = 0;
   /** Monotonic: when the last entry was written, or this began. */
   #lastMs: number;
   #committing: Promise<void> | null = null;
@@ -97,10 +110,10 @@ export class Audit {
     const at = new Date(this.#parts.clock.wallMs()).toISOString();
     const isOpen = this.#parts.custody.ledger !== null;
     const records = withRecord(this.#records, { ...note, at, ...(isOpen ? {} : { kept: true }) });
-    if (records.length <= waitingMax) this.#records = records;
+    if (hasRoom(records, this.#taken, note)) this.#records = records;
     else this.#omitted += 1;
     this.#parts.log.info('audit', { ...note });
-    if (!isOpen) this.#write(); // no till is served now: one sync harms nobody
+    if (!isOpen) this.#write(); // this token serves no till now; those of others wait for one small sync, once for what a person did
     this.#arm();
   }
 
@@ -123,12 +136,16 @@ export class Audit {
 
   #arm(): void {
     if (this.#closed || this.#parts.custody.ledger === null || this.#committing !== null) return;
-    this.#disarm();
     const { gatherMs, calmMs } = this.#waits;
+    const nowMs = this.#parts.clock.monotonicMs();
     const isUrgent = this.#refusedBy !== this.#parts.custody.ledger && this.#records.some(isHurried);
     const isEntryFull = this.#records.length >= auditRecordsMax;
-    const sinceMs = this.#parts.clock.monotonicMs() - this.#lastMs;
+    const sinceMs = nowMs - this.#lastMs;
     const waitMs = isEntryFull && isUrgent ? 0 : Math.max(gatherMs, (isUrgent ? gatherMs : calmMs) - sinceMs);
+    // What is noted while one waits may bring it forward, and never puts it off.
+    if (this.#timer !== null && this.#dueMs <= nowMs + waitMs) return;
+    this.#disarm();
+    this.#dueMs = nowMs + waitMs;
     this.#timer = setTimeout(() => {
       this.#timer = null;
       this.#committing = this.#commit().finally(() => {
@@ -151,6 +168,7 @@ export class Audit {
       if (ledger.full || usedPercent >= 100) return; // what is left of a full FLASH is for acknowledgements
       taken = this.#records.slice(0, auditRecordsMax);
       this.#records = this.#records.slice(taken.length);
+      this.#taken = taken.length;
       const omitted = this.#records.length === 0 ? this.#omitted : 0;
       const body = encodeAdminEvent({ event: 'audit', records: [...taken], ...(omitted === 0 ? {} : { omitted }) });
       await ledger.addOwn({ kind: 'own', entryKind: 'admin', bodyMaxBytes: body.length, body: () => body });
@@ -162,6 +180,7 @@ export class Audit {
       log.debug('audit records wait', { code: asUkeyError(error).code, why: whyOf(error) });
     } finally {
       this.#records = [...taken, ...this.#records];
+      this.#taken = 0;
     }
   }
 

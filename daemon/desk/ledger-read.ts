@@ -25,10 +25,15 @@ export class LedgerReading {
   }
 
   /** Errors: busy, not-found for what was released, and the holder's. */
-  async read(params: Params<'ledger.read'>): Promise<Result<'ledger.read'>> {
+  read(params: Params<'ledger.read'>): Promise<Result<'ledger.read'>> {
+    return this.inLine(() => this.#page(params));
+  }
+
+  /** One after the other, with all who read pages. Rejects with busy, or as `act` does. */
+  async inLine<T>(act: () => Promise<T>): Promise<T> {
     if (this.#waiting >= waitingMax) throw new UkeyError('busy', 'too many read the ledger', { retryAfterMs: busyRetryMs });
     this.#waiting += 1;
-    const turn = this.#line.then(() => this.#page(params));
+    const turn = this.#line.then(act);
     this.#line = turn.catch(() => undefined); // the caller has its own error
     try {
       return await turn;

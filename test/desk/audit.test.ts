@@ -288,6 +288,54 @@ describe('a ledger that takes nothing now', () => {
     await audit.close();
   });
 
+  test('what is noted again and again puts nothing off, and crowds out nothing that a person did', async () => {
+    const bodies: AdminEvent[] = [];
+    const ledger = {
+      full: false,
+      addOwn: async ({ body }: { body(): Uint8Array }) => void bodies.push(decodeAdminEvent(body())),
+    } as unknown as Ledger;
+    const holder = { status: async () => ({ usedPercent: 1 }) as HolderStatus };
+    const waits = { gatherMs: 200, calmMs: 3_600_000 };
+    const audit = new Audit({ custody: { ledger }, holder, clock: systemClock, log: silentLog, stateDirectory: folder, waits });
+    for (let at = 0; at < 300; at += 1) audit.note({ what: 'ledger.read', who: `erp-${at}`, outcome: 'done', fromBatch: 1 });
+    expect(audit.waiting).toBe(32);
+    audit.note({ what: 'session.login', who: 'admin', outcome: 'pin-incorrect' });
+    const startedMs = performance.now();
+    const isNoted = (): boolean =>
+      bodies.some((event) => event.event === 'audit' && event.records.some(({ what }) => what === 'session.login'));
+    for (let batch = 1; !isNoted() && performance.now() - startedMs < 5_000; batch += 1) {
+      audit.note({ what: 'ledger.read', who: 'erp-1', outcome: 'done', fromBatch: batch });
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    expect(isNoted()).toBe(true);
+    await audit.close();
+  });
+
+  test('what comes while an entry is refused keeps to what may wait', async () => {
+    const refusal = Promise.withResolvers<never>();
+    let asked = 0;
+    const ledger = {
+      full: false,
+      addOwn: () => {
+        asked += 1;
+        return refusal.promise;
+      },
+    } as unknown as Ledger;
+    const holder = { status: async () => ({ usedPercent: 1 }) as HolderStatus };
+    const waits = { gatherMs: 10, calmMs: 3_600_000 };
+    const custody: { ledger: Ledger | null } = { ledger };
+    const audit = new Audit({ custody, holder, clock: systemClock, log: silentLog, stateDirectory: folder, waits });
+    const enrol = (at: number): void => audit.note({ what: 'terminal.enrol', who: 'admin', outcome: 'done', terminal: `t${at}` });
+    for (let at = 0; at < 256; at += 1) enrol(at);
+    await expect.poll(() => asked).toBe(1);
+    for (let at = 256; at < 300; at += 1) enrol(at);
+    custody.ledger = null;
+    refusal.reject(new UkeyError('token-failed', 'it hangs'));
+    await audit.close();
+    const again = new Audit({ custody, holder, clock: systemClock, log: silentLog, stateDirectory: folder });
+    expect(again.waiting).toBe(256); // none was lost by writing more than is read
+  });
+
   test('more than may wait are counted', async () => {
     const audit = new Audit({
       ...{ custody: { ledger: null }, holder: { status: () => Promise.reject(new Error('none')) }, clock: systemClock, log: silentLog },
@@ -303,6 +351,11 @@ describe('a ledger that takes nothing now', () => {
 describe('what was done several times is one record', () => {
   const note: AuditRecord = { what: 'session.login', at: '2026-01-01T00:00:00Z', who: 'admin', outcome: 'pin-incorrect' };
   const later = { ...note, at: '2026-01-01T00:01:00Z' };
+
+  test('with how far back was read', () => {
+    const read = (fromBatch: number): AuditRecord => ({ ...note, what: 'ledger.read', outcome: 'done', fromBatch });
+    expect(withRecord(withRecord([], read(7)), read(3))).toMatchObject([{ fromBatch: 3, times: 2 }]);
+  });
 
   test('with how often, and when first and last', () => {
     const once = withRecord([], note);
