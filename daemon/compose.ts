@@ -5,10 +5,11 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import type { Note } from '#desk/audit.ts';
 import { audited } from '#desk/audited.ts';
+import { refuseLeftBehind } from '#desk/state-folders.ts';
 import { Terminals } from '#desk/terminals.ts';
 import { refuseOtherIssuer, type Wanted, whichToken } from '#desk/which-token.ts';
 import { systemClock } from '#ground/clock.ts';
-import { type Config, digestOf } from '#ground/config.ts';
+import { type Config, digestOf, type TokenConfig } from '#ground/config.ts';
 import { takeLock } from '#ground/lock.ts';
 import { aboutAll, type Log, whyOf } from '#ground/log.ts';
 import { machineFacts } from '#ground/machine.ts';
@@ -41,27 +42,30 @@ export async function compose(config: Config, log: Log, overrides: Overrides = {
   // Whatever one part says, the others are closed, down to the lock.
   const close = (): Promise<void> => inTurn(closing.splice(0).reverse());
   try {
-    for (const folder of new Set([config.state, ...config.tokens.map(({ state }) => state)])) {
+    const folders = config.tokens.map(({ state }) => state);
+    for (const folder of new Set([config.state, ...folders])) {
       mkdirSync(folder, { recursive: true, mode: 0o700 });
       const lock = takeLock(path.join(folder, 'ukeyd.lock'));
       closing.push(() => lock.release());
     }
+    refuseLeftBehind(config.state, folders);
     const terminals = new Terminals(config.state);
     const version = serverVersion();
     const several = config.tokens.length > 1;
-    const open = (token: Config['tokens'][number]): Promise<Place> =>
-      openPlace({
-        config: token,
-        probe: config.upload.probe,
-        log: several ? aboutAll(log, { token: token.name }) : log,
-        version,
-        overrides,
-      });
+    const begun: Place[] = [];
+    // All at once: one that is stuck must not take the time that the others need for a clean end.
+    closing.push(() => allClosed(begun));
+    const open = async (token: TokenConfig): Promise<Place> => {
+      const ownLog = several ? aboutAll(log, { token: token.name }) : log;
+      const place = await openPlace({ config: token, probe: config.upload.probe, log: ownLog, version, overrides });
+      begun.push(place);
+      return place;
+    };
     const [first, ...others] = config.tokens;
-    const places: [Place, ...Place[]] = [await opened(open(first), closing)];
-    for (const token of others) places.push(await opened(open(token), closing));
-    const noteAll = (note: Note): void => {
-      for (const place of places) place.note(note);
+    const places: [Place, ...Place[]] = [await open(first)];
+    for (const token of others) places.push(await open(token));
+    const noteAll = (note: Note, token: string | null = null): void => {
+      for (const place of places) if (token === null || token === place.name) place.note(note);
     };
     noteAll({ what: 'service.start', who: 'service', outcome: 'done', digest: digestOf(config) });
     const clock = overrides.clock ?? systemClock;
@@ -110,10 +114,10 @@ export async function compose(config: Config, log: Log, overrides: Overrides = {
   }
 }
 
-async function opened(opening: Promise<Place>, closing: (() => Promise<void> | void)[]): Promise<Place> {
-  const place = await opening;
-  closing.push(() => place.close());
-  return place;
+/** The first failure is thrown once all have ended. */
+async function allClosed(places: readonly Place[]): Promise<void> {
+  const ends = await Promise.allSettled(places.map((place) => place.close()));
+  for (const end of ends) if (end.status === 'rejected') throw end.reason;
 }
 
 /** What the service can do at best: the first in the order of the table. */
@@ -136,7 +140,7 @@ function openMetrics(places: readonly Place[], around: Omit<MetricsParts, 'token
   });
 }
 
-function handlersOf(places: readonly [Place, ...Place[]], terminals: Terminals, note: (note: Note) => void): Handlers<Methods> {
+function handlersOf(places: readonly [Place, ...Place[]], terminals: Terminals, note: NoteAll): Handlers<Methods> {
   return {
     ...routedHandlers(places),
     ...terminalHandlers(places, terminals, note),
@@ -146,13 +150,12 @@ function handlersOf(places: readonly [Place, ...Place[]], terminals: Terminals, 
   };
 }
 
+/** `token`: the only one whose trail it belongs into. */
+type NoteAll = (note: Note, token: string | null) => void;
 type TerminalMethod = 'terminal.enrol' | 'terminal.list' | 'terminal.remove';
 
-function terminalHandlers(
-  places: readonly [Place, ...Place[]],
-  terminals: Terminals,
-  note: (note: Note) => void,
-): Pick<Handlers<Methods>, TerminalMethod> {
+/** A terminal of one token is no business of the others' issuers, whose ledgers are read by others. */
+function terminalHandlers(places: readonly Place[], terminals: Terminals, note: NoteAll): Pick<Handlers<Methods>, TerminalMethod> {
   const handlers: Pick<Handlers<Methods>, TerminalMethod> = {
     'terminal.enrol': async (_caller, { terminal, role, token }) => {
       if (token !== undefined) whichToken(places, null, { token });
@@ -161,7 +164,12 @@ function terminalHandlers(
     'terminal.list': async () => ({ terminals: terminals.list() }),
     'terminal.remove': async (_caller, params) => terminals.remove(params.terminal),
   };
-  return audited({ note }, handlers);
+  const notedFor = (token: string | null): typeof handlers => audited({ note: (one) => note(one, token) }, handlers);
+  return {
+    ...handlers,
+    'terminal.enrol': (caller, params) => notedFor(params.token ?? null)['terminal.enrol'](caller, params),
+    'terminal.remove': (caller, params) => notedFor(terminals.find(params.terminal)?.token ?? null)['terminal.remove'](caller, params),
+  };
 }
 
 type AnyHandler = (caller: Caller, params: Wanted) => Promise<unknown>;

@@ -136,7 +136,7 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
     usb: () => usb.sight,
     whyLocked: () => unattended?.why ?? idle.why,
     onCommitted: (entries, _batchIndex, commitMs) => {
-      if (entries.some(({ leaf }) => leaf.kind !== 'admin')) idle.used(); // the trail of what was done is no work
+      if (entries.some(({ leaf }) => isFiscal(leaf.kind))) idle.used();
       counts.committed(
         entries.map(({ leaf }) => leaf.kind),
         commitMs,
@@ -166,6 +166,7 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
     if (custody.ledger === probed) return;
     probed = custody.ledger;
     if (probed === null) return;
+    idle.used(); // reading it may have taken longer than a token may be idle
     void uploader.probe().then(() => renewal.look()); // neither rejects
     lookAtStore();
   };
@@ -186,7 +187,7 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
       (error: unknown) => log.debug('the holder gives no figures', { why: whyOf(error) }),
     );
   };
-  const provision = { holder, custody, stateDirectory: config.state, log };
+  const provision = { holder, custody, stateDirectory: config.state, log, issuer: config.issuer };
   const handover = new Handover({ holder, custody, log, unattended: () => unattended });
   const uploader = new Uploader({
     custody,
@@ -229,6 +230,7 @@ function openParts({ config, probe, log, version, overrides }: PlaceOptions, clo
         });
   const idle: IdleLock = new IdleLock({
     ...{ custody, holder, clock, log, unattended },
+    isUploading: () => uploader.link === 'up' && uploader.report.refusedFor === null && (custody.ledger?.tip.pending.count ?? 0) > 0,
     onLocked: () => audit.note({ what: 'session.logout', who: 'service', outcome: 'done' }),
   });
   follow = (state) => {
@@ -294,8 +296,8 @@ function handlersOf(parts: Parts): Place['handlers'] {
     'invoice.get': (caller, params) => find.get(custody, caller.terminal, params),
     'invoice.last': (caller) => find.last(custody, caller.roles.includes('auditor') ? null : caller.terminal),
     'ledger.read': (_caller, params) => reading.read(params),
-    'audit.list': (_caller, params) => auditList({ custody, holder, audit }, params),
-    'session.login': (_caller, params) => session.login(door, params),
+    'audit.list': (_caller, params) => auditList({ custody, holder, audit, reading }, params),
+    'session.login': (_caller, params) => idle.working(() => session.login(door, params)),
     'session.logout': () => idle.leaveToPerson(() => session.logout(door)),
     'session.changePin': (_caller, params) => session.changePin(door, params),
     'session.unblock': (_caller, params) => session.unblock(door, params),
@@ -308,7 +310,7 @@ function handlersOf(parts: Parts): Place['handlers'] {
     'token.takeBack': (_caller, params) => handover.takeBack(params),
     'token.renewCertificate': () => renewCertificate(custody, renewal),
     'store.restore': (_caller, params) => restoring.restore(provision, params),
-    'store.check': (_caller, params) => checkStore({ custody, holder, log: provision.log }, params),
+    'store.check': (_caller, params) => idle.working(() => checkStore({ custody, holder, log: provision.log }, params)),
     'store.mend': (_caller, params) => mendStore({ custody, holder, unattended, log: provision.log }, params),
     'store.resume': (_caller, params) => resume({ ...provision, unattended }, params),
   });

@@ -1,5 +1,5 @@
 // Owns: locking the token when nobody has worked with it for as long as the charter says (`lockAfterIdleMinutes`), as session.logout does.
-// Invariants: by the machine's uptime, sleep included, never by the wall clock; whatever is committed, admin entries aside, and every request of a till that works with the ledger
+// Invariants: by the machine's uptime, sleep included, never by the wall clock; every document, every request of a till that works with the ledger, and a person's login and check of the store
 // begins the time anew, while asking how the service stands does not, or a program that watches would keep it open for ever. The charter counts where a PIN is
 // stored too: the token is then locked like any other, and the stored PIN opens it again at the next such request, and not before.
 // A person who locks it is obeyed: then no request opens it.
@@ -34,6 +34,8 @@ type Used = Readonly<Record<(typeof usedMethods)[number], Handler>>;
 export interface IdleLockParts extends SessionParts {
   readonly clock: Clock;
   readonly log: Log;
+  /** Whether what waits is going up now: then the token works by itself. */
+  isUploading(): boolean;
   /** Told each time when it has locked the token. */
   onLocked?(): void;
 }
@@ -59,9 +61,15 @@ export class IdleLock {
     return { reason, action: this.#parts.unattended === null ? errorTable.locked.action : storedPinAction };
   }
 
-  /** Something was committed. */
+  /** Somebody works with it: a document was committed, a person logged in, the ledger was opened. */
   used(): void {
     this.#usedMs = this.#parts.clock.elapsedMs();
+  }
+
+  /** What a person does to the token; it opens nothing. */
+  working<T>(act: () => Promise<T>): Promise<T> {
+    this.used();
+    return act();
   }
 
   /** Each state of the holder. A token that is open, or was pulled, is locked for being idle no more; one whose process was replaced is. */
@@ -82,7 +90,7 @@ export class IdleLock {
     const { custody, clock, log } = this.#parts;
     const nowMs = clock.elapsedMs();
     const afterMinutes = custody.ledger?.charter?.lockAfterIdleMinutes;
-    const isDue = isLockDue({ afterMinutes, idleMs: nowMs - this.#usedMs });
+    const isDue = isLockDue({ afterMinutes, idleMs: nowMs - this.#usedMs }) && !this.#parts.isUploading();
     if (!isDue || afterMinutes === undefined || this.#locking !== null || nowMs < this.#notBeforeMs) return;
     this.#lockedAfter = afterMinutes; // before the state changes: whoever hears of it hears why
     log.warn('the token is locked: it was idle', { minutes: afterMinutes });
@@ -97,7 +105,7 @@ export class IdleLock {
       await logout(this.#parts);
       this.#parts.onLocked?.();
     } catch (error) {
-      this.#lockedAfter = null;
+      if (this.#isOpen) this.#lockedAfter = null; // else its process was replaced on the way: it is locked all the same
       this.#notBeforeMs = this.#parts.clock.elapsedMs() + retryMs;
       this.#parts.log.error('an idle token could not be locked', { why: whyOf(error) });
     }

@@ -26,6 +26,8 @@ export interface ProvisionParts {
   readonly custody: Custody;
   readonly stateDirectory: string;
   readonly log: Log;
+  /** Tax id of the issuer that the place is for; null: any. */
+  readonly issuer: string | null;
 }
 
 export interface CheckedEnrolment {
@@ -66,6 +68,15 @@ export async function provision(parts: ProvisionParts, params: Params<'token.pro
   return { standing: parts.custody.standing().standing, tokenId: enrolled.checked.tokenIdHex, keyWrapping: mount.keyWrapping };
 }
 
+/** Before the FLASH is formatted: with the right issuer in the configuration the same ticket goes on. */
+function refuseForeign({ issuer }: ProvisionParts, charter: Charter): void {
+  if (issuer === null || charter.issuer.taxId === issuer) return;
+  throw new UkeyError('invalid-request', `ticket: its charter is for the issuer ${charter.issuer.taxId}, and this place is for ${issuer}`, {
+    field: 'ticket',
+    action: 'Correct the issuer of this token in the configuration and repeat, or use a ticket of the issuer that stands there.',
+  });
+}
+
 export interface Enrolled {
   readonly enrolment: Enrolment;
   readonly checked: CheckedEnrolment;
@@ -88,6 +99,7 @@ export async function formatFor(
   { enrolment, checked }: Enrolled,
   consent: { readonly erase: boolean; readonly eraseLedger?: string },
 ): Promise<Mount> {
+  refuseForeign(parts, checked.charter.content);
   writeDurably(pendingFile(parts), JSON.stringify(enrolment));
   const { recoveryKey } = checked.charter.content.server;
   return await parts.holder.format({

@@ -8,8 +8,8 @@ import { createPublicKey, X509Certificate } from 'node:crypto';
 import { existsSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { writeDurably } from '#ground/durable-file.ts';
-import { type Log, whyOf } from '#ground/log.ts';
-import type { AdoptedBatch, BatchMark, Holder, Mount, ResumeAnswer } from '#holder/holder.ts';
+import { whyOf } from '#ground/log.ts';
+import type { AdoptedBatch, BatchMark, Mount, ResumeAnswer } from '#holder/holder.ts';
 import { type AdminEvent, decodeAdminEvent, encodeAdminEvent } from '#ipc-schema/admin.ts';
 import { decodeBatch, sealHashOf } from '#ipc-schema/batch.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
@@ -30,16 +30,13 @@ import { type Reads, readBatch } from '#ledger/stored.ts';
 import { encodeTip, type Tip, withBatchEnd, withEntry } from '#ledger/tip.ts';
 import { Holdings, parted } from '#upload/holdings.ts';
 import { begunRenewal, endLedger, type NewLedger, refuseHalf, refuseToLose, renew } from './loss.ts';
+import type { ProvisionParts } from './provision.ts';
 import { decideResume, type ResumeFacts } from './resume-decision.ts';
 import { askHolder } from './resume-step.ts';
 import type { UnattendedLogin } from './unattended-login.ts';
 
-export interface ResumeParts {
-  readonly holder: Holder;
-  readonly custody: Custody;
-  readonly stateDirectory: string;
+export interface ResumeParts extends ProvisionParts {
   readonly unattended: UnattendedLogin | null;
-  readonly log: Log;
 }
 
 const bodyMaxBytes = 4 * 1024;

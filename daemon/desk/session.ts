@@ -33,7 +33,8 @@ export async function logout({ custody, holder, unattended }: SessionParts): Pro
   try {
     await custody.apart(() => holder.logout());
   } catch (error) {
-    unattended?.resume();
+    // Where it is open still, nothing was locked. Else its process was replaced on the way: it is locked, as was asked.
+    if (holder.state().kind === 'open') unattended?.resume();
     throw error;
   }
   return { standing: custody.standing().standing };

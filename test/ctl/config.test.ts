@@ -47,9 +47,11 @@ it('refuses what the service would refuse, with status 2', async () => {
   expect(errorOf(run)).toMatchObject({ code: 'invalid-request', exit: 'usage', field: 'token.soft_tokn' });
 });
 
-it('gives an example that it takes itself', async () => {
+it('gives an example that it takes itself, once it names a token', async () => {
   const example = join(directory, 'example.toml');
   const { stdout } = await ctl(['config', 'example']);
   writeFileSync(example, stdout);
+  expect(await ctl(['config', 'check', '--config', example])).toMatchObject({ status: 2 });
+  writeFileSync(example, stdout.replace(/^#(?=(module|flash) = )/gm, ''));
   expect(await ctl(['config', 'check', '--config', example])).toMatchObject({ status: 0, stderr: '' });
 });

@@ -1,5 +1,5 @@
 // One service, two tokens of two issuers: each its own ledger, upload and standing; whom a request reaches; and a driver that hangs beside one that works.
-import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -10,6 +10,7 @@ import { silentLog } from '#ground/log.ts';
 import { joinHolder } from '#holder/joined.ts';
 import { startHolder } from '#holder/parent.ts';
 import { partsOf } from '#holder/parts.ts';
+import { decodeAdminEvent } from '#ipc-schema/admin.ts';
 import { type Client, connect } from '#ipc-schema/client.ts';
 import type { EventNotice } from '#ipc-schema/envelope.ts';
 import type { InvoiceDocument } from '#ipc-schema/invoice.ts';
@@ -64,7 +65,7 @@ afterEach(async () => {
 });
 
 async function start(holder = joined): Promise<void> {
-  running = await compose(config, silentLog, { startHolder: holder });
+  running = await compose(config, silentLog, { startHolder: holder, auditWaits: { gatherMs: 20, calmMs: 50 } });
   admin = await connect({ socketPath: config.admin_socket, client: 'test/1', waitMs: 2_000 });
   clients.push(admin);
 }
@@ -161,6 +162,40 @@ describe('a service with two tokens', () => {
     await expect(till.call('invoice.issue', { ...sale('k'), token: 'shop' })).rejects.toMatchObject({ code: 'locked' });
     await till.issue({ ...sale('k'), token: 'annex' });
     await admin.call('session.login', { token: 'shop', pin: rigPin });
+    await expect.poll(standings).toEqual(['issuing-online', 'issuing-online']);
+  });
+
+  test("notes a terminal of one token in that one's trail alone", async () => {
+    await terminal('till-2', { token: 'annex' });
+    await terminal('till-1');
+    await admin.call('terminal.remove', { terminal: 'till-2' });
+    const named = async (token: Name): Promise<(string | undefined)[]> => {
+      const { entries } = await admin.call('audit.list', { token });
+      const events = entries.map(({ body }) => decodeAdminEvent(Buffer.from(body ?? '', 'utf8')));
+      const records = events.flatMap((event) => (event.event === 'audit' ? event.records : []));
+      return records.flatMap(({ what, terminal: id }) => (what.startsWith('terminal.') ? [`${what} ${id}`] : [])).sort();
+    };
+    await expect.poll(() => named('annex')).toEqual(['terminal.enrol till-1', 'terminal.enrol till-2', 'terminal.remove till-2']);
+    await expect.poll(() => named('shop')).toEqual(['terminal.enrol till-1']);
+  });
+
+  test('formats no FLASH for another issuer than its place is for', async () => {
+    await admin.call('session.logout', { token: 'shop' });
+    for (const file of ['key.json', 'flash.img']) rmSync(path.join(directory, 'shop', file));
+    await expect.poll(async () => (await admin.call('service.status', { token: 'shop' })).standing).toBe('no-token');
+    const ticket = await server.createTicket({ ...grant, issuer: { ...grant.issuer, taxId: issuerOf.annex } });
+    const params = { token: 'shop', label: 'shop', pin: rigPin, soPin: '97531000', ticket };
+    await expect(admin.call('token.provision', params)).rejects.toMatchObject({ code: 'invalid-request', field: 'ticket' });
+    expect(existsSync(path.join(directory, 'shop', 'flash.img'))).toBe(false);
+  });
+
+  test('does not start where a token has left its state folder behind', async () => {
+    await stop();
+    const [first, ...others] = config.tokens;
+    const moved = { ...config, tokens: [{ ...first, state: path.join(config.state, 'other') }, ...others] } as Config;
+    const starting = compose(moved, silentLog, { startHolder: joined });
+    await expect(starting).rejects.toMatchObject({ code: 'invalid-request', field: 'token.state' });
+    await start();
     await expect.poll(standings).toEqual(['issuing-online', 'issuing-online']);
   });
 
