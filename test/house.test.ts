@@ -178,7 +178,7 @@ describe('law 3: rooms know downwards only', () => {
 
   test('no file imports upwards or sideways', () => {
     const breaches = sources.flatMap((source) => {
-      if (['daemon/compose.ts', 'daemon/place.ts'].includes(source.file)) return [];
+      if (['daemon/compose.ts', 'daemon/place.ts', 'daemon/errands.ts'].includes(source.file)) return [];
       const room = roomOf(source.file);
       const known = new Set([room, ...(mayKnow[room] ?? []), ...(exceptions[source.file] ?? [])]);
       const targets = source.imports.map((specifier) => targetOf(source, specifier)).filter((target) => target !== null);

@@ -5,6 +5,7 @@
 import { closeSync, fstatSync, openSync, readSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { getSystemErrorMap } from 'node:util';
+import type { TokenConfig } from '#ground/config.ts';
 import { whyOf } from '#ground/log.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 
@@ -12,6 +13,12 @@ export type PinPlace =
   | { readonly kind: 'file'; readonly path: string }
   /** `directory`: what the manager has put into CREDENTIALS_DIRECTORY; null: nothing. */
   | { readonly kind: 'credential'; readonly name: string; readonly directory: string | null };
+
+/** Where the stored PIN is, or null: a person logs in. */
+export function pinPlaceOf({ pin_file: file, pin_credential: name }: Pick<TokenConfig, 'pin_file' | 'pin_credential'>): PinPlace | null {
+  if (name !== undefined) return { kind: 'credential', name, directory: process.env['CREDENTIALS_DIRECTORY'] ?? null };
+  return file === undefined ? null : { kind: 'file', path: file };
+}
 
 const pinFileMaxBytes = 256;
 const [lineFeed, carriageReturn] = [0x0a, 0x0d];

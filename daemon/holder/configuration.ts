@@ -1,5 +1,6 @@
 // Owns: what a holder is told when it starts: where its token, its FLASH and their mirror are.
 // Invariants: plain data (it crosses to the child as its first message); holds no secret.
+import type { TokenConfig } from '#ground/config.ts';
 import type { MirrorMode } from '#store/store.ts';
 
 /** One file, or a folder in which each token has its own. */
@@ -26,4 +27,21 @@ export interface HolderConfig {
   readonly presencePaths: readonly string[];
   /** Login and reading only; nothing is written to the FLASH. */
   readonly readOnly?: boolean;
+}
+
+/** As the service's configuration has it. */
+export function holderConfigOf(config: TokenConfig): HolderConfig {
+  const { mirror, state } = config;
+  const place = mirror.path === undefined ? ({ kind: 'folder', folder: state } as const) : ({ kind: 'file', path: mirror.path } as const);
+  return {
+    module: config.module ?? null,
+    ...(config.module_sha256 === undefined ? {} : { moduleSha256: config.module_sha256 }),
+    ...(config.module_parameters === undefined ? {} : { moduleParameters: config.module_parameters }),
+    ...(config.label === undefined ? {} : { tokenLabel: config.label }),
+    ...(config.soft_token === undefined ? {} : { softTokenPath: config.soft_token }),
+    flashPath: config.flash,
+    imageBytes: config.flash_mib * 1024 * 1024,
+    ...(mirror.mode === 'off' ? {} : { mirror: { mode: mirror.mode, place } }),
+    presencePaths: config.presence,
+  };
 }
