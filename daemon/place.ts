@@ -1,7 +1,6 @@
 // Owns: everything that lives from one token: its holder, custody (ledger), uploader and timetable, and the errands that callers can ask of it.
 // With compose.ts and errands.ts the only files that know all rooms. Invariants: places know nothing of one another, so that a stuck token delays no
 // other; holder, custody, uploader and timetable are opened in that order and closed in reverse.
-import { mkdirSync } from 'node:fs';
 import { Audit, type AuditWaits, type Note } from '#desk/audit.ts';
 import type { BacklogParts } from '#desk/backlog.ts';
 import { Deliveries } from '#desk/deliveries.ts';
@@ -23,11 +22,9 @@ import { lookAtUsb } from '#ground/machine.ts';
 import { type HolderConfig, holderConfigOf } from '#holder/configuration.ts';
 import type { Holder, HolderEvents, HolderState } from '#holder/holder.ts';
 import { startHolder } from '#holder/parent.ts';
-import type { Handlers } from '#ipc/serve.ts';
 import { isFiscal } from '#ipc-schema/entry.ts';
 import type { EventNotice } from '#ipc-schema/envelope.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
-import type { Methods, TokenMethod } from '#ipc-schema/methods.ts';
 import { Custody } from '#ledger/custody.ts';
 import { Filling } from '#ledger/filling.ts';
 import type { Ledger } from '#ledger/ledger.ts';
@@ -37,7 +34,7 @@ import type { TokenFigures } from '#metrics/figures.ts';
 import { CertificateRenewal } from '#upload/certificate-renewal.ts';
 import { openTimetable, type Timetable } from '#upload/timetable.ts';
 import { Uploader } from '#upload/uploader.ts';
-import { errandsOf } from './errands.ts';
+import { type Errands, errandsOf } from './errands.ts';
 
 /** What tests replace; everything else is as in production. */
 export interface PlaceOverrides {
@@ -61,7 +58,7 @@ export interface Place {
   /** Tax id of the issuer that it is for; null: of whichever issuer the token is. */
   readonly issuer: string | null;
   readonly custody: Custody;
-  readonly handlers: Pick<Handlers<Methods>, TokenMethod>;
+  readonly handlers: Errands;
   figures(): Promise<TokenFigures>;
   /** Something that concerns the whole service is done: this ledger's audit trail tells it too. */
   note(note: Note): void;
@@ -84,7 +81,6 @@ type Closing = (() => Promise<void> | void)[];
 export async function openPlace(options: PlaceOptions): Promise<Place> {
   const closing: Closing = [];
   try {
-    mkdirSync(options.config.state, { recursive: true, mode: 0o700 });
     return new TokenPlace(options, closing);
   } catch (error) {
     await inTurn(closing.reverse());
@@ -96,7 +92,7 @@ class TokenPlace implements Place {
   readonly name: string;
   readonly issuer: string | null;
   readonly custody: Custody;
-  readonly handlers: Place['handlers'];
+  readonly handlers: Errands;
   readonly #options: PlaceOptions;
   readonly #closing: Closing;
   readonly #clock: Clock;
@@ -361,7 +357,7 @@ class TokenPlace implements Place {
     };
   }
 
-  #errands(): Place['handlers'] {
+  #errands(): Errands {
     return errandsOf({
       ...{ custody: this.custody, holder: this.#holder, clock: this.#clock, log: this.#options.log, deliveries: this.#deliveries },
       ...{ link: () => this.#uploader.link, waiting: this.#waitingParts(), standing: this.#statusParts() },
