@@ -2,7 +2,7 @@
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { money, sumTextOf } from '#ipc-schema/money.ts';
 import type { BacklogStatus, Link } from '#ipc-schema/status.ts';
-import { type Custody, decimalsIn } from '#ledger/custody.ts';
+import type { Custody } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import type { UploadReport } from '#upload/account.ts';
 
@@ -22,7 +22,7 @@ export function backlogOf(parts: BacklogParts, ledger: Ledger): BacklogStatus {
   return {
     pending: pending.count,
     oldest: instant(pending.oldestMs),
-    amount: sumTextOf(money(pending.amount), decimalsIn(ledger)),
+    amount: sumTextOf(money(pending.amount), ledger.decimals),
     link: parts.link(),
     lastAttempt: instant(report.lastAttemptMs),
     lastError: report.lastError,

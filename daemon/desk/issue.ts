@@ -31,14 +31,31 @@ type IssueRequest = Params<'invoice.issue'>;
 
 export async function issue(parts: IssueParts, terminal: string | null, request: IssueRequest): Promise<Result<'invoice.issue'>> {
   const name = terminalOf(terminal);
-  const ledger = await parts.custody.use();
-  const charter = charterOf(ledger);
-  refuseOtherIssuer(request, charter);
-  const issued = await issueOnce(parts, ledger, charter, name, request);
+  const { ledger, charter, issued } = await issueIn(await parts.custody.use(), parts, name, request);
   // With it a till's request is followed to its batch, and with the upload's line to the server.
   parts.log.debug('document', { sequence: issued.leaf.sequence, batch: issued.batchIndex, repeated: issued.repeated });
   const acknowledged = await waitIfAsked(parts, ledger, charter, issued, request.wait);
   return answer(issued, charter, budgetOf(parts.custody), acknowledged, request.brief === true);
+}
+
+interface IssuedIn {
+  readonly ledger: Ledger;
+  readonly charter: Charter;
+  readonly issued: Issued;
+}
+
+/** A ledger that was set aside while the request was on its way to it has refused it (busy): the one that follows takes it. */
+async function issueIn(ledger: Ledger, parts: IssueParts, terminal: string, request: IssueRequest): Promise<IssuedIn> {
+  const charter = charterOf(ledger);
+  refuseOtherIssuer(request, charter);
+  try {
+    return { ledger, charter, issued: await issueOnce(parts, ledger, charter, terminal, request) };
+  } catch (error) {
+    if (asUkeyError(error).code !== 'busy' || parts.custody.ledger === ledger) throw error;
+    const next = await parts.custody.use();
+    if (next === ledger) throw error;
+    return await issueIn(next, parts, terminal, request);
+  }
 }
 
 async function issueOnce(parts: IssueParts, ledger: Ledger, charter: Charter, terminal: string, request: InvoiceRequest): Promise<Issued> {

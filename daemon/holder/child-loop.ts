@@ -106,6 +106,8 @@ async function perform(holder: Holder, call: Exclude<Call, { kind: 'commit' }>):
       return { kind: 'enrolment', request: await holder.unlockRestore(call.sealedDataKey) };
     case 'finishRestore':
       return { kind: 'mount', mount: await holder.finishRestore(call.grant) };
+    case 'openAgain':
+      return { kind: 'mount', mount: await holder.openAgain() };
     case 'requestRenewal':
       return { kind: 'enrolment', request: await holder.requestRenewal(call.certificateHash) };
     case 'read':

@@ -16,7 +16,8 @@ export type HolderState =
   /** A token without keys: provision first. Or one with keys (`facts.provisioned`) whose FLASH is blank: a step of provisioning, or a loss. */
   | { readonly kind: 'blank'; readonly facts: TokenFacts }
   | { readonly kind: 'locked'; readonly facts: TokenFacts }
-  | { readonly kind: 'open'; readonly facts: TokenFacts; readonly mount: Mount }
+  /** `mirrorWaits`: a mirror was made beside the tills and is whole; `openAgain` takes it, once nothing is on its way. */
+  | { readonly kind: 'open'; readonly facts: TokenFacts; readonly mount: Mount; readonly mirrorWaits?: true }
   /** Stopped to protect the ledger; a person must act. */
   | {
       readonly kind: 'halted';
@@ -345,6 +346,8 @@ export interface Holder {
   unlockRestore(sealedDataKey: Uint8Array): Promise<Uint8Array>;
   /** Last step: the FLASH is written, which takes minutes, and opened. Throws `halted` for a copy that is damaged or too old; nothing is written then. */
   finishRestore(grant: SuccessionGrant | null): Promise<Mount>;
+  /** Closes the log and opens it anew without a PIN, when what was committed is durable; what is committed meanwhile is refused. Throws as login; then the state says what is true. */
+  openAgain(): Promise<Mount>;
   commit(batch: BatchDraft): Commit;
   /** Signed by the KEY of the open ledger, for the ticket server: it asks for a certificate that renews the one of this hash (ipc-schema/renewal.ts). */
   requestRenewal(certificateHash: Uint8Array): Promise<Uint8Array>;

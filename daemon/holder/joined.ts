@@ -38,7 +38,7 @@ import { changePin, unblockPin } from './pins.ts';
 import { Presence } from './presence.ts';
 import type { Restoration } from './restoring.ts';
 import { refusedCommit } from './sealer.ts';
-import { haltedBy, isSameState, whyNotOpen } from './state.ts';
+import { haltedBy, isOtherToken, isSameState, whyNotOpen } from './state.ts';
 import { Survey } from './survey.ts';
 import { Turns } from './turns.ts';
 
@@ -143,6 +143,14 @@ class JoinedHolder implements Holder {
     return this.#restoration;
   }
 
+  async openAgain(): Promise<Mount> {
+    return await this.#turns.take(async () => {
+      await this.#settle();
+      if (this.#open !== null && this.#token !== null) await this.#reopen(this.#token);
+      return this.#opened().mount;
+    });
+  }
+
   commit(batch: BatchDraft): Commit {
     return this.#open === null ? refusedCommit(whyNotOpen(this.#state)) : this.#open.sealer.commit(batch);
   }
@@ -215,7 +223,10 @@ class JoinedHolder implements Holder {
     const mounting = await mountLedger(token, device, this.#parts.mirror ?? null);
     const { mount, mirrorFailure, facts } = mounting;
     if (mirrorFailure !== null) this.#parts.note('the mirror is not used', new Error(mirrorFailure));
-    const opened: Opened = new Opened(this.#parts, token, mounting, (error) => this.#onTrouble(opened, error));
+    const onMirrorWhole = (): void => {
+      if (this.#open === opened && this.#state.kind === 'open') this.#setState({ ...this.#state, mirrorWaits: true });
+    };
+    const opened: Opened = new Opened(this.#parts, token, mounting, (error) => this.#onTrouble(opened, error), onMirrorWhole);
     this.#open = opened; // nothing below fails: a ledger is never left half open
     await this.#presence.remember();
     this.#setState({ kind: 'open', facts, mount });
@@ -295,7 +306,7 @@ class JoinedHolder implements Holder {
     const signedMs = this.#open?.sealer.lastSignedMs ?? null;
     const isProven = signedMs !== null && this.#parts.clock.monotonicMs() - signedMs < maxProofAgeMs;
     const look = await this.#presence.look(isProven ? null : token);
-    const isOther = look.kind === 'same' && look.facts !== null && this.#isOther(look.facts);
+    const isOther = look.kind === 'same' && look.facts !== null && isOtherToken(this.#state, look.facts);
     if (look.kind === 'same' && !isOther) {
       if (look.facts !== null) this.#takeFacts(look.facts);
       return;
@@ -306,10 +317,6 @@ class JoinedHolder implements Holder {
     await this.#shut();
     this.#letGo();
     if (look.kind !== 'gone') await this.#lookAnew(reason);
-  }
-
-  #isOther(facts: TokenFacts): boolean {
-    return 'facts' in this.#state && (facts.serial !== this.#state.facts.serial || facts.provisioned !== this.#state.facts.provisioned);
   }
 
   #takeFacts(facts: TokenFacts): void {
@@ -327,16 +334,17 @@ class JoinedHolder implements Holder {
       const token = this.#token;
       if (this.#open !== open || token === null) return;
       if (error.code === 'unknown-outcome') await this.#reopen(token);
-      else if (error.code === 'locked') await this.#lock(token);
-      else await this.#check(token, 0);
+      else if (error.code !== 'locked') await this.#check(token, 0);
+      else {
+        await this.#shut();
+        this.#logOut(token);
+        await this.#lookAnew();
+      }
     };
     this.#turns.take(act).catch((thrown: unknown) => this.#parts.note('after a failed commit', thrown));
   }
 
-  /**
-   * A write or sync failed: nothing in memory is trusted, the log is closed and read again from the device. The token is logged in still and
-   * unwraps the data key anew, so no PIN is asked for. What does not open again waits for a person.
-   */
+  /** Nothing in memory is trusted: the log is closed and read again. The token is logged in still, so no PIN is asked for. What does not open waits for a person. */
   async #reopen(token: Token): Promise<void> {
     this.#setState({ kind: 'starting' });
     await this.#shut();
@@ -345,14 +353,8 @@ class JoinedHolder implements Holder {
       device = await this.#parts.openDevice(this.#parts.readOnly);
       await this.#mount(token, device);
     } catch (thrown) {
-      this.#parts.note('the log did not open again after a failed write', await this.#backOut(token, device, thrown));
+      this.#parts.note('the log did not open again', await this.#backOut(token, device, thrown));
     }
-  }
-
-  async #lock(token: Token): Promise<void> {
-    await this.#shut();
-    this.#logOut(token);
-    await this.#lookAnew();
   }
 
   // ---- Letting go

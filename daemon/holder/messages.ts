@@ -35,6 +35,7 @@ export type Call =
   | { readonly kind: 'beginRestore'; readonly id: number; readonly options: RestoreOptions }
   | { readonly kind: 'unlockRestore'; readonly id: number; readonly sealedDataKey: Uint8Array }
   | { readonly kind: 'finishRestore'; readonly id: number; readonly grant: SuccessionGrant | null }
+  | { readonly kind: 'openAgain'; readonly id: number }
   | { readonly kind: 'commit'; readonly id: number; readonly draft: BatchDraft }
   | { readonly kind: 'requestRenewal'; readonly id: number; readonly certificateHash: Uint8Array }
   | { readonly kind: 'read'; readonly id: number; readonly fromBatch: number; readonly maxBytes: number }
@@ -82,6 +83,7 @@ const kindsToChild: ReadonlySet<unknown> = new Set<ToChild['kind']>([
   'beginRestore',
   'unlockRestore',
   'finishRestore',
+  'openAgain',
   'commit',
   'requestRenewal',
   'read',

@@ -2,7 +2,7 @@
 // Invariants: one sealer for one opening of the log; a failure of the log is told once through `onTrouble`, whoever met it.
 import type { Clock } from '#ground/clock.ts';
 import { keyIdOfSpki } from '#ipc-schema/cose.ts';
-import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+import { asUkeyError, type UkeyError } from '#ipc-schema/errors.ts';
 import { renewalPayload } from '#ipc-schema/renewal.ts';
 import type { StoreLog } from '#store/store.ts';
 import type { Token } from '#token/token.ts';
@@ -19,7 +19,7 @@ export class Opened {
   readonly log: StoreLog;
   readonly mount: Mount;
   readonly #mirrorFailure: string | null;
-  /** The mirror is made beside the tills; the log is opened again with it once it is whole. */
+  /** The mirror is made beside the tills; `onMirrorWhole` is told, so that the log is opened again with it. */
   readonly #making: MirrorMaking | null;
   readonly sealer: Sealer;
   readonly #onTrouble: (error: UkeyError) => void;
@@ -32,13 +32,14 @@ export class Opened {
     token: Token,
     mounting: Mounting,
     onTrouble: (error: UkeyError) => void,
+    onMirrorWhole: () => void,
   ) {
     const { log, chain, mount, mirrorFailure } = mounting;
     this.log = log;
     this.mount = mount;
     this.#mirrorFailure = mirrorFailure;
     this.#making = mirrorFailure === null ? null : (mirror?.making?.() ?? null);
-    void this.#making?.made.then(() => onTrouble(new UkeyError('unknown-outcome', 'the mirror is whole: the log is opened again with it')));
+    void this.#making?.made.then(onMirrorWhole);
     this.#onTrouble = onTrouble;
     this.#clock = clock;
     const { tokenId, algorithm, publicKey } = mount;

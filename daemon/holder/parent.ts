@@ -145,6 +145,10 @@ class HolderParent implements ParentHolder {
     return (await this.#up().ask('mount', 'token', this.#deadlines.restore, { kind: 'finishRestore', grant })).mount;
   }
 
+  async openAgain(): Promise<Mount> {
+    return (await this.#up().ask('mount', 'token', this.#deadlines.login + this.#imagesMs(), { kind: 'openAgain' })).mount;
+  }
+
   commit(batch: BatchDraft): Commit {
     // Refused here: nothing was handed over, so nothing was written.
     if (this.#link === null || this.#state.kind !== 'open') return refusedCommit(whyNotOpen(this.#state));

@@ -35,9 +35,15 @@ export function haltedBy(error: UkeyError): Extract<HolderState, { kind: 'halted
 }
 
 export function isSameState(a: HolderState, b: HolderState): boolean {
-  if (a.kind !== b.kind || (a.kind === 'open' && b.kind === 'open' && a.mount !== b.mount)) return false;
+  if (a.kind !== b.kind) return false;
+  if (a.kind === 'open' && b.kind === 'open' && (a.mount !== b.mount || a.mirrorWaits !== b.mirrorWaits)) return false;
   if ('reason' in a && 'reason' in b) return a.reason === b.reason;
   return 'facts' in a && 'facts' in b ? isSameFacts(a.facts, b.facts) : true;
+}
+
+/** Another token than the one of the state, or one that was made ready or emptied meanwhile. */
+export function isOtherToken(state: HolderState, { serial, provisioned }: TokenFacts): boolean {
+  return 'facts' in state && (serial !== state.facts.serial || provisioned !== state.facts.provisioned);
 }
 
 function isSameFacts(a: TokenFacts, b: TokenFacts): boolean {

@@ -8,7 +8,6 @@ import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder, HolderState, Mount } from '#holder/holder.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError, unreachable } from '#ipc-schema/errors.ts';
-import { usualDecimals } from '#ipc-schema/money.ts';
 import type { Budget } from '#ipc-schema/status.ts';
 import { daysToTell } from './certificate-term.ts';
 import { type CloneAlarm, type Contradiction, Contradictions } from './contradiction.ts';
@@ -21,7 +20,7 @@ import { Lookup } from './lookup.ts';
 import { openIndex, readLedger, tellOpened } from './mounting.ts';
 import type { PlannedEntry } from './numbering.ts';
 import { Reclaimer } from './reclaiming.ts';
-import { blankFact, type HoldingFact, type LockedWhy, type StandingReport, type Stop, standingOf } from './standing.ts';
+import { blankFact, codeWithoutLedger, type HoldingFact, type LockedWhy, type StandingReport, type Stop, standingOf } from './standing.ts';
 import type { Tip } from './tip.ts';
 import { WaitingRoom } from './waiting-room.ts';
 
@@ -71,6 +70,8 @@ export class Custody {
   #mountFailure: string | null = null;
   /** How far the ledger that is being opened was read; null: that has not begun. */
   #readPercent: number | null = null;
+  /** Opening whose mirror was tried to be taken into use. */
+  #mirrorTried: Mount | null = null;
   #closed = false;
   #work: Promise<void> = Promise.resolve();
   readonly #waiting = new WaitingRoom();
@@ -87,7 +88,8 @@ export class Custody {
     const before = this.#state;
     this.#state = state;
     if (before.kind === 'open' && state.kind === 'open') {
-      this.#changed(); // new facts: a log is reopened only through another state
+      this.#takeMirror(); // or new facts: a log is reopened only through another state
+      this.#changed();
       return;
     }
     this.#generation += 1;
@@ -185,7 +187,7 @@ export class Custody {
   budget(): Budget | null {
     const ledger = this.ledger;
     if (ledger?.charter === null || ledger?.charter === undefined) return null;
-    return this.#gauge.budget(ledger.tip, ledger.charter, decimalsIn(ledger));
+    return this.#gauge.budget(ledger.tip, ledger.charter, ledger.decimals);
   }
 
   limitFacts(tip: Tip, charter: Charter): LimitFacts {
@@ -236,6 +238,7 @@ export class Custody {
       }
       this.#underWay = false;
       this.#changed();
+      this.#takeMirror();
     });
   }
 
@@ -282,20 +285,41 @@ export class Custody {
   /** The index is a cache: read anew from the log, while callers wait. */
   #indexBroken(opened: Opened): void {
     if (this.#opened !== opened) return;
+    const generation = this.#generation;
+    this.#setAside(opened, 'the index is being made anew');
+    this.#then(async () => {
+      Lookup.remove(this.#indexPath(opened.ledger.mount));
+      if (generation === this.#generation) this.#open(opened.ledger.mountNow());
+    });
+  }
+
+  /** A mirror that was made beside the tills is taken between two batches, once for an opening: callers wait, and nothing is on its way then. */
+  #takeMirror(): void {
+    const opened = this.#opened;
+    const state = this.#state;
+    if (opened === null || state.kind !== 'open' || state.mirrorWaits !== true || this.#mirrorTried === state.mount) return;
+    this.#mirrorTried = state.mount;
+    const generation = this.#generation;
+    this.#setAside(opened, 'the mirror is being taken into use');
+    this.#then(async () => {
+      if (generation !== this.#generation) return;
+      const { holder, log } = this.#parts;
+      await holder.openAgain().catch((error: unknown) => log.warn('the mirror was not taken into use', { why: whyOf(error) }));
+      // Where it was, `follow` has heard of the new opening; else the old one goes on.
+      if (generation === this.#generation) this.#open(opened.ledger.mountNow());
+    });
+  }
+
+  /** Whoever comes waits for the ledger that follows; what is on its way ends first. */
+  #setAside(opened: Opened, reason: string): void {
+    const busy = new UkeyError('busy', reason, { retryAfterMs: busyRetryMs });
     this.#opened = null;
     this.#readPercent = null;
     this.#underWay = true;
-    const { ledger } = opened;
-    const generation = this.#generation;
-    const busy = new UkeyError('busy', 'the index is being made anew', { retryAfterMs: busyRetryMs });
-    ledger.stop(busy);
+    opened.ledger.stop(busy);
     this.#then(async () => {
-      await ledger.drained();
+      await opened.ledger.drained();
       await shut(opened, busy);
-      Lookup.remove(this.#indexPath(ledger.mount));
-    });
-    this.#then(async () => {
-      if (generation === this.#generation) this.#open(ledger.mountNow());
     });
     this.#changed();
   }
@@ -320,32 +344,12 @@ export class Custody {
 
   #unavailable(): UkeyError {
     const { reason, action } = this.standing();
-    const code = this.#unavailableCode();
+    const waits = this.#isTransient();
+    const code = this.#halted !== null ? 'halted' : waits ? 'busy' : codeWithoutLedger(this.#state.kind, this.#mountFailure !== null);
     return new UkeyError(code, reason, {
       action: action === '' ? undefined : action,
       ...(code === 'busy' ? { retryAfterMs: busyRetryMs } : {}),
     });
-  }
-
-  #unavailableCode(): 'busy' | 'no-token' | 'locked' | 'halted' {
-    if (this.#halted !== null) return 'halted';
-    if (this.#isTransient()) return 'busy';
-    const { kind } = this.#state;
-    switch (kind) {
-      case 'starting':
-        return 'busy';
-      case 'absent':
-      case 'blank':
-        return 'no-token';
-      case 'locked':
-        return 'locked';
-      case 'halted':
-        return 'halted';
-      case 'open':
-        return this.#mountFailure === null ? 'busy' : 'halted';
-      default:
-        return unreachable(kind);
-    }
   }
 
   #holdingFact(): HoldingFact {
@@ -387,14 +391,4 @@ export class Custody {
 async function shut({ ledger, index }: Opened, why: UkeyError): Promise<void> {
   ledger.close(why);
   await index.close();
-}
-
-/** Newest time that is recorded: own entries (what our clock said then) and the server's signatures. */
-export function floorOf(tip: Tip): number {
-  return Math.max(tip.lastIssuedAtMs, tip.serverTimeMs);
-}
-
-/** Decimals of the amounts on this token: as its templates say, else the usual ones. */
-export function decimalsIn({ templates }: Ledger): number {
-  return templates.length === 0 ? usualDecimals : Math.max(...templates.map(({ decimals }) => decimals));
 }

@@ -8,6 +8,7 @@ import { sealHashOf } from '#ipc-schema/batch.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import { entryKinds, isFiscal } from '#ipc-schema/entry.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+import { usualDecimals } from '#ipc-schema/money.ts';
 import type { Template } from '#ipc-schema/template.ts';
 import { type CertificateTerm, termOf } from './certificate-term.ts';
 import { CreditBook, type CreditHistory } from './credits.ts';
@@ -112,6 +113,11 @@ export class Ledger {
 
   get templates(): readonly Template[] {
     return this.#templates;
+  }
+
+  /** Decimals of the amounts on this token: as its templates say, else the usual ones. */
+  get decimals(): number {
+    return this.#templates.length === 0 ? usualDecimals : Math.max(...this.#templates.map(({ decimals }) => decimals));
   }
 
   /** What the FLASH keeps of the past. */

@@ -1,5 +1,6 @@
 // Owns: the one word for what the service can do now, with the reason and who must act. Pure: facts in, standing out.
 import type { UsbSight } from '#ground/machine.ts';
+import type { HolderState } from '#holder/holder.ts';
 import { blankFlashAction, type ErrorCode, errorTable, unreachable } from '#ipc-schema/errors.ts';
 import type { Link, Standing } from '#ipc-schema/status.ts';
 import type { CloneAlarm, Contradiction } from './contradiction.ts';
@@ -58,6 +59,24 @@ const certificateAction =
 const alarmAction = 'Ask the authority: a second copy of this token has issued. This one goes on.';
 
 const report = (standing: Standing, reason: string, action = ''): StandingReport => ({ standing, reason, action });
+
+/** What callers are refused with while no ledger is open, and none is on its way. */
+export function codeWithoutLedger(kind: HolderState['kind'], mountFailed: boolean): 'busy' | 'no-token' | 'locked' | 'halted' {
+  switch (kind) {
+    case 'starting':
+      return 'busy';
+    case 'absent':
+    case 'blank':
+      return 'no-token';
+    case 'locked':
+    case 'halted':
+      return kind;
+    case 'open':
+      return mountFailed ? 'halted' : 'busy';
+    default:
+      return unreachable(kind);
+  }
+}
 
 export function blankFact({ provisioned, loggedIn }: { readonly provisioned: boolean; readonly loggedIn: boolean }): HoldingFact {
   if (!provisioned) return { kind: 'blank', what: 'token' };

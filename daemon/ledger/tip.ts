@@ -71,6 +71,11 @@ export const emptyTip: Tip = {
   certificateBatch: null,
 };
 
+/** Newest time that is recorded: own entries (what our clock said then) and the server's signatures. */
+export function floorOf(tip: Tip): number {
+  return Math.max(tip.lastIssuedAtMs, tip.serverTimeMs);
+}
+
 /** The tip after one more entry of the batch `tip.nextBatch`. Throws halted when the entry does not follow. */
 export function withEntry(tip: Tip, leaf: Leaf, entry: Pick<Entry, 'body'>): Tip {
   if (leaf.sequence !== tip.nextSequence)

@@ -218,6 +218,7 @@ function without(holder: Holder, step: 'format' | 'commit'): Holder {
     beginRestore: (options) => holder.beginRestore(options),
     unlockRestore: (sealed) => holder.unlockRestore(sealed),
     finishRestore: (grant) => holder.finishRestore(grant),
+    openAgain: () => holder.openAgain(),
     requestRenewal: (hash) => holder.requestRenewal(hash),
     read: (from, maxBytes) => holder.read(from, maxBytes),
     carry: (carried) => holder.carry(carried),

@@ -16,7 +16,7 @@ afterEach(async () => {
   rmSync(directory, { recursive: true, force: true });
 });
 
-test('a large mirror is made beside the tills, with its progress, and used by itself once it is whole', async () => {
+test('a large mirror is made beside the tills, with its progress, and taken between two batches once it is whole', async () => {
   directory = mkdtempSync(path.join(os.tmpdir(), 'ukeyd-making-'));
   const states: HolderState['kind'][] = [];
   const parts = partsOf({
@@ -34,13 +34,18 @@ test('a large mirror is made beside the tills, with its progress, and used by it
   const first = (await holder.status()).mirror;
   if (first?.failure !== null) expect(first?.failure).toMatch(/being made: \d+ %/);
   const drafts = new DraftMaker(mount);
-  await holder.commit(drafts.next(['sold while it is made'])).durable.catch(() => undefined);
-  await expect.poll(async () => (await holder?.status())?.mirror?.failure, { timeout: 20_000 }).toBeNull();
-  await expect.poll(() => holder?.state().kind, { timeout: 5_000 }).toBe('open');
+  await holder.commit(drafts.next(['sold while it is made'])).durable;
+  await expect.poll(() => holder?.state(), { timeout: 20_000 }).toMatchObject({ kind: 'open', mirrorWaits: true });
+  const last = holder.commit(drafts.next(['on its way when it is taken']));
+  const again = await holder.openAgain();
+  await last.durable;
+  expect(again).toMatchObject({ mirror: { remade: true }, nextBatch: 3 });
+  expect((await holder.status()).mirror?.failure).toBeNull();
   const state = holder.state();
-  expect(state.kind === 'open' ? state.mount.mirror : null).toMatchObject({ remade: true });
+  expect(state).toMatchObject({ kind: 'open' });
+  expect(state.kind === 'open' ? state.mirrorWaits : null).toBeUndefined();
   expect(existsSync(path.join(directory, 'state', `mirror-${Buffer.from(mount.tokenId).toString('hex')}.img`))).toBe(true);
-  expect(states.filter((kind) => kind === 'open').length).toBeGreaterThanOrEqual(2);
+  expect(states.slice(states.indexOf('open'))).toEqual(['open', 'open', 'starting', 'open']);
 });
 
 test('one that was made and cannot be opened, or is gone again, is not on its way for ever', async () => {

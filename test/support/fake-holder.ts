@@ -173,6 +173,11 @@ export class FakeHolder implements Holder {
     return this.#state;
   }
 
+  async openAgain(): Promise<Mount> {
+    this.become({ kind: 'starting' });
+    return this.reopen();
+  }
+
   commit(draft: BatchDraft): Commit {
     const commit = new FakeCommit(this, draft);
     this.commits.push(commit);
