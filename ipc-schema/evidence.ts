@@ -50,10 +50,17 @@ export function evidenceFromQr(text: string): Uint8Array {
 
 export function encodeBase32(bytes: Uint8Array): string {
   const chars = Buffer.allocUnsafe(Math.ceil((bytes.length * 8) / 5));
+  const wholeBytes = bytes.length - (bytes.length % 5);
   let length = 0;
+  // Five bytes are eight characters, in two halves of 20 bits: a QR text is written for every document.
+  for (let at = 0; at < wholeBytes; at += 5) {
+    const middle = byteAt(bytes, at + 2);
+    length = put20(chars, length, (byteAt(bytes, at) << 12) | (byteAt(bytes, at + 1) << 4) | (middle >> 4));
+    length = put20(chars, length, ((middle & 15) << 16) | (byteAt(bytes, at + 3) << 8) | byteAt(bytes, at + 4));
+  }
   let held = 0;
   let heldBits = 0;
-  for (const byte of bytes) {
+  for (const byte of bytes.subarray(wholeBytes)) {
     held = (held << 8) | byte;
     heldBits += 8;
     while (heldBits >= 5) {
@@ -64,6 +71,16 @@ export function encodeBase32(bytes: Uint8Array): string {
   }
   if (heldBits > 0) chars[length++] = base32Codes[(held << (5 - heldBits)) & 31] ?? 0;
   return chars.toString('latin1');
+}
+
+const byteAt = (bytes: Uint8Array, at: number): number => bytes[at] ?? 0;
+
+function put20(chars: Buffer, length: number, bits: number): number {
+  chars[length] = byteAt(base32Codes, bits >> 15);
+  chars[length + 1] = byteAt(base32Codes, (bits >> 10) & 31);
+  chars[length + 2] = byteAt(base32Codes, (bits >> 5) & 31);
+  chars[length + 3] = byteAt(base32Codes, bits & 31);
+  return length + 4;
 }
 
 /** Strict: no padding, no lower case, no stray bits, at most the length of the longest evidence. Throws invalid-request. */

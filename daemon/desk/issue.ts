@@ -61,7 +61,7 @@ async function issueIn(ledger: Ledger, parts: IssueParts, terminal: string, requ
 async function issueOnce(parts: IssueParts, ledger: Ledger, charter: Charter, terminal: string, request: InvoiceRequest): Promise<Issued> {
   let draft: DocumentDraft;
   try {
-    draft = await draftOf(parts, ledger, charter, terminal, request);
+    draft = draftOf(parts, ledger, charter, terminal, request, await originalOf(ledger, request));
   } catch (error) {
     const repeated = await ledger.repeat(keyHashOf(terminal, request.key), requestDigest(request));
     if (repeated === null) throw error;
@@ -70,20 +70,24 @@ async function issueOnce(parts: IssueParts, ledger: Ledger, charter: Charter, te
   return ledger.add(draft);
 }
 
-async function draftOf(
+function draftOf(
   parts: IssueParts,
   ledger: Ledger,
   charter: Charter,
   terminal: string,
   request: InvoiceRequest,
-): Promise<DocumentDraft> {
-  const named = request.corrects !== undefined && 'number' in request.corrects ? request.corrects.number : null;
-  const corrects = named === null ? null : await originalOf(ledger, named);
+  corrects: number | null,
+): DocumentDraft {
   const tokenIdHex = Buffer.from(ledger.mount.tokenId).toString('hex');
   return makeDraft(request, { terminal, tokenIdHex, charter, templates: ledger.templates, nowMs: parts.clock.wallMs(), corrects });
 }
 
-async function originalOf(ledger: Ledger, number: string): Promise<number> {
+/** Sequence of our document that the request takes back; null: it names none of ours. */
+function originalOf(ledger: Ledger, { corrects }: InvoiceRequest): Promise<number> | null {
+  return corrects !== undefined && 'number' in corrects ? invoiceOf(ledger, corrects.number) : null;
+}
+
+async function invoiceOf(ledger: Ledger, number: string): Promise<number> {
   try {
     const original = await ledger.find({ number });
     if (original.leaf.kind === 'invoice') return original.leaf.sequence;
@@ -99,22 +103,27 @@ export async function preview(parts: IssueParts, terminal: string | null, reques
   const ledger = await parts.custody.use();
   const charter = charterOf(ledger);
   refuseOtherIssuer(request, charter);
-  const draft = await draftOf(parts, ledger, charter, name, request);
+  const draft = draftOf(parts, ledger, charter, name, request, await originalOf(ledger, request));
   await ledger.check(draft);
   const document = Buffer.from(draft.body({ sequence: 0, number: '', issuedAtMs: parts.clock.wallMs() })).toString('utf8');
   return { currency: draft.currency, total: draft.total, taxTotal: draft.taxTotal, document, budget: budgetOf(parts.custody) };
 }
 
-async function waitIfAsked(
+/** Whether it is acknowledged; a promise only where somebody waits for that. */
+function waitIfAsked(
   parts: IssueParts,
   ledger: Ledger,
   charter: Charter,
   issued: Issued,
   wait: InvoiceRequest['wait'],
-): Promise<boolean> {
+): boolean | Promise<boolean> {
   if (issued.batchIndex <= ledger.tip.ackedBatch) return true;
   const mustWait = charter.mode === 'online';
   if (!mustWait && (wait !== 'acknowledged' || charter.mode === 'offline')) return false;
+  return awaitDelivery(parts, ledger, issued, mustWait);
+}
+
+async function awaitDelivery(parts: IssueParts, ledger: Ledger, issued: Issued, mustWait: boolean): Promise<boolean> {
   // With the line down nobody will acknowledge it: no reason to keep the caller.
   const mayCome = parts.link() !== 'down';
   const acknowledged = (mayCome && (await parts.deliveries.wait(issued.batchIndex))) || issued.batchIndex <= ledger.tip.ackedBatch;

@@ -62,8 +62,13 @@ export class LedgerIndex {
     else this.#arm(lingerMs);
   }
 
+  /** Certainly never used: the usual case, answered at once. */
+  isNew(keyHash: string): boolean {
+    return this.#knowsAllKeys && !this.#keys.mayHave(keyHash);
+  }
+
   async byKey(keyHash: string): Promise<IndexRow | null> {
-    if (this.#knowsAllKeys && !this.#keys.mayHave(keyHash)) return null;
+    if (this.isNew(keyHash)) return null;
     return this.#byKey.get(keyHash) ?? (await this.#ask((lookup) => lookup.byKey(keyHash)));
   }
 

@@ -210,12 +210,13 @@ export class Ledger {
   }
 
   async #findOrCommit(draft: DocumentDraft, onRepeat: () => void): Promise<Committed> {
-    const known = await this.#known(draft.keyHash, draft.digest);
+    const known = this.#parts.index.isNew(draft.keyHash) ? null : await this.#known(draft.keyHash, draft.digest);
     if (known !== null) {
       onRepeat();
       return known;
     }
     if (this.#parts.index.full) throw new UkeyError('busy', 'the index lags behind', { retryAfterMs: busyRetryMs });
+    if (draft.corrects === null) return await this.#sequencer.commit(draft);
     return await this.#holdingCredit(draft.corrects, () => this.#sequencer.commit(draft));
   }
 
