@@ -15,9 +15,12 @@ const messageBytes = 200;
 const warmUps = 20;
 const fileBytes = 16 * 1024 * 1024;
 
-function timed(count: number, act: (at: number) => void): Float64Array {
+const sleeper = new Int32Array(new SharedArrayBuffer(4));
+
+function timed({ count, pauseMs }: Pick<FloorQuestion, 'count' | 'pauseMs'>, act: (at: number) => void): Float64Array {
   for (let at = 0; at < warmUps; at += 1) act(at);
   return Float64Array.from({ length: count }, (_, at) => {
+    if (pauseMs > 0) Atomics.wait(sleeper, 0, 0, pauseMs);
     const startMs = performance.now();
     act(at);
     return (performance.now() - startMs) * 1_000;
@@ -74,7 +77,7 @@ function preallocate(file: string): void {
   closeSync(fd);
 }
 
-function syncTimes({ file, bytes, count }: FloorQuestion): { readonly one: Float64Array; readonly two: Float64Array } {
+function syncTimes({ file, bytes, count, pauseMs }: FloorQuestion): { readonly one: Float64Array; readonly two: Float64Array } {
   const twinFile = `${file}.twin`;
   preallocate(file);
   preallocate(twinFile);
@@ -95,7 +98,7 @@ function syncTimes({ file, bytes, count }: FloorQuestion): { readonly one: Float
     Atomics.wait(words, 1, 0);
   };
   // In turns: what the disk is busy with meanwhile is shared by both.
-  const mixed = timed(2 * count, (at) => (at % 2 === 0 ? write(at) : writeBoth(at)));
+  const mixed = timed({ count: 2 * count, pauseMs }, (at) => (at % 2 === 0 ? write(at) : writeBoth(at)));
   const one = mixed.filter((_, at) => at % 2 === 0);
   const two = mixed.filter((_, at) => at % 2 === 1);
   Atomics.store(words, 0, -1);
@@ -112,8 +115,8 @@ function measure(question: FloorQuestion, signer: Signer): Floors {
   const key = { key: createPublicKey(signer.publicKey.export({ type: 'spki', format: 'pem' })), dsaEncoding: 'ieee-p1363' as const };
   const { one, two } = syncTimes(question);
   return {
-    signUs: timed(question.count, () => signer.sign(message)),
-    verifyUs: timed(question.count, () => {
+    signUs: timed(question, () => signer.sign(message)),
+    verifyUs: timed(question, () => {
       if (!verify('sha256', message, key, signature)) throw new Error('a floor that verifies nothing');
     }),
     syncUs: one,

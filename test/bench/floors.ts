@@ -14,6 +14,8 @@ export interface FloorQuestion {
   /** Of one frame. */
   readonly bytes: number;
   readonly count: number;
+  /** Before each call: 0 is as fast as it goes, with everything in the processor's caches. */
+  readonly pauseMs: number;
 }
 
 /** Microseconds, each call for itself. */
@@ -35,9 +37,9 @@ export class FloorMeter {
     this.#part = startPart('./floor-process.ts', world.environment);
   }
 
-  async measure(count: number, bytes: number): Promise<Floors> {
+  async measure(count: number, bytes: number, pauseMs = 0): Promise<Floors> {
     const { module } = this.#world.options;
-    const question: FloorQuestion = { module, pin, file: path.join(this.#world.files.folder, 'floor.img'), bytes, count };
+    const question: FloorQuestion = { module, pin, file: path.join(this.#world.files.folder, 'floor.img'), bytes, count, pauseMs };
     this.#part.send(question);
     const failed = once(this.#part, 'exit').then(() => {
       throw new Error('the floor process has ended; its last words stand above');

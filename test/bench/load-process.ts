@@ -210,7 +210,7 @@ async function perform(order: Order): Promise<Sent | null> {
       pools.delete(order.pool);
       return null;
     case 'run':
-      return await run({ ...order, tills: poolOf(order.pool, order.tills), pauseMs: 0, keep: order.keep ?? false }).ended;
+      return await run({ ...order, tills: poolOf(order.pool, order.tills), pauseMs: order.pauseMs ?? 0, keep: order.keep ?? false }).ended;
     case 'begin':
       underWay = run({ ...order, tills: poolOf(order.pool, order.tills), count: Number.MAX_SAFE_INTEGER, keep: false });
       return null;

@@ -20,7 +20,12 @@ export type Order =
   | { readonly kind: 'open'; readonly pool: string; readonly path: string; readonly count: number; readonly till: Till | null }
   | { readonly kind: 'shut'; readonly pool: string }
   /** Closed loop: each of the first `tills` connections has one request on its way until `count` are answered. */
-  | ({ readonly kind: 'run'; readonly count: number /** Answer the documents too. */; readonly keep?: boolean } & Traffic)
+  | ({
+      readonly kind: 'run';
+      readonly count: number /** Answer the documents too. */;
+      readonly keep?: boolean;
+      readonly pauseMs?: number;
+    } & Traffic)
   /** The same without an end; answered at once, `end` answers what was sent. */
   | ({ readonly kind: 'begin'; readonly pauseMs: number } & Traffic)
   | { readonly kind: 'end' }

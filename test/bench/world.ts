@@ -87,11 +87,11 @@ export class World {
     this.#ended = null;
   }
 
-  /** Returns when a till can issue. */
+  /** Returns when a till can issue, and the mirror (a large one is made beside the tills) has every batch. */
   async start(): Promise<void> {
     if (this.#service === null) this.launch();
     this.#admin ??= await this.#dial();
-    await this.until(({ standing }) => standing.startsWith('issuing'), startWaitMs);
+    await this.until(({ standing, store }) => standing.startsWith('issuing') && (store?.mirrorState?.failure ?? null) === null, startWaitMs);
   }
 
   async stop(): Promise<void> {
