@@ -66,16 +66,7 @@ export function computeTotals(request: Pick<InvoiceRequest, 'lines' | 'total' | 
 
 function documentLine(line: InvoiceRequest['lines'][number], taxCode: string, amount: string, tax: string): DocumentLine {
   const { description, sku, quantity, unitPrice, discount } = line;
-  return {
-    description,
-    ...(sku === undefined ? {} : { sku }),
-    quantity,
-    unitPrice,
-    ...(discount === undefined ? {} : { discount }),
-    taxCode,
-    amount,
-    tax,
-  };
+  return { description, sku, quantity, unitPrice, discount, taxCode, amount, tax };
 }
 
 /** In units of the template's decimals. */

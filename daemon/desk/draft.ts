@@ -32,20 +32,21 @@ export function makeDraft(request: InvoiceRequest, facts: DraftFacts): DocumentD
   const totals = computeTotals(request, template);
   const digest = requestDigest(request);
   const { charter } = facts;
+  // In the order in which they are written; what is undefined is not.
   const rest = {
-    ...(request.soldAt === undefined ? {} : { soldAt: request.soldAt }),
+    soldAt: request.soldAt,
     issuer: charter.issuer,
     template: { id: template.id, version: template.version },
     currency: template.currency,
-    ...(request.buyer === undefined ? {} : { buyer: request.buyer }),
+    buyer: request.buyer,
     pricesIncludeTax: template.pricesIncludeTax,
     lines: totals.lines,
     taxes: totals.taxes,
     total: totals.total,
     taxTotal: totals.taxTotal,
-    ...(request.payments === undefined ? {} : { payments: request.payments }),
-    ...(request.corrects === undefined ? {} : { corrects: request.corrects }),
-    ...(request.ext === undefined ? {} : { ext: request.ext }),
+    payments: request.payments,
+    corrects: request.corrects,
+    ext: request.ext,
     request: { terminal: facts.terminal, key: request.key, digest },
   } satisfies Omit<InvoiceDocument, keyof Head>;
   const tail = JSON.stringify(rest).slice(1);

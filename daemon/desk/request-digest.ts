@@ -31,10 +31,10 @@ function orderedJson(value: unknown): string {
 /** Most of a request are lines: what has their members alone, as texts, needs no sorting. Members that are not there are undefined, and not written. */
 function lineInOrder(members: Readonly<Record<string, unknown>>): Record<string, unknown> | null {
   const { description, discount, quantity, sku, taxCode, unitPrice } = members;
-  const line = { description, discount, quantity, sku, taxCode, unitPrice };
-  let texts = 0;
-  for (const name in line) if (typeof line[name as keyof typeof line] === 'string') texts += 1;
-  return texts === Object.keys(members).length ? line : null;
+  let others = 0;
+  for (const name in members) if (members[name] !== undefined) others += 1;
+  for (const text of [description, discount, quantity, sku, taxCode, unitPrice]) if (typeof text === 'string') others -= 1;
+  return others === 0 ? { description, discount, quantity, sku, taxCode, unitPrice } : null;
 }
 
 /** Objects keep numbers before all other names, and `__proto__` apart. */

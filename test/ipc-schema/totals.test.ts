@@ -129,7 +129,7 @@ describe('the totals of a document', () => {
       amount: '2.90',
       tax: '0.48',
     });
-    expect(Object.keys(computeTotals({ lines: [line('1', '1')] }, inclusive).lines[0] ?? {})).not.toContain('sku');
+    expect(JSON.stringify(computeTotals({ lines: [line('1', '1')] }, inclusive).lines[0])).not.toContain('sku');
   });
 
   it.each([
