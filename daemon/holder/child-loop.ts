@@ -111,7 +111,7 @@ async function perform(holder: Holder, call: Exclude<Call, { kind: 'commit' }>):
     case 'requestRenewal':
       return { kind: 'enrolment', request: await holder.requestRenewal(call.certificateHash) };
     case 'read':
-      return { kind: 'batches', batches: await holder.read(call.fromBatch, call.maxBytes) };
+      return { kind: 'batches', batches: await holder.readPacked(call.fromBatch, call.maxBytes) };
     case 'carry':
       await holder.carry(call.carried);
       return { kind: 'done' };

@@ -1,6 +1,6 @@
 // Owns: what `status` tells, from an open log and the sealer before it. Pure.
 // Invariants: signatures count over all openings of one holder; of the store the last known figures stay when it is shut.
-import type { StoreUsage } from '#store/store.ts';
+import type { MirrorMode, StoreUsage } from '#store/store.ts';
 import type { HolderStatus, MirrorStatus } from './holder.ts';
 import type { SealerFigures } from './sealer.ts';
 
@@ -12,7 +12,8 @@ export interface Figures extends SealerFigures {
 
 const unknown = { capacityBytes: 0, freeBytes: 0, bytesWritten: 0 };
 
-export function statusBefore(storePath: string, mirror: HolderStatus['mirror']): HolderStatus {
+export function statusBefore(storePath: string, mirrorMode: MirrorMode | null): HolderStatus {
+  const mirror = mirrorMode === null ? null : { mode: mirrorMode, behindBytes: 0, failure: null };
   const health = { signatures: 0, meanSignMs: null, signFailures: 0, lastFailure: null, selfTestAtMs: null, restarts: 0 };
   return { ...health, storePath, sizeBytes: 0, usedBytes: 0, usedPercent: 0, ...unknown, mirror };
 }

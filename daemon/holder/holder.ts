@@ -3,6 +3,7 @@
 // Invariants: batches become durable in the order of `commit` calls; `durable` of a batch resolves only when it and all before it are on FLASH
 // (and on the mirror where one is set); after unknown-outcome the holder refuses everything until it has opened the log again, by itself or by login.
 // Errors are UkeyError: no-token, locked, pin-*, token-failed (nothing was written), store-full (nothing was written), unknown-outcome, halted.
+import type { Packed } from '#ground/unpacking.ts';
 import type { Algorithm } from '#ipc-schema/cose.ts';
 import type { MirrorMode, MirrorReport, SliceReport } from '#store/store.ts';
 import type { TokenFacts } from '#token/token.ts';
@@ -109,6 +110,12 @@ export interface StoredBatch {
   readonly batchIndex: number;
   /** batch.ts bytes. */
   readonly bytes: Uint8Array;
+}
+
+/** One that is still to be unpacked (packed.ts). */
+export interface PackedBatch {
+  readonly batchIndex: number;
+  readonly packed: Packed;
 }
 
 export interface HolderStatus {
@@ -360,6 +367,8 @@ export interface Holder {
   release(upToBatch: number): Promise<{ readonly segments: number; readonly oldestBatch: number }>;
   /** Throws not-found for a batch that was released. Encoded batches from `fromBatch` on, in order, at least one if there is one, about maxBytes at most. */
   read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]>;
+  /** The same, to be unpacked elsewhere. `maxBytes` is of what comes out. */
+  readPacked(fromBatch: number, maxBytes: number): Promise<PackedBatch[]>;
   /** Reads one segment of the store, on FLASH and mirror, and with `heal` puts right what one of them has whole: from run 1 on, then from each answer's nextRun. */
   check(fromRun: number, heal: boolean): Promise<SegmentCheck>;
   /** Puts batches back that neither FLASH nor mirror has whole. Only what is byte for byte what stood there is written; answers the indexes of those. */

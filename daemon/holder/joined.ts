@@ -18,6 +18,7 @@ import type {
   HolderState,
   HolderStatus,
   Mount,
+  PackedBatch,
   PinChange,
   PinUnblock,
   ProvisionOptions,
@@ -33,6 +34,7 @@ import { LastRung } from './last-rung.ts';
 import { pinsIn } from './messages.ts';
 import { mountLedger } from './mounting.ts';
 import { Opened } from './opened.ts';
+import { unpackBatches } from './packed.ts';
 import type { HolderParts } from './parts.ts';
 import { changePin, unblockPin } from './pins.ts';
 import { Presence } from './presence.ts';
@@ -86,8 +88,7 @@ class JoinedHolder implements Holder {
     this.#pollMs = parts.pollMs ?? presencePollMs;
     this.#presence = new Presence(parts.flashPath, parts.presencePaths);
     this.#survey = new Survey(parts, this.#presence);
-    const mirror = parts.mirror ?? null;
-    this.#status = statusBefore(parts.flashPath ?? '', mirror === null ? null : { mode: mirror.mode, behindBytes: 0, failure: null });
+    this.#status = statusBefore(parts.flashPath ?? '', parts.mirror?.mode ?? null);
     void this.#look();
   }
 
@@ -160,12 +161,14 @@ class JoinedHolder implements Holder {
   }
 
   async read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {
+    return await unpackBatches(await this.readPacked(fromBatch, maxBytes));
+  }
+
+  async readPacked(fromBatch: number, maxBytes: number): Promise<PackedBatch[]> {
     const open = this.#opened();
-    try {
-      return await open.read(fromBatch, maxBytes);
-    } catch (thrown) {
+    return await open.readPacked(fromBatch, maxBytes).catch((thrown: unknown) => {
       throw this.#open === open ? thrown : whyNotOpen(this.#state, thrown);
-    }
+    });
   }
 
   #opened(): Opened {
@@ -327,12 +330,11 @@ class JoinedHolder implements Holder {
 
   /** A commit failed. Called between turns: what follows takes its own. */
   #onTrouble(failed: Opened | null, error: UkeyError): void {
-    const open = this.#open;
-    if (open === null || open !== failed || this.#closed) return;
-    this.#lastRung.signatureFailed(error, open.sealer.failuresInARow);
+    if (failed === null || this.#open !== failed || this.#closed) return;
+    this.#lastRung.signatureFailed(error, failed.sealer.failuresInARow);
     const act = async (): Promise<void> => {
       const token = this.#token;
-      if (this.#open !== open || token === null) return;
+      if (this.#open !== failed || token === null) return;
       if (error.code === 'unknown-outcome') await this.#reopen(token);
       else if (error.code !== 'locked') await this.#check(token, 0);
       else {

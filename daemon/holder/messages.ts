@@ -13,6 +13,7 @@ import type {
   HolderState,
   HolderStatus,
   Mount,
+  PackedBatch,
   PinChange,
   PinUnblock,
   ProvisionOptions,
@@ -55,7 +56,7 @@ export type Answer =
   | { readonly kind: 'facts'; readonly facts: TokenFacts }
   | { readonly kind: 'enrolment'; readonly request: Uint8Array }
   | { readonly kind: 'restoreBegun'; readonly begun: RestoreBegun }
-  | { readonly kind: 'batches'; readonly batches: StoredBatch[] }
+  | { readonly kind: 'batches'; readonly batches: PackedBatch[] }
   | { readonly kind: 'checked'; readonly checked: SegmentCheck }
   | { readonly kind: 'mended'; readonly batches: readonly number[] }
   | { readonly kind: 'resumed'; readonly answer: ResumeAnswer }

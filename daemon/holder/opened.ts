@@ -7,7 +7,7 @@ import { renewalPayload } from '#ipc-schema/renewal.ts';
 import type { StoreLog } from '#store/store.ts';
 import type { Token } from '#token/token.ts';
 import { AnchorWriter } from './anchor.ts';
-import type { Mount, StoredBatch } from './holder.ts';
+import type { Mount, PackedBatch, StoredBatch } from './holder.ts';
 import type { MirrorMaking } from './mirroring.ts';
 import type { Mounting } from './mounting.ts';
 import type { HolderParts } from './parts.ts';
@@ -55,9 +55,9 @@ export class Opened {
     return this.#making?.text() ?? this.#mirrorFailure;
   }
 
-  async read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {
-    const frames = await this.log.read(fromBatch, Math.min(maxBytes, readMaxBytes));
-    return frames.map(({ index, payload }) => ({ batchIndex: index, bytes: payload }));
+  async readPacked(fromBatch: number, maxBytes: number): Promise<PackedBatch[]> {
+    const frames = await this.log.readPacked(fromBatch, Math.min(maxBytes, readMaxBytes));
+    return frames.map(({ index, packed }) => ({ batchIndex: index, packed }));
   }
 
   async mend(batches: readonly StoredBatch[]): Promise<readonly number[]> {

@@ -19,6 +19,7 @@ import type {
   HolderState,
   HolderStatus,
   Mount,
+  PackedBatch,
   PinChange,
   PinUnblock,
   ProvisionOptions,
@@ -32,6 +33,7 @@ import type {
 } from './holder.ts';
 import { type Deadlines, deadlinesMs, Link } from './link.ts';
 import { type Answer, type CallBody, pinsOf } from './messages.ts';
+import { unpackBatches } from './packed.ts';
 import { refusedCommit } from './sealer.ts';
 import { childEntry } from './spawn.ts';
 import { whyNotOpen } from './state.ts';
@@ -161,6 +163,10 @@ class HolderParent implements ParentHolder {
   }
 
   async read(fromBatch: number, maxBytes: number): Promise<StoredBatch[]> {
+    return await unpackBatches(await this.readPacked(fromBatch, maxBytes));
+  }
+
+  async readPacked(fromBatch: number, maxBytes: number): Promise<PackedBatch[]> {
     return await this.#reads.pass(async () => {
       return (await this.#up().ask('batches', 'device', this.#deadlines.read, { kind: 'read', fromBatch, maxBytes })).batches;
     });

@@ -1,9 +1,10 @@
 // Owns: every key and every cipher call of the store (FORMAT.md §6): HKDF-SHA-256 (RFC 5869), AES-256-GCM (SP 800-38D), zstd before it.
 // Invariants: a frame key belongs to one run (a fresh random 32-byte salt) and its nonce is the frame's ordinal in that run,
 // which only goes up; so a (key, nonce) pair is used once, even when a torn tail is overwritten: the overwriting run has another key.
-// Must not: keep keys (callers wipe what they derive), or unpack more than the header announced.
+// Must not: keep keys (callers wipe what they derive).
 import { createCipheriv, createDecipheriv, hkdfSync } from 'node:crypto';
-import { constants, zstdCompressSync, zstdDecompressSync } from 'node:zlib';
+import { constants, zstdCompressSync } from 'node:zlib';
+import { type Packed, unpack } from '#ground/unpacking.ts';
 import {
   encodeFrameHeader,
   encodeRunFixed,
@@ -119,13 +120,13 @@ function frameAad(ids: StoreIds, segment: number, header: Buffer, position: numb
   return [ids.storeId, ids.sealedFor, place, header];
 }
 
-export interface Packed {
+export interface FrameContent {
   readonly flags: number;
   readonly bytes: Uint8Array;
 }
 
 /** Compressed when that is smaller. */
-export function pack(payload: Uint8Array): Packed {
+export function pack(payload: Uint8Array): FrameContent {
   if (payload.length >= zstdMinBytes) {
     const packed = zstdCompressSync(payload, {
       chunkSize: Math.min(zstdChunkBytes, payload.length),
@@ -134,18 +135,6 @@ export function pack(payload: Uint8Array): Packed {
     if (packed.length < payload.length) return { flags: zstdFlag, bytes: packed };
   }
   return { flags: 0, bytes: payload };
-}
-
-/** Null when it does not unpack to exactly what the header announced. */
-function unpack(flags: number, bytes: Buffer, payloadBytes: number): Buffer | null {
-  if ((flags & zstdFlag) === 0) return bytes;
-  try {
-    const payload = zstdDecompressSync(bytes, { maxOutputLength: payloadBytes, chunkSize: Math.max(zstdMinBytes, payloadBytes) });
-    return payload.length === payloadBytes ? payload : null;
-  } catch {
-    // Not zstd, or more than announced. Whoever wrote it held the key, but it is no frame of ours.
-    return null;
-  }
 }
 
 export type FramePlace = Omit<FrameHeader, 'flags' | 'sealedBytes' | 'payloadBytes' | 'storeId'>;
@@ -157,7 +146,7 @@ export function sealFrame(
   segment: number,
   place: FramePlace,
   payloadBytes: number,
-  packed: Packed,
+  packed: FrameContent,
   sectorBytes: number,
 ): { bytes: Buffer; tag: Buffer } {
   const header = encodeFrameHeader({
@@ -186,7 +175,13 @@ export function isFrameWhole(frameKey: Uint8Array, ids: StoreIds, segment: numbe
   return unsealFrame(frameKey, ids, segment, frame, bytes) !== null;
 }
 
-export function openFrame(frameKey: Uint8Array, ids: StoreIds, segment: number, frame: FrameHeader, bytes: Uint8Array): Buffer | null {
+/** As it was packed; null when the tag does not fit. */
+export function openPacked(frameKey: Uint8Array, ids: StoreIds, segment: number, frame: FrameHeader, bytes: Uint8Array): Packed | null {
   const packed = unsealFrame(frameKey, ids, segment, frame, bytes);
-  return packed === null ? null : unpack(frame.flags, packed, frame.payloadBytes);
+  return packed === null ? null : { isZstd: (frame.flags & zstdFlag) !== 0, bytes: packed, plainBytes: frame.payloadBytes };
+}
+
+export function openFrame(frameKey: Uint8Array, ids: StoreIds, segment: number, frame: FrameHeader, bytes: Uint8Array): Uint8Array | null {
+  const packed = openPacked(frameKey, ids, segment, frame, bytes);
+  return packed === null ? null : unpack(packed);
 }

@@ -10,7 +10,7 @@ import { openCheckpoint } from './cipher.ts';
 import { segmentPosition } from './format.ts';
 import { type MendScope, mendSegment } from './mend.ts';
 import { headerOf, identityOf, type Reading, readOnce, readSuperblock, salvage, verifiedWalk } from './mount.ts';
-import { Reader } from './reader.ts';
+import { Reader, unpackedFrames } from './reader.ts';
 import { type Head, joinGaps } from './recover.ts';
 import type { Frame, StoreHeader } from './store.ts';
 import type { Superblock } from './superblock.ts';
@@ -116,7 +116,7 @@ class Wreck implements DamagedLog {
   }
 
   async read(fromIndex: number, maxBytes: number): Promise<Frame[]> {
-    return await this.#reader.read(fromIndex, maxBytes);
+    return unpackedFrames(await this.#reader.readPacked(fromIndex, maxBytes));
   }
 
   async mend(frames: readonly Frame[]): Promise<readonly number[]> {

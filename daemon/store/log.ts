@@ -13,6 +13,7 @@ import type {
   Frame,
   MirrorMode,
   Mounted,
+  PackedFrame,
   SliceReport,
   StoreHeader,
   StoreLog,
@@ -38,7 +39,7 @@ import { SuperblockKeeper, superblockWriteBytes, writeSuperblock } from './keepe
 import { mendFrames } from './mend.ts';
 import { MirroredDevice } from './mirror.ts';
 import { chooseSuperblock, headerOf, identityOf, judgeCopies, type LogFound, readCopies, readLog, readSuperblock } from './mount.ts';
-import { Reader } from './reader.ts';
+import { Reader, unpackedFrames } from './reader.ts';
 import { withoutStrays } from './recover.ts';
 import { identityMaxBytes, isGeometry, type Superblock } from './superblock.ts';
 import { type RandomBytes, Writer } from './writer.ts';
@@ -180,11 +181,15 @@ class BlockLog implements StoreLog {
   }
 
   async read(fromIndex: number, maxBytes: number): Promise<Frame[]> {
+    return unpackedFrames(await this.readPacked(fromIndex, maxBytes));
+  }
+
+  async readPacked(fromIndex: number, maxBytes: number): Promise<PackedFrame[]> {
     this.#refuseIfClosed();
     if (this.#parts.writer.failed !== null) {
       throw new UkeyError('unknown-outcome', 'a write failed: the store must be opened again', { cause: this.#parts.writer.failed });
     }
-    return await this.#parts.reader.read(fromIndex, maxBytes);
+    return await this.#parts.reader.readPacked(fromIndex, maxBytes);
   }
 
   async check(options: CheckOptions): Promise<CheckReport> {

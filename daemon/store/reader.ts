@@ -1,10 +1,11 @@
 // Owns: finding and opening frames by index: the list of segments, and the frames of a few of them.
 // Invariants: a frame is returned only if its tag fits; memory is bounded by the cached segments, whatever the log's length.
 // A frame that cannot be opened is `halted` with its index. Must not: write, or keep frame keys beyond one call.
+import { unpack } from '#ground/unpacking.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
-import type { Frame } from '#store/store.ts';
-import { deriveKey, openFrame } from './cipher.ts';
+import type { Frame, PackedFrame } from '#store/store.ts';
+import { deriveKey, openPacked } from './cipher.ts';
 import { segmentPosition } from './format.ts';
 import { damaged, headOf } from './mount.ts';
 import type { Head } from './recover.ts';
@@ -77,7 +78,7 @@ export class Reader {
     this.#cache.delete(segment);
   }
 
-  async read(fromIndex: number, maxBytes: number): Promise<Frame[]> {
+  async readPacked(fromIndex: number, maxBytes: number): Promise<PackedFrame[]> {
     if (fromIndex >= this.#nextIndex) return [];
     const head = this.#headOf(fromIndex);
     if (fromIndex < this.#oldestIndex || head === null) throw forgotten(fromIndex);
@@ -90,7 +91,7 @@ export class Reader {
     }
   }
 
-  async #readHealed(head: Head, fromIndex: number, maxBytes: number): Promise<Frame[]> {
+  async #readHealed(head: Head, fromIndex: number, maxBytes: number): Promise<PackedFrame[]> {
     try {
       return await this.#readIn(head, fromIndex, maxBytes);
     } catch (thrown) {
@@ -106,7 +107,7 @@ export class Reader {
     return this.#heads;
   }
 
-  async #readIn(head: Head, fromIndex: number, maxBytes: number): Promise<Frame[]> {
+  async #readIn(head: Head, fromIndex: number, maxBytes: number): Promise<PackedFrame[]> {
     const frames = await this.#framesOf(head);
     const first = locate(frames, fromIndex);
     if (first === null) throw lostFrame(fromIndex);
@@ -163,13 +164,13 @@ export class Reader {
     return frames;
   }
 
-  async #open(segment: number, frames: readonly SeenFrame[]): Promise<Frame[]> {
+  async #open(segment: number, frames: readonly SeenFrame[]): Promise<PackedFrame[]> {
     const { device, superblock, dataKey } = this.#parts;
     const first = frames[0];
     const last = frames.at(-1);
     if (first === undefined || last === undefined) return [];
     const bytes = await device.read(segmentPosition(superblock, segment) + first.offset, last.offset + last.frameBytes - first.offset);
-    const opened: Frame[] = [];
+    const opened: PackedFrame[] = [];
     let runIndex = 0;
     let key: Buffer = Buffer.alloc(0);
     try {
@@ -180,17 +181,29 @@ export class Reader {
           runIndex = run.header.runIndex;
         }
         const at = offset - first.offset;
-        const payload = openFrame(key, superblock, segment, header, bytes.subarray(at, at + frameBytes));
+        const packed = openPacked(key, superblock, segment, header, bytes.subarray(at, at + frameBytes));
         // What lies before the damage is handed out; the next call starts at the damage and names it.
-        if (payload === null && opened.length > 0) break;
-        if (payload === null) throw lostFrame(header.index);
-        opened.push({ index: header.index, payload });
+        if (packed === null && opened.length > 0) break;
+        if (packed === null) throw lostFrame(header.index);
+        opened.push({ index: header.index, packed });
       }
     } finally {
       key.fill(0);
     }
     return opened;
   }
+}
+
+/** Throws halted for the first that does not unpack; those before another one are handed out, as in reading. */
+export function unpackedFrames(frames: readonly PackedFrame[]): Frame[] {
+  const unpacked: Frame[] = [];
+  for (const frame of frames) {
+    const payload = unpack(frame.packed);
+    if (payload === null && unpacked.length > 0) break;
+    if (payload === null) throw lostFrame(frame.index);
+    unpacked.push({ index: frame.index, payload });
+  }
+  return unpacked;
 }
 
 /** Place of a frame in a list that is sorted by index. */

@@ -4,6 +4,7 @@
 // was not released; opening never formats.
 // Errors are UkeyError: halted (damage, foreign or newer format), store-full (refused before any write),
 // unknown-outcome (a write or sync failed: this log refuses everything until it is opened again).
+import type { Packed } from '#ground/unpacking.ts';
 
 export interface KeySlot {
   /** How the data key is wrapped: the token's WrapMethod, or `hpke-recovery`. */
@@ -39,6 +40,12 @@ export interface FormatOptions {
 export interface Frame {
   readonly index: number;
   readonly payload: Uint8Array;
+}
+
+/** A frame whose payload is still to be unpacked. */
+export interface PackedFrame {
+  readonly index: number;
+  readonly packed: Packed;
 }
 
 /** `sync`: an append resolves when FLASH and mirror are both durable. `async`: with the FLASH; the mirror is a bounded way behind. */
@@ -148,6 +155,8 @@ export interface StoreLog {
    * frames. Throws `not-found` when the frame was released, `halted` (damageOf) when it is damaged.
    */
   read(fromIndex: number, maxBytes: number): Promise<Frame[]>;
+  /** The same, to be unpacked elsewhere. */
+  readPacked(fromIndex: number, maxBytes: number): Promise<PackedFrame[]>;
   /** Whether a frame with a payload of this size is sure to fit, and the reserve stays whole behind it. */
   hasRoomFor(payloadBytes: number, options?: AppendOptions): boolean;
   /**

@@ -5,7 +5,7 @@
 // is only known after opening again. Must not: read the device, or write to a place that may hold anything durable and kept.
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
-import { deriveKey, type Packed, pack, sealCheckpoint, sealFrame } from './cipher.ts';
+import { deriveKey, type FrameContent, pack, sealCheckpoint, sealFrame } from './cipher.ts';
 import { type Checkpoint, type RingSegment, tailOf, type WriteCursor } from './cursor.ts';
 import {
   carryKind,
@@ -332,7 +332,7 @@ export class Writer {
   }
 
   /** `runPage` is the header when this is the first frame of its run: both are one write, so a run on the device is never empty on purpose. */
-  #seal(run: OpenRun, offset: number, payloadBytes: number, packed: Packed, runPage: Buffer | null): Job {
+  #seal(run: OpenRun, offset: number, payloadBytes: number, packed: FrameContent, runPage: Buffer | null): Job {
     const superblock = this.#superblock;
     const { header } = run.seen;
     const carries = header.carryFrameBytes > 0;

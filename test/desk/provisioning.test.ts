@@ -221,6 +221,7 @@ function without(holder: Holder, step: 'format' | 'commit'): Holder {
     openAgain: () => holder.openAgain(),
     requestRenewal: (hash) => holder.requestRenewal(hash),
     read: (from, maxBytes) => holder.read(from, maxBytes),
+    readPacked: (from, maxBytes) => holder.readPacked(from, maxBytes),
     carry: (carried) => holder.carry(carried),
     release: (upToBatch) => holder.release(upToBatch),
     check: (fromRun, heal) => holder.check(fromRun, heal),

@@ -2,7 +2,18 @@
 // Invariants: real P-256 seals in a real chain; `automatic` does both steps by itself, a turn apart. What is stored outlives `reopen`.
 // A failed write is told as the real holder tells it, whether or not the batch was written: "not written" and "written but reported failed".
 
-import type { BatchDraft, Carried, Commit, Holder, HolderState, HolderStatus, Mount, RestoreBegun, StoredBatch } from '#holder/holder.ts';
+import type {
+  BatchDraft,
+  Carried,
+  Commit,
+  Holder,
+  HolderState,
+  HolderStatus,
+  Mount,
+  PackedBatch,
+  RestoreBegun,
+  StoredBatch,
+} from '#holder/holder.ts';
 import { decodeBatch, encodeBatch, sealHashOf, sealPayload } from '#ipc-schema/batch.ts';
 import { type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
 import { sha256 } from '#ipc-schema/merkle.ts';
@@ -205,6 +216,11 @@ export class FakeHolder implements Holder {
       found.push(batch);
     }
     return found;
+  }
+
+  async readPacked(fromBatch: number, maxBytes: number): Promise<PackedBatch[]> {
+    const stored = await this.read(fromBatch, maxBytes);
+    return stored.map(({ batchIndex, bytes }) => ({ batchIndex, packed: { isZstd: false, bytes, plainBytes: bytes.length } }));
   }
 
   async carry(carried: Carried): Promise<void> {

@@ -1,0 +1,48 @@
+// Owns: bytes back from what was packed (zstd, RFC 8878) and of which is known how much comes out, at once or beside the event loop.
+// Invariants: never more comes out than was announced, and never less.
+import { zstdDecompress, zstdDecompressSync } from 'node:zlib';
+
+export interface Packed {
+  /** False: it stands as it is. */
+  readonly isZstd: boolean;
+  readonly bytes: Uint8Array;
+  /** Of what comes out. */
+  readonly plainBytes: number;
+}
+
+/** The trip to a thread costs as much as unpacking less. */
+const asideMinBytes = 16 * 1024;
+/** zlib takes no smaller piece. */
+const chunkMinBytes = 64;
+
+/** A byte more than comes out: a piece that is full to the last byte makes zlib get another one, to see whether there is more. */
+const optionsFor = (plainBytes: number): { readonly maxOutputLength: number; readonly chunkSize: number } => ({
+  maxOutputLength: plainBytes,
+  chunkSize: Math.max(chunkMinBytes, plainBytes + 1),
+});
+
+/** Null when it does not unpack to exactly what was announced. */
+export function unpack({ isZstd, bytes, plainBytes }: Packed): Uint8Array | null {
+  if (!isZstd) return bytes;
+  try {
+    const plain = zstdDecompressSync(bytes, optionsFor(plainBytes));
+    return plain.length === plainBytes ? plain : null;
+  } catch {
+    return null;
+  }
+}
+
+/** The same; much of it in another thread. */
+export function unpackAside(packed: Packed): Promise<Uint8Array | null> {
+  const { isZstd, bytes, plainBytes } = packed;
+  if (!isZstd || plainBytes < asideMinBytes) return Promise.resolve(unpack(packed));
+  return new Promise((resolve) => {
+    try {
+      zstdDecompress(bytes, optionsFor(plainBytes), (fault, plain) =>
+        resolve(fault === null && plain.length === plainBytes ? plain : null),
+      );
+    } catch {
+      resolve(null); // announced is more than memory can hold
+    }
+  });
+}

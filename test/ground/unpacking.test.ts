@@ -1,0 +1,50 @@
+// Packed bytes come out as what they were, at once and aside, or not at all.
+import { randomBytes } from 'node:crypto';
+import { zstdCompressSync } from 'node:zlib';
+import { describe, expect, test } from 'vitest';
+import { type Packed, unpack, unpackAside } from '#ground/unpacking.ts';
+
+const plainOf = (bytes: number): Buffer =>
+  Buffer.from(
+    randomBytes(Math.ceil(bytes / 8))
+      .toString('hex')
+      .repeat(4)
+      .slice(0, bytes),
+  );
+const packedFrom = (plain: Uint8Array): Packed => ({ isZstd: true, bytes: zstdCompressSync(plain), plainBytes: plain.length });
+
+/** Below and above what goes to a thread. */
+const sizes = [1, 63, 64, 2_000, 16 * 1024 - 1, 16 * 1024, 300_000];
+const ways = [
+  { name: 'at once', open: async (packed: Packed) => unpack(packed) },
+  { name: 'aside', open: unpackAside },
+];
+
+describe.each(ways)('$name', ({ open }) => {
+  test.each(sizes)('%i bytes come back', async (size) => {
+    const plain = plainOf(size);
+    const unpacked = await open(packedFrom(plain));
+    expect(Buffer.compare(unpacked ?? Buffer.alloc(0), plain)).toBe(0);
+  });
+
+  test('what stands as it is comes as it is', async () => {
+    const bytes = plainOf(100);
+    expect(await open({ isZstd: false, bytes, plainBytes: bytes.length })).toBe(bytes);
+  });
+
+  test.each(sizes)('%i bytes: more or less than announced is nothing', async (size) => {
+    const packed = packedFrom(plainOf(size));
+    expect(await open({ ...packed, plainBytes: size - 1 })).toBeNull();
+    expect(await open({ ...packed, plainBytes: size + 1 })).toBeNull();
+  });
+
+  test('more than memory can hold is nothing', async () => {
+    expect(await open({ ...packedFrom(plainOf(100)), plainBytes: 2 ** 52 })).toBeNull();
+  });
+
+  test.each([2_000, 300_000])('%i bytes: what is no zstd, or cut short, is nothing', async (size) => {
+    const packed = packedFrom(plainOf(size));
+    expect(await open({ ...packed, bytes: packed.bytes.subarray(0, -1) })).toBeNull();
+    expect(await open({ ...packed, bytes: plainOf(size) })).toBeNull();
+  });
+});
