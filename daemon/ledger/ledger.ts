@@ -10,6 +10,7 @@ import { entryKinds, isFiscal } from '#ipc-schema/entry.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { usualDecimals } from '#ipc-schema/money.ts';
 import type { Template } from '#ipc-schema/template.ts';
+import { type BatchSummary, summaryOf } from './batches.ts';
 import { type CertificateTerm, termOf } from './certificate-term.ts';
 import { CreditBook, type CreditHistory } from './credits.ts';
 import { type LedgerIndex, rowOf } from './ledger-index.ts';
@@ -18,7 +19,7 @@ import type { IndexRow } from './lookup.ts';
 import { type Circumstance, type DocumentDraft, giveBackCredits, type OwnDraft, type PlannedEntry, planBatch } from './numbering.ts';
 import type { Kept } from './reclaiming.ts';
 import { type DurableBatch, Sequencer } from './sequencer.ts';
-import { type BatchSummary, type Committed, committedAt, readBatch, released, summaryOf } from './stored.ts';
+import { type Committed, committedAt, readBatch, released } from './stored.ts';
 import { Summaries } from './summaries.ts';
 import { encodeTip, type Tip } from './tip.ts';
 

@@ -1,14 +1,12 @@
-// Owns: turning what the holder gives back (encoded batches) into entries, index rows, evidence and summaries.
-// Invariants: reads only; what it returns is as it was written, byte for byte; a batch that does not decode is `halted`, never skipped.
+// Owns: turning what the holder gives back (encoded batches) into entries, index rows and evidence.
+// Invariants: reads only; what it returns is as it was written, byte for byte.
 
 import type { Holder } from '#holder/holder.ts';
-import { type Batch, decodeBatch, sealHashOf } from '#ipc-schema/batch.ts';
-import type { ByteStrings } from '#ipc-schema/cbor.ts';
-import { decodeLeaf, entryKinds, isFiscal, type Leaf } from '#ipc-schema/entry.ts';
+import { entryKinds, isFiscal, type Leaf } from '#ipc-schema/entry.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Evidence } from '#ipc-schema/evidence.ts';
 import { buildTree, inclusionPath, leafHash } from '#ipc-schema/merkle.ts';
-import { sumUnits, sumUnitsText } from '#ipc-schema/scaled.ts';
+import { type OpenBatch, openBatch } from './batches.ts';
 import { type IndexRow, keyHashOf } from './lookup.ts';
 
 /** What reading a ledger needs of a holder. */
@@ -20,28 +18,6 @@ export interface Committed {
   readonly body: Uint8Array;
   readonly batchIndex: number;
   readonly evidence: Evidence;
-}
-
-export interface OpenBatch extends Batch {
-  readonly batchIndex: number;
-  readonly leaves: readonly Leaf[];
-}
-
-/** What a batch adds to the backlog. */
-export interface BatchSummary {
-  readonly count: number;
-  readonly amount: string;
-  readonly oldestMs: number | null;
-  readonly sealHash: Uint8Array;
-}
-
-export function openBatch(batchIndex: number, bytes: Uint8Array, byteStrings: ByteStrings = 'copies'): OpenBatch {
-  try {
-    const batch = decodeBatch(bytes, byteStrings);
-    return { ...batch, batchIndex, leaves: batch.entries.map((entry) => decodeLeaf(entry.leaf)) };
-  } catch (cause) {
-    throw new UkeyError('halted', `batch ${batchIndex} on the FLASH does not decode`, { cause });
-  }
 }
 
 /** Reads batches one after the other, a bounded amount at a time, the next amount while the caller works on this one. Ends after `lastBatch`. */
@@ -81,17 +57,6 @@ export function committedAt(batch: OpenBatch, place: number): Committed {
     sealBytes: batch.sealBytes,
   };
   return { leaf, body: entry.body, batchIndex: batch.batchIndex, evidence };
-}
-
-export function summaryOf(leaves: readonly Leaf[], sealBytes: Uint8Array): BatchSummary {
-  const fiscal = leaves.filter((leaf) => isFiscal(leaf.kind));
-  return {
-    count: fiscal.length,
-    amount: sumUnitsText(fiscal.reduce((sum, leaf) => sum + sumUnits(leaf.total ?? '0'), 0n)),
-    oldestMs: fiscal[0]?.issuedAtMs ?? null,
-    // A copy of its own: the hash lies in Node's pool, and one that is kept keeps 8 KiB of documents there.
-    sealHash: new Uint8Array(sealHashOf(sealBytes)),
-  };
 }
 
 interface RequestMark {

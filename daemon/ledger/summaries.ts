@@ -1,6 +1,6 @@
 // Owns: what batches behind the last acknowledgement add to the backlog, as far as it is remembered: the newest, and what was read lately.
 // Invariants: a memory, not a truth: what is not here is read from the FLASH; never more than summariesMax; acknowledged ones are forgotten.
-import type { BatchSummary } from './stored.ts';
+import type { BatchSummary } from './batches.ts';
 
 /** A batch is forgotten when this many were noted after it. */
 export const summariesMax = 4_096;

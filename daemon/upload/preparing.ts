@@ -1,11 +1,11 @@
-// Owns: uploads made ready to be sent: read from the FLASH, compressed, sealed; and in a backlog the next one while the one before is on its way.
+// Owns: uploads made ready to be sent: read from the FLASH, packed (packer.ts); and in a backlog the next one while the one before is on its way.
 // Invariants: what was made ready is used only where it begins where the next upload begins, for the same ledger and server, and within the bound of
-// batches of that moment; at most one waits, as its sealed bytes. It is made ahead only behind a full upload: behind another one, more may come.
+// batches of that moment; at most one waits, as its sealed bytes. What is decoded anyway is noted for the ledger. It is made ahead only behind a full upload: behind another one, more may come.
 import type { Holder } from '#holder/holder.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { gather } from './gathering.ts';
-import { packUpload } from './packing.ts';
+import { Packer } from './packer.ts';
 
 export interface Prepared {
   readonly body: Uint8Array;
@@ -24,10 +24,12 @@ export interface Wish {
 
 export class Preparing {
   readonly #holder: Holder;
+  readonly #packer: Packer;
   #ahead: { readonly wish: Wish; readonly made: Promise<Prepared | null> } | null = null;
 
-  constructor(holder: Holder) {
+  constructor(holder: Holder, packer = new Packer()) {
     this.#holder = holder;
+    this.#packer = packer;
   }
 
   /** Throws what reading the FLASH throws. */
@@ -50,10 +52,19 @@ export class Preparing {
     this.#ahead = null;
   }
 
+  async close(): Promise<void> {
+    await this.#packer.close();
+  }
+
   async #make({ ledger, charter, fromBatch, batchesMax }: Wish): Promise<Prepared> {
     const { batches, lastBatch } = await gather(this.#holder, ledger, fromBatch, batchesMax);
     const isFull = lastBatch + 1 < ledger.tip.nextBatch;
-    const body = await packUpload(ledger.mount.tokenId, charter, batches);
+    const sealKey = Buffer.from(charter.server.sealKey, 'base64');
+    const { body, summaries } = await this.#packer.pack({ tokenId: ledger.mount.tokenId, sealKey, batches });
+    for (const [place, { batchIndex }] of batches.entries()) {
+      const summary = summaries[place];
+      if (summary !== undefined) ledger.noteSummary(batchIndex, summary);
+    }
     return { body, batchCount: batches.length, lastBatch, isFull };
   }
 }

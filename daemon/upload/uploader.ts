@@ -127,7 +127,7 @@ export class Uploader {
     this.#pace.close();
     this.#disarm();
     this.#upstream?.connection.close();
-    await this.#run;
+    await Promise.all([this.#run, this.#preparing.close()]);
   }
 
   #begin(probeFirst: boolean): void {

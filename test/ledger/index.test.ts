@@ -14,9 +14,10 @@ import {
 import { afterEach, describe, expect, test } from 'vitest';
 import { silentLog } from '#ground/log.ts';
 import { asUkeyError } from '#ipc-schema/errors.ts';
+import { openBatch } from '#ledger/batches.ts';
 import { LedgerIndex } from '#ledger/ledger-index.ts';
 import { type IndexRow, keyHashOf, Lookup } from '#ledger/lookup.ts';
-import { openBatch, rowFromLog } from '#ledger/stored.ts';
+import { rowFromLog } from '#ledger/stored.ts';
 import { BuiltToken } from '#test/support/batch-builder.ts';
 import { documentDraft, LedgerRig } from '#test/support/ledger-rig.ts';
 

@@ -1,7 +1,7 @@
 // What is remembered of batches behind the last acknowledgement: the newest, and nothing but what it says.
 import { expect, test } from 'vitest';
 import { sealHashOf } from '#ipc-schema/batch.ts';
-import { summaryOf } from '#ledger/stored.ts';
+import { summaryOf } from '#ledger/batches.ts';
 import { Summaries, summariesMax } from '#ledger/summaries.ts';
 
 const seal = (at: number): Uint8Array => Buffer.from(`seal ${at}`);
