@@ -45,13 +45,13 @@ async function run(context: Context): Promise<Row[]> {
     row(id, `backlog of ${pending.toLocaleString('en')} to the server`, (sent / elapsedMs) * 1_000, '/s', {
       aim: `>= ${rateAim}/s`,
       met: (value) => value >= rateAim,
-      note: 'loopback TLS, SQLite, until it is acknowledged; the server in the process of the harness',
+      note: 'loopback TLS, SQLite, until it is acknowledged; the server in a process of its own, which gives way',
     }),
     row(id, 'issuing p99 while draining', p99(draining), 'us', {
       beside: { name: 'p99 without', value: p99(quiet) },
       aim: `<= ${p99Aim} x`,
       met: (_, ratio) => ratio <= p99Aim,
-      note: `one till, ${pauseMs} ms between invoices`,
+      note: `one till, ${pauseMs} ms between invoices; the server on the same cores and disk`,
     }),
     notMeasured(id, 'backlog to the server, PostgreSQL', '/s', 'the ticket server has no PostgreSQL database'),
   ];

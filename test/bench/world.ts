@@ -1,15 +1,15 @@
-// Owns: a provisioned token with its service as a process, a ticket server in this one, the line between them and one enrolled till.
+// Owns: a provisioned token with its service as a process, a ticket server as another one, the line between them and one enrolled till.
 // Invariants: the line is down unless a benchmark puts it up, so that nothing is uploaded while something else is measured.
 import type { ChildProcess } from 'node:child_process';
 import { mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { type Client, connect } from '#ipc-schema/client.ts';
 import type { ServiceStatus } from '#ipc-schema/status.ts';
-import { type RunningServer, startServer } from '#server/serve.ts';
 import { TcpProxy } from '#test/support/tcp-proxy.ts';
 import { childOf } from './machine.ts';
 import type { Till } from './messages.ts';
 import { type Environment, startProgram, stop } from './process.ts';
+import { TicketServer } from './ticket-server.ts';
 import { grant, holderConfigOf, pin, soPin, type WorldFiles, type WorldOptions, worldFiles, writeWorldFiles } from './world-files.ts';
 
 export type { WorldOptions } from './world-files.ts';
@@ -27,14 +27,14 @@ export class World {
   readonly files: WorldFiles;
   readonly options: WorldOptions;
   readonly line: TcpProxy;
-  readonly #server: RunningServer;
+  readonly #server: TicketServer;
   #service: ChildProcess | null = null;
   #admin: Client | null = null;
   /** How the process ended. */
   #ended: string | null = null;
   till: Till = { terminal: 'till-1', secret: new Uint8Array() };
 
-  private constructor(files: WorldFiles, options: WorldOptions, server: RunningServer, line: TcpProxy) {
+  private constructor(files: WorldFiles, options: WorldOptions, server: TicketServer, line: TcpProxy) {
     this.files = files;
     this.options = options;
     this.#server = server;
@@ -46,7 +46,7 @@ export class World {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     const files = worldFiles(folder);
     writeWorldFiles(files, options);
-    const server = await startServer({ directory: files.server });
+    const server = await TicketServer.start({ directory: files.server });
     const line = await TcpProxy.open(server.port);
     const world = new World(files, options, server, line);
     try {
