@@ -8,6 +8,8 @@ import { readBatch, readBatches, rowFromLog } from './stored.ts';
 const chunkBytes = 1024 * 1024;
 /** A transaction's price is the same for few rows and for many. */
 const rowsPerWrite = 10_000;
+/** After so many entries what has come in meanwhile is taken in: only so are the next ones unpacked, in another thread, while these are read. */
+const entriesPerTurn = 128;
 
 /** Returns how many entries were read anew. */
 export async function catchUp(
@@ -42,8 +44,9 @@ async function readOn(lookup: Lookup, holder: Holder, from: number, { tokenId, l
   /** Of the rows that no write has taken yet; a question to the lookup waits for the write before it. */
   const held = new Map<string, number>();
   const resolve = async (number: string): Promise<number | null> => held.get(number) ?? (await lookup.byNumber(number))?.sequence ?? null;
-  for await (const batch of readBatches(holder, Math.max(from + 1, oldestBatch), lastBatch, chunkBytes)) {
+  for await (const batch of readBatches(holder, Math.max(from + 1, oldestBatch), lastBatch, chunkBytes, 'views')) {
     for (const place of batch.leaves.keys()) {
+      if (entries % entriesPerTurn === 0) await new Promise((resolve) => setImmediate(resolve));
       const { row, correctedNumber } = rowFromLog(batch, place);
       rows.push({ ...row, corrects: correctedNumber === null ? null : await resolve(correctedNumber) });
       if (row.number !== null) held.set(row.number, row.sequence);

@@ -50,7 +50,6 @@ const dropOlderKeys = `
 
 const tables = `
   PRAGMA journal_mode = WAL;
-  PRAGMA synchronous = NORMAL;
   CREATE TABLE IF NOT EXISTS head (id INTEGER PRIMARY KEY CHECK (id = 1), token_id TEXT NOT NULL, batch INTEGER NOT NULL, seal_hash TEXT NOT NULL);
   CREATE TABLE IF NOT EXISTS entry (
     sequence INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, kind INTEGER NOT NULL,
@@ -58,6 +57,7 @@ const tables = `
   ${orderedIndexes}
   ${scatteredIndexes}
   PRAGMA user_version = ${schemaVersion};
+  PRAGMA synchronous = NORMAL;
 `;
 
 const columns = 'sequence, batch, place, kind, number, terminal, key_hash AS keyHash, digest, corrects';
@@ -116,7 +116,8 @@ export class Lookup {
       const [version] = await lookup.#all<{ user_version: number }>('PRAGMA user_version', []);
       if (version !== undefined && version.user_version !== 0 && version.user_version !== schemaVersion)
         throw new UkeyError('internal', 'the index is of another version');
-      await lookup.#exec(tables);
+      // A new file holds nothing that could be lost: what a crash leaves of it is found damaged, or empty, and is made anew.
+      await lookup.#exec(`PRAGMA synchronous = ${version?.user_version === 0 ? 'OFF' : 'NORMAL'}; ${tables}`);
       await lookup.#all('SELECT sequence FROM entry LIMIT 1', []);
       return lookup;
     } catch (error) {

@@ -1,7 +1,8 @@
 // Owns: turning what the holder gives back (encoded batches) into entries, index rows and evidence.
 // Invariants: reads only; what it returns is as it was written, byte for byte.
 
-import type { Holder } from '#holder/holder.ts';
+import type { Holder, StoredBatch } from '#holder/holder.ts';
+import type { ByteStrings } from '#ipc-schema/cbor.ts';
 import { entryKinds, isFiscal, type Leaf } from '#ipc-schema/entry.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Evidence } from '#ipc-schema/evidence.ts';
@@ -20,22 +21,74 @@ export interface Committed {
   readonly evidence: Evidence;
 }
 
-/** Reads batches one after the other, a bounded amount at a time, the next amount while the caller works on this one. Ends after `lastBatch`. */
-export async function* readBatches(holder: Reads, fromBatch: number, lastBatch: number, chunkBytes: number): AsyncGenerator<OpenBatch> {
+/** Reads on their way or waiting to be looked at: on a busy machine each waits for its processes and threads several times. */
+const readsAhead = 3;
+
+/**
+ * Reads batches one after the other, a bounded amount at a time, the next amounts while the caller works on this one. Ends after `lastBatch`.
+ * `byteStrings`: views for a caller that keeps nothing of a batch.
+ */
+export async function* readBatches(
+  holder: Reads,
+  fromBatch: number,
+  lastBatch: number,
+  chunkBytes: number,
+  byteStrings: ByteStrings = 'copies',
+): AsyncGenerator<OpenBatch> {
+  const reading = new ReadAhead(holder, fromBatch, lastBatch, chunkBytes);
   let next = fromBatch;
-  let coming = next <= lastBatch ? holder.read(next, chunkBytes) : null;
-  while (coming !== null) {
-    const stored = await coming;
-    if (stored.length === 0) throw new UkeyError('halted', `batch ${next} cannot be read`);
-    const after = next + stored.length;
-    coming = after <= lastBatch ? holder.read(after, chunkBytes) : null;
-    coming?.catch(() => undefined); // told when it is awaited; a caller that stops early never asks
-    for (const { batchIndex, bytes } of stored) {
-      if (batchIndex !== next) throw new UkeyError('halted', `batch ${batchIndex} came where ${next} was asked for`);
-      if (batchIndex > lastBatch) return;
-      yield openBatch(batchIndex, bytes);
-      next += 1;
+  try {
+    for (let stored = await reading.take(); stored !== null; stored = await reading.take()) {
+      if (stored.length === 0) throw new UkeyError('halted', `batch ${next} cannot be read`);
+      for (const { batchIndex, bytes } of stored) {
+        if (batchIndex !== next) throw new UkeyError('halted', `batch ${batchIndex} came where ${next} was asked for`);
+        if (batchIndex > lastBatch) return;
+        yield openBatch(batchIndex, bytes, byteStrings);
+        next += 1;
+      }
     }
+  } finally {
+    reading.stop();
+  }
+}
+
+/** Each read begins where the one before it ended. */
+class ReadAhead {
+  readonly #holder: Reads;
+  readonly #lastBatch: number;
+  readonly #chunkBytes: number;
+  /** Null: there is nothing more. */
+  readonly #coming: Promise<readonly StoredBatch[] | null>[] = [];
+  /** Where the next read begins. */
+  #place: Promise<number>;
+  #stopped = false;
+
+  constructor(holder: Reads, fromBatch: number, lastBatch: number, chunkBytes: number) {
+    this.#holder = holder;
+    this.#lastBatch = lastBatch;
+    this.#chunkBytes = chunkBytes;
+    this.#place = Promise.resolve(fromBatch);
+  }
+
+  take(): Promise<readonly StoredBatch[] | null> {
+    while (this.#coming.length < readsAhead) this.#readOn();
+    return this.#coming.shift() ?? Promise.resolve(null);
+  }
+
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  #readOn(): void {
+    const begin = this.#place;
+    const stored = begin.then((from) => (from > this.#lastBatch || this.#stopped ? null : this.#holder.read(from, this.#chunkBytes)));
+    this.#place = stored.then(async (batches) =>
+      (batches?.length ?? 0) === 0 ? this.#lastBatch + 1 : (await begin) + (batches?.length ?? 0),
+    );
+    // Told when it is taken; a caller that stops early never asks.
+    stored.catch(() => undefined);
+    this.#place.catch(() => undefined);
+    this.#coming.push(stored);
   }
 }
 
