@@ -62,17 +62,17 @@ function parseOrder(argv: readonly string[]): Order | null {
   }
 }
 
-function build({ out, kinds, isHomeAlone, architecture, revision }: Order): void {
+async function build({ out, kinds, isHomeAlone, architecture, revision }: Order): Promise<void> {
   const product = readProduct(architecture);
   mkdirSync(out, { recursive: true });
   if (isHomeAlone) {
     const home = path.join(out, 'home');
     rmSync(home, { recursive: true, force: true });
-    stageHome(home, product);
+    await stageHome(home, product);
     process.stdout.write(`${home}\n`);
     return;
   }
-  const trees = stage(path.join(out, 'tree'), product);
+  const trees = await stage(path.join(out, 'tree'), product);
   const made = kinds.flatMap((kind) => builders[kind](trees, out, revision));
   if (made.length > 0) {
     const sbom = path.join(out, `ukeyd-${product.version}.sbom.cdx.json`);
@@ -85,14 +85,14 @@ function build({ out, kinds, isHomeAlone, architecture, revision }: Order): void
   for (const file of made) process.stdout.write(`${file}\n`);
 }
 
-function main(argv: readonly string[]): number {
+async function main(argv: readonly string[]): Promise<number> {
   const order = parseOrder(argv);
   if (order === null) {
     process.stderr.write(usage);
     return 2;
   }
   try {
-    build(order);
+    await build(order);
     return 0;
   } catch (thrown) {
     process.stderr.write(`${thrown instanceof BuildError ? thrown.message : String(thrown instanceof Error ? thrown.stack : thrown)}\n`);
@@ -100,4 +100,4 @@ function main(argv: readonly string[]): number {
   }
 }
 
-process.exitCode = main(process.argv.slice(2));
+process.exitCode = await main(process.argv.slice(2));

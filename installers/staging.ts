@@ -6,6 +6,7 @@ import { chmodSync, copyFileSync, lutimesSync, mkdirSync, readdirSync, readFileS
 import path from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { settings } from '#ground/config.ts';
+import { bundlePrograms } from './bundle.ts';
 import { completionText, configManualText, manualText } from './manual.ts';
 import { copyrightText, licenceFile, licenceText, sbomText } from './paperwork.ts';
 import { type ShippedModule, shippedFiles, shippedModules } from './shipped-modules.ts';
@@ -58,11 +59,11 @@ function epochOf(): number {
 }
 
 /** The trees of Linux packages. */
-export function stage(out: string, product: Product): Trees {
+export async function stage(out: string, product: Product): Promise<Trees> {
   if (process.platform !== 'linux') throw new BuildError('packages for Linux are built on Linux; here only --only home is made');
   const trees = { service: path.join(out, 'ukeyd'), server: path.join(out, 'ukeyd-server'), product };
   for (const tree of [trees.service, trees.server]) rmSync(tree, { recursive: true, force: true });
-  const modules = stageHome(path.join(trees.service, home), product);
+  const modules = await stageHome(path.join(trees.service, home), product);
   moveFolder(path.join(trees.service, home, 'server'), path.join(trees.server, home, 'server'));
   // What `ukeyctl demo` sells; a sandbox needs the ticket server anyway.
   copyFolder(path.join(root, 'test/data'), path.join(trees.server, home, 'test/data'));
@@ -73,10 +74,10 @@ export function stage(out: string, product: Product): Trees {
 }
 
 /** Program, modules and runtime in one folder, which runs from wherever it stands: on any system, what its installer puts there. */
-export function stageHome(to: string, product: Product): readonly ShippedModule[] {
+export async function stageHome(to: string, product: Product): Promise<readonly ShippedModule[]> {
   const modules = shippedModules(root);
-  stageProgram(to, product);
   stageModules(to, modules);
+  await stagePrograms(to, product);
   copy(path.join(root, 'node_modules/node/bin', nodeFile), path.join(to, 'bin', nodeFile)); // not stripped: the very file whose hash Node.js publishes
   expectRunning(to);
   return modules;
@@ -84,8 +85,14 @@ export function stageHome(to: string, product: Product): readonly ShippedModule[
 
 // ---- The program
 
+/** As it is shipped; `to` has the packages. */
+export async function stagePrograms(to: string, facts: Pick<Product, 'version' | 'description'>): Promise<void> {
+  stageProgram(to, facts);
+  await bundlePrograms(to);
+}
+
 /** Imports of `#room/x.ts` are left as they are and mapped to `.js` by the shipped package.json; relative ones are rewritten by the compiler. */
-function stageProgram(to: string, { version, description }: Product): void {
+function stageProgram(to: string, { version, description }: Pick<Product, 'version' | 'description'>): void {
   const config = path.join(to, 'tsconfig.json');
   const compilerOptions = {
     ...{ noEmit: false, outDir: to, rootDir: root, rewriteRelativeImportExtensions: true, removeComments: true },
