@@ -7,6 +7,8 @@ import { type Row, row } from './benchmark.ts';
 import { growthCharts } from './chart.ts';
 import { withTable } from './documents.ts';
 import { interleaved, median, percentile, summed } from './figures.ts';
+import { memoryOf, memoryOfPages, pagesOf } from './memory.ts';
+import { startBare } from './process.ts';
 import { benches, measure } from './run.ts';
 import { sizes } from './sizes.ts';
 import { stagesOf } from './stages.ts';
@@ -37,6 +39,33 @@ describe('a run with tiny counts', () => {
   test('refuses a benchmark that there is not', async () => {
     const options = { sizes: sizes.tiny, only: ['B11'], folder, module: null, data: null, say: () => undefined };
     await expect(measure(options)).rejects.toThrow('B11');
+  });
+});
+
+describe('memory', () => {
+  const mapping = (at: string, file: string, rssKb: number, ownKb: number): string =>
+    `${at}000-${at}fff r-xp 00000000 ${file}\nRss: ${rssKb} kB\nPss: 1 kB\nAnonymous: ${ownKb} kB\n`;
+  const node = '08:01 77                  /usr/lib/ukeyd/bin/node';
+
+  test('counts a page of a file once, and what a process has written to for each', () => {
+    const front = pagesOf(mapping('aa', node, 3_000, 0) + mapping('ab', node, 500, 500) + mapping('ac', '00:00 0', 2_000, 2_000));
+    const holder = pagesOf(mapping('aa', node, 4_000, 0) + mapping('ac', '00:00 0', 1_000, 1_000));
+    const { onceMb, residentMb, privateMb } = memoryOfPages([front, holder]);
+    expect(privateMb).toEqual([2.56, 1.024]);
+    expect(residentMb).toBeCloseTo(10_500 * 0.001024, 6);
+    expect(onceMb).toBeCloseTo((2_500 + 1_000 + 4_000) * 0.001024, 6);
+  });
+
+  test.skipIf(process.platform !== 'linux')('of two processes of Node is less than the sum of their resident sizes', () => {
+    const [one, two] = [startBare(), startBare()];
+    try {
+      const found = memoryOf([one.pid ?? 0, two.pid ?? 0]);
+      expect(found?.onceMb).toBeGreaterThan(0);
+      expect(found?.onceMb).toBeLessThan(found?.residentMb ?? 0);
+      expect(memoryOf([0])).toBeNull();
+    } finally {
+      for (const each of [one, two]) each.kill('SIGKILL');
+    }
   });
 });
 

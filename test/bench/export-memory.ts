@@ -4,11 +4,9 @@ import { once } from 'node:events';
 import { existsSync, rmSync, statSync } from 'node:fs';
 import path from 'node:path';
 import process from 'node:process';
-import { fileURLToPath } from 'node:url';
-import { memoryOf } from './machine.ts';
+import { memoryOf } from './memory.ts';
 import type { World } from './world.ts';
 
-const ctl = fileURLToPath(new URL('../../daemon/ctl.ts', import.meta.url));
 const lookMs = 100;
 
 export interface ExportMemory {
@@ -19,6 +17,7 @@ export interface ExportMemory {
 
 /** Largest seen of each; null: this version has no such command. */
 export async function duringExport(world: World, folder: string, serviceMb: () => number): Promise<ExportMemory | null> {
+  const { ctl } = world.options.shipped;
   if (spawnSync(process.execPath, [ctl, 'export', '--help'], { stdio: 'ignore' }).status !== 0) return null;
   const file = path.join(folder, 'export.jsonl');
   const args = [ctl, 'export', '--socket', world.files.adminSocket, '--output', file];
@@ -26,7 +25,7 @@ export async function duringExport(world: World, folder: string, serviceMb: () =
   const largest = { serviceMb: 0, commandMb: 0 };
   const watch = setInterval(() => {
     largest.serviceMb = Math.max(largest.serviceMb, serviceMb());
-    largest.commandMb = Math.max(largest.commandMb, memoryOf(command.pid ?? 0)?.residentMb ?? 0);
+    largest.commandMb = Math.max(largest.commandMb, memoryOf([command.pid ?? 0])?.residentMb ?? 0);
   }, lookMs);
   const [status] = (await once(command, 'exit')) as [number | null];
   clearInterval(watch);

@@ -4,7 +4,8 @@ import { type Bench, type Context, notMeasured, type Row, row } from './benchmar
 import { duringExport } from './export-memory.ts';
 import { interleaved, median, percentile } from './figures.ts';
 import { wholly } from './load.ts';
-import { type Memory, memoryOf } from './machine.ts';
+import { type Memory, memoryOf } from './memory.ts';
+import { startBare, stop } from './process.ts';
 import type { World } from './world.ts';
 
 const memory = 'B7';
@@ -16,31 +17,35 @@ const timeAim = 1.1;
 const settleMs = 1_500;
 const untold = 'this system does not tell it';
 
-interface ServiceMemory {
-  readonly front: Memory;
-  readonly holder: Memory;
-}
-
 /** Null where the system does not tell. */
-function memoriesOf(world: World): ServiceMemory | null {
-  const { pids } = world;
-  const front = memoryOf(pids.front);
-  const holder = pids.holder === null ? null : memoryOf(pids.holder);
-  return front === null || holder === null ? null : { front, holder };
+function serviceMemory({ pids }: World): Memory | null {
+  return pids.holder === null ? null : memoryOf([pids.front, pids.holder]);
 }
 
-const residentOf = ({ front, holder }: ServiceMemory): number => front.residentMb + holder.residentMb;
+const mb = (value: number | undefined): string => (value ?? Number.NaN).toFixed(0);
 
 function memoryRow(what: string, world: World, aimMb: number | null, entries: number | null): Row {
-  const memories = memoriesOf(world);
-  if (memories === null) return notMeasured(memory, what, 'MB', untold);
-  const { front, holder } = memories;
-  const text = ({ residentMb, privateMb }: Memory): string => `${residentMb.toFixed(0)}, of that private ${privateMb.toFixed(0)}`;
-  return row(memory, what, residentOf(memories), 'MB', {
+  const found = serviceMemory(world);
+  if (found === null) return notMeasured(memory, what, 'MB', untold);
+  const { onceMb, residentMb, privateMb } = found;
+  const [front, holder] = privateMb;
+  return row(memory, what, onceMb, 'MB', {
     ...(aimMb === null ? {} : { aim: `<= ${aimMb} MB`, met: (value: number) => value <= aimMb }),
-    note: `resident: front ${text(front)}; holder ${text(holder)}`,
-    ...(entries === null ? {} : { growth: { series: 'resident memory (MB)', entries } }),
+    note: `front's own ${mb(front)}, holder's own ${mb(holder)}, pages of files once; resident sizes, which count those twice, add up to ${mb(residentMb)}`,
+    ...(entries === null ? {} : { growth: { series: 'memory (MB)', entries } }),
   });
+}
+
+/** What the service cannot go below: two processes of this very Node that do nothing, counted in the same way. */
+async function floorRow(): Promise<Row> {
+  const what = 'floor: two bare processes of Node';
+  const bare = [startBare(), startBare()];
+  await pause(settleMs);
+  const found = memoryOf(bare.map(({ pid }) => pid ?? 0));
+  await Promise.all(bare.map(stop));
+  return found === null
+    ? notMeasured(memory, what, 'MB', untold)
+    : row(memory, what, found.onceMb, 'MB', { note: `resident ${mb(found.residentMb)}` });
 }
 
 async function run(context: Context): Promise<Row[]> {
@@ -48,7 +53,7 @@ async function run(context: Context): Promise<Row[]> {
   const worlds: { readonly entries: number; readonly world: World }[] = [];
   for (const entries of sizes.ledgers) worlds.push({ entries, world: await context.ledger(entries) });
   const largest = worlds.at(-1)?.entries ?? 0;
-  const rows: Row[] = [];
+  const rows: Row[] = [await floorRow()];
   for (const { world } of worlds) await world.start();
   await pause(settleMs);
   for (const { entries, world } of worlds) {
@@ -93,17 +98,14 @@ async function run(context: Context): Promise<Row[]> {
 
 async function exportRow(context: Context, world: World): Promise<Row> {
   const what = 'memory, more during a full export';
-  const before = memoriesOf(world);
+  const before = serviceMemory(world);
   if (before === null) return notMeasured(memory, what, 'MB', untold);
-  const told = await duringExport(world, context.folder, () => {
-    const now = memoriesOf(world);
-    return now === null ? 0 : residentOf(now);
-  });
+  const told = await duringExport(world, context.folder, () => serviceMemory(world)?.onceMb ?? 0);
   if (told === null) return notMeasured(memory, what, 'MB', 'ukeyctl has no command `export`');
-  return row(memory, what, told.serviceMb - residentOf(before), 'MB', {
+  return row(memory, what, told.serviceMb - before.onceMb, 'MB', {
     aim: `<= ${exportAimMb} MB`,
     met: (value) => value <= exportAimMb,
-    note: `largest of the service; ukeyctl itself had ${told.commandMb.toFixed(0)} MB at most; ${told.exportedMb.toFixed(0)} MB were written`,
+    note: `largest of the service; ukeyctl itself had ${mb(told.commandMb)} MB at most; ${mb(told.exportedMb)} MB were written`,
   });
 }
 

@@ -1,4 +1,4 @@
-// Owns: naming the machine that a figure belongs to, and what of a process can be read from outside (Linux; null elsewhere).
+// Owns: naming the machine that a figure belongs to, and finding the holder under its front (Linux; null elsewhere).
 import { existsSync, readFileSync, statfsSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -54,24 +54,6 @@ function diskAt(folder: string): string {
 export function machineText(machine: Machine): string {
   const { cpu, cores, memoryMb, kernel, node, disk, loadAverage } = machine;
   return `${cpu}, ${cores} cores, ${(memoryMb / 1_000).toFixed(0)} GB; ${kernel}; Node ${node}; ${disk}; load average ${loadAverage.toFixed(1)}`;
-}
-
-export interface Memory {
-  /** Resident, in MB: counts code that processes share once for each (VmRSS, proc_pid_status(5)). */
-  readonly residentMb: number;
-  /** Of that, what belongs to this process alone (RssAnon). */
-  readonly privateMb: number;
-}
-
-/** Null where the system does not tell. */
-export function memoryOf(pid: number): Memory | null {
-  const status = textOf(`/proc/${pid}/status`);
-  const field = (name: string): number | null => {
-    const match = new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(status);
-    return match?.[1] === undefined ? null : (Number(match[1]) * 1_024) / 1_000_000;
-  };
-  const [residentMb, privateMb] = [field('VmRSS'), field('RssAnon')];
-  return residentMb === null || privateMb === null ? null : { residentMb, privateMb };
 }
 
 /** The first child of a process: the holder under its front. */

@@ -26,6 +26,11 @@ export function startProgram(args: readonly string[], environment: Environment, 
   return kept(spawn(process.execPath, args, { env: { ...process.env, ...environment }, stdio: ['ignore', 'ignore', log] }));
 }
 
+/** Node and nothing else. */
+export function startBare(): ChildProcess {
+  return kept(spawn(process.execPath, ['--eval', 'setInterval(() => undefined, 60_000)'], { stdio: 'ignore' }));
+}
+
 /** A part of the harness that talks through messages. */
 export function startPart(name: string, environment: Environment = {}): ChildProcess {
   const options: ForkOptions = { execArgv: [], serialization: 'advanced', env: { ...process.env, ...environment } };

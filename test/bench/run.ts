@@ -21,6 +21,7 @@ import { mounting } from './mounting.ts';
 import { oneTill } from './one-till.ts';
 import { outage } from './outage.ts';
 import { readRequests } from './requests.ts';
+import { ship } from './shipped.ts';
 import { type Sizes, sizes } from './sizes.ts';
 import { slowToken } from './slow-token.ts';
 import type { StageTime } from './stage-times.ts';
@@ -69,6 +70,7 @@ export async function measure(options: RunOptions): Promise<Results> {
   const machine = machineAt(folder);
   // Every process of a run starts from the same compiled code; B9 measures without it too.
   process.env['NODE_COMPILE_CACHE'] ??= path.join(folder, 'compile-cache');
+  const shipped = await ship(folder);
   const requests = readRequests(options.data);
   const load = await Load.start(requests);
   const worlds = new Map<string, World>();
@@ -83,7 +85,8 @@ export async function measure(options: RunOptions): Promise<Results> {
     mirror: 'sync',
     flashMib: flashMibFor(loads, options.sizes),
     probeSeconds: 15,
-    program: 'product',
+    program: 'shipped',
+    shipped,
   };
   const stages: StageTime[] = [];
   const context: Context = {

@@ -4,6 +4,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import type { HolderConfig } from '#holder/configuration.ts';
 import type { GrantOptions } from '#server/grant.ts';
+import type { Shipped } from './shipped.ts';
 
 export const pin = '135790';
 export const soPin = '97531000';
@@ -15,8 +16,9 @@ export interface WorldOptions {
   readonly flashMib: number;
   /** Seconds between two probes. */
   readonly probeSeconds: number;
-  /** The product itself, or the one that can be made slow and tells its stages. */
-  readonly program: 'product' | 'instrumented';
+  readonly shipped: Shipped;
+  /** The service as it is shipped, or from TypeScript the one that can be made slow and tells its stages. */
+  readonly program: 'shipped' | 'instrumented';
 }
 
 export interface WorldFiles {

@@ -18,10 +18,7 @@ export type { WorldOptions } from './world-files.ts';
 const startWaitMs = 300_000;
 const provisionWaitMs = 300_000;
 const lookMs = 20;
-const programs = {
-  product: fileURLToPath(new URL('../../daemon/main.ts', import.meta.url)),
-  instrumented: fileURLToPath(new URL('./instrumented-service.ts', import.meta.url)),
-};
+const instrumented = fileURLToPath(new URL('./instrumented-service.ts', import.meta.url));
 
 export class World {
   readonly files: WorldFiles;
@@ -79,7 +76,8 @@ export class World {
 
   /** Starts the process and nothing more. */
   launch(environment: Environment = {}): void {
-    const args = [programs[this.options.program], '--config', this.files.config];
+    const { program, shipped } = this.options;
+    const args = [program === 'shipped' ? shipped.service : instrumented, '--config', this.files.config];
     this.#service = startProgram(args, { ...this.environment, ...environment }, this.files.log);
     this.#service.once('exit', (code, signal) => {
       this.#ended = signal ?? `status ${code}`;
