@@ -160,3 +160,32 @@ describe('the log', () => {
     expect(world.reports.length).toBeLessThan(40);
   });
 });
+
+describe('a reader of many pages', () => {
+  const pageBytes = 256 * 1024;
+  /** Together less than may wait for one connection, so that nothing else holds it back. */
+  const asked = 20;
+  /** What a system keeps for a socket, a page that waits, and some to spare. */
+  const begunMax = 6;
+
+  it('that does not read them has a few made, not all; once it reads it gets every one, in order', async () => {
+    await using world = await openWorld();
+    const peer = new RawPeer(world.till);
+    await peer.authenticate();
+    peer.socket.pause();
+    for (let id = 1; id <= asked; id += 1) {
+      peer.request(id, 'test.wait', { waitMs: 0, bytes: pageBytes });
+      // One after the other, so that no limit on open requests stands in for this one.
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    const begun = world.answered();
+    expect(begun).toBeGreaterThan(0);
+    expect(begun).toBeLessThanOrEqual(begunMax);
+    peer.socket.resume();
+    await peer.until(() => peer.messages.length >= asked || peer.closed, 10_000);
+    expect(peer.messages.map((message) => (message.kind === 'answer' ? message.id : null))).toEqual(
+      Array.from({ length: asked }, (_, at) => at + 1),
+    );
+    peer.end();
+  });
+});

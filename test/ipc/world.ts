@@ -66,6 +66,8 @@ export interface World {
   readonly admin: string;
   readonly service: Service;
   readonly reports: { level: string; what: string; facts: unknown }[];
+  /** Requests that were answered, whether or not the answers have been read; hello and authenticate are none. */
+  answered(): number;
   client(options?: Partial<ConnectOptions>): Promise<Client>;
   [Symbol.asyncDispose](): Promise<void>;
 }
@@ -88,6 +90,7 @@ export async function openWorld({ limits, checkResults, dir }: WorldOptions = {}
   for (const id of ['till-1', 'till-2', 'greedy']) terminals.set(id, { id, role: 'till', secret });
   terminals.set('gone', { id: 'gone', role: 'till', secret, disabled: true });
   const reports: World['reports'] = [];
+  let answered = 0;
   const till = join(root, 'run', 'ukeyd.sock');
   const admin = join(root, 'run', 'ukeyd-admin.sock');
   const service = await serve({
@@ -103,6 +106,9 @@ export async function openWorld({ limits, checkResults, dir }: WorldOptions = {}
     report: (level, what, facts) => reports.push({ level, what, facts }),
     limits,
     checkResults,
+    onAnswered: ({ method }) => {
+      if (method.startsWith('test.')) answered += 1;
+    },
   });
   const clients: Client[] = [];
   return {
@@ -111,6 +117,7 @@ export async function openWorld({ limits, checkResults, dir }: WorldOptions = {}
     admin,
     service,
     reports,
+    answered: () => answered,
     client: async (options = {}) => {
       const client = await connect({ socketPath: till, client: 'test/1', terminal: 'till-1', secret, ...options });
       clients.push(client);
