@@ -46,7 +46,12 @@ async function bundle(home: string, entry: string): Promise<readonly Piece[]> {
   });
   try {
     const { output } = await build.generate({
-      ...{ format: 'esm', comments: false, entryFileNames: '[name].js', chunkFileNames: `${laterFolder}/[name]-[hash].js` },
+      ...{
+        format: 'esm',
+        comments: { legal: true, annotation: false, jsdoc: false },
+        entryFileNames: '[name].js',
+        chunkFileNames: `${laterFolder}/[name]-[hash].js`,
+      },
     });
     return output.map((file) => ({ fileName: file.fileName, text: file.type === 'chunk' ? file.code : String(file.source) }));
   } finally {

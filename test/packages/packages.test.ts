@@ -2,6 +2,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { isBuiltin } from 'node:module';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
@@ -77,6 +78,24 @@ describeTools('packages', ['strip', 'dpkg-deb', 'dpkg-shlibdeps', 'rpmbuild', 'r
       rmSync(script);
       expect(done.stderr.replaceAll(/^.*(ExperimentalWarning|--trace-warnings).*\n/gm, '')).toBe('');
       expect(done.status).toBe(0);
+    });
+
+    test('a program of the service is one file, and loads no module one by one', () => {
+      const imports = /^import (?:[^'"]*? from )?["']([^"']+)["'];$/gm;
+      const programs = [
+        'daemon/main.js',
+        'daemon/ctl.js',
+        'daemon/holder/child.js',
+        'daemon/holder/probing-child.js',
+        'daemon/store/device-thread.js',
+      ];
+      const imported = programs.flatMap((file) =>
+        [...readFileSync(path.join(merged, home, file), 'utf8').matchAll(imports)].map(([, name = '']) => name),
+      );
+      expect(imported).toContain('node:crypto');
+      // What a program loads only when it is needed shares what both need.
+      const others = imported.filter((name) => !name.startsWith('node:') && !/^(\.|\.\.)\/later\//.test(name));
+      expect(others.filter((name) => !isBuiltin(name) && !['sqlite3', 'pkcs11js'].includes(name))).toEqual([]);
     });
 
     test('it makes a whole world and sells in it', { timeout: 120_000 }, async () => {
