@@ -26,7 +26,18 @@ import {
   tokenMaxAlarms,
   type UsedCode,
 } from './database.ts';
-import { alarmOf, bytesOf, countOf, type Row, recoveryOf, renewalOf, textOf, textOrNull, tokenStateOf } from './sqlite-rows.ts';
+import {
+  alarmOf,
+  bytesOf,
+  countOf,
+  type Row,
+  recoveryOf,
+  renewalOf,
+  successionOf,
+  textOf,
+  tokenStateOf,
+  usedCodeOf,
+} from './database-rows.ts';
 import { migrations, schemaSql, schemaVersion, statementSql } from './sqlite-schema.ts';
 
 /** How long one process waits for another's transaction. */
@@ -135,15 +146,7 @@ class SqliteDatabase implements Database {
 
   async findCode(codeHash: string): Promise<UsedCode | null> {
     const row = this.#transact('BEGIN', (sql) => sql.findCode.get(codeHash));
-    if (row === undefined) return null;
-    const tokenId = textOrNull(row, 'used_by');
-    return {
-      codeHash: textOf(row, 'code_hash'),
-      grant: textOf(row, 'granted'),
-      madeAtMs: countOf(row, 'made_at'),
-      expiresAtMs: countOf(row, 'expires_at'),
-      used: tokenId === null ? null : { tokenId, answer: textOf(row, 'answer') },
-    };
+    return row === undefined ? null : usedCodeOf(row);
   }
 
   async enrol(codeHash: string, token: TokenRecord, answer: string): Promise<'enrolled' | 'code-used' | 'token-known'> {
@@ -278,14 +281,7 @@ class SqliteDatabase implements Database {
   }
 
   async successions(tokenId: string): Promise<readonly SuccessionRecord[]> {
-    return this.#rowsOf(tokenId, 'successions').map((row) => ({
-      serial: countOf(row, 'serial'),
-      keyId: textOf(row, 'key_id'),
-      fromBatch: countOf(row, 'from_batch'),
-      previousSealHash: bytesOf(row, 'previous_seal_hash'),
-      signed: bytesOf(row, 'signed'),
-      madeAtMs: countOf(row, 'made_at'),
-    }));
+    return this.#rowsOf(tokenId, 'successions').map(successionOf);
   }
 
   async succeed(

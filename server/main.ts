@@ -1,9 +1,10 @@
 // Owns: the ticket server as a program: arguments, signals, exit codes.
-//   node server/main.ts --dir DIR [--listen HOST:PORT] [--public-url URL]     serves until SIGTERM or SIGINT; one JSON line when ready
+//   node server/main.ts --dir DIR [--listen HOST:PORT] [--public-url URL] [--database URL]
+//                                                                             serves until SIGTERM or SIGINT; one JSON line when ready
 //   node server/main.ts ticket --dir DIR --charter FILE.json [--file OUT]     makes an enrolment ticket, also while the server runs
 //   node server/main.ts recover --dir DIR --token ID [--file OUT]             makes a recovery ticket for a token that died
 //   node server/main.ts settle-alarm --dir DIR --token ID --note TEXT         a person has dealt with the token's alarms
-// Exit codes: 0 done, 1 a fault, 2 wrong use or a charter file that is not right. Listens on 127.0.0.1 unless told otherwise (http.ts says why).
+// Exit codes: 0 done, 1 a fault, 2 wrong use, or a charter file or database URL that is not right. Listens on 127.0.0.1 unless told otherwise (http.ts says why).
 // Invariants: what the person who typed the command can mend is one sentence; a fault of the server is a JSON line for its log.
 // An enrolment code goes to the file (0600) or to standard output, never into a log or an argument.
 import { existsSync, readFileSync } from 'node:fs';
@@ -17,7 +18,7 @@ import { recover } from './recover-command.ts';
 import { openDirectory, startServer } from './serve.ts';
 import { makeTicket } from './ticket.ts';
 
-const usage = `usage: ticket-server --dir DIR [--listen HOST:PORT] [--public-url URL]
+const usage = `usage: ticket-server --dir DIR [--listen HOST:PORT] [--public-url URL] [--database URL]
        ticket-server ticket --dir DIR --charter FILE.json [--file OUT]
        ticket-server settle-alarm --dir DIR --token ID --note TEXT
        ticket-server recover --dir DIR --token ID [--supersede] [--file OUT]
@@ -29,6 +30,8 @@ The first serves until SIGTERM or SIGINT and writes one JSON line when it is rea
   --dir DIR            the server's keys and database; made when missing
   --listen HOST:PORT   where to listen (default 127.0.0.1 and any free port); keep it: charters name it
   --public-url URL     https URL that tickets and charters carry, when something stands in front of the server
+  --database URL       a PostgreSQL database instead of a file in DIR, without a password: postgres://USER@HOST/NAME?passfile=FILE, or
+                       postgres:///NAME?host=/run/postgresql. It is kept in DIR, for the next start and the commands below
 
 The second makes an enrolment ticket for one token, also while the server runs. It needs the server to have run once, or serverUrl in the file.
   --charter FILE.json  what the token may do: docs/provisioning.md has an example and every member
@@ -46,7 +49,7 @@ while the server runs. Whoever has it and a copy of that token's store can read 
   --recovery-key FILE  instead of making a ticket: answer a restore that waits, where the recovery key was moved out of authority.json. The file
                        holds it as PEM, or as the text that stood there
 
-Exit status: 0 done, 1 a fault, 2 wrong use or a charter file that is not right.
+Exit status: 0 done, 1 a fault, 2 wrong use, or a charter file or database URL that is not right.
 `;
 
 const exitFault = 1;
@@ -60,6 +63,7 @@ async function run(words: readonly string[]): Promise<void> {
   }
   const [command, ...rest] = positionals;
   if (values.dir === undefined || rest.length > 0) throw wrongUse('--dir is needed');
+  if (command !== undefined && values.database !== undefined) throw wrongUse('--database belongs to the server, which keeps it in DIR');
   if (command === 'recover') return await recoverLedger(values.dir, values);
   if (values.supersede !== undefined || values['recovery-key'] !== undefined)
     throw wrongUse('--supersede and --recovery-key belong to recover');
@@ -69,7 +73,7 @@ async function run(words: readonly string[]): Promise<void> {
   if (command === 'settle-alarm') return await settleAlarm(values.dir, values.token, values.note);
   if (command !== undefined) throw wrongUse(`unknown command ${command}`);
   if (values.charter !== undefined || values.file !== undefined) throw wrongUse('--charter and --file belong to ticket');
-  return await serve(values.dir, values.listen ?? '127.0.0.1:0', values['public-url']);
+  return await serve(values.dir, values.listen ?? '127.0.0.1:0', values['public-url'], values.database);
 }
 
 function parse(words: readonly string[]) {
@@ -81,6 +85,7 @@ function parse(words: readonly string[]) {
         dir: { type: 'string' },
         listen: { type: 'string' },
         'public-url': { type: 'string' },
+        database: { type: 'string' },
         charter: { type: 'string' },
         file: { type: 'string' },
         token: { type: 'string' },
@@ -95,7 +100,7 @@ function parse(words: readonly string[]) {
   }
 }
 
-async function serve(directory: string, listen: string, publicUrl: string | undefined): Promise<void> {
+async function serve(directory: string, listen: string, publicUrl: string | undefined, databaseUrl: string | undefined): Promise<void> {
   const at = listen.lastIndexOf(':');
   const host = listen.slice(0, at).replace(/^\[(.*)\]$/, '$1');
   const port = Number(listen.slice(at + 1));
@@ -104,8 +109,16 @@ async function serve(directory: string, listen: string, publicUrl: string | unde
   if (publicUrl !== undefined && (!URL.canParse(publicUrl) || new URL(publicUrl).protocol !== 'https:'))
     throw wrongUse('--public-url wants an https URL');
   outliveStreams();
-  const options = { directory, host, port, log: stderrLog, ...(publicUrl === undefined ? {} : { publicUrl }) };
-  const server = await startServer(options);
+  const options = {
+    ...{ directory, host, port, log: stderrLog },
+    ...(publicUrl === undefined ? {} : { publicUrl }),
+    ...(databaseUrl === undefined ? {} : { databaseUrl }),
+  };
+  const server = await startServer(options).catch((thrown: unknown) => {
+    throw thrown instanceof UkeyError && thrown.code === 'invalid-request' && thrown.field === 'database'
+      ? wrongFile(thrown.message, thrown)
+      : thrown;
+  });
   let isClosing = false;
   const stop = (): void => {
     if (isClosing) return;
@@ -194,7 +207,7 @@ function charterFault(file: string, thrown: unknown): unknown {
   return wrongFile(`the charter file ${file} is not right: ${thrown.message}`, thrown);
 }
 
-const fileAction = 'Correct the file.';
+const fileAction = 'Correct the file, or what names it.';
 
 function wrongFile(why: string, cause?: unknown): UkeyError {
   return new UkeyError('invalid-request', why, { action: fileAction, cause });

@@ -1,13 +1,12 @@
 // Owns: the ticket server put together: data directory -> authority, database, TLS, HTTPS; closed in reverse. Tests and the sandbox start it in
 // their own process; main.ts is the program around it.
 // Invariants: nothing is listening before the database is open and bound to the authority.
-import { join } from 'node:path';
 import type { RecoveryTicket } from '#ipc-schema/recovery.ts';
 import type { EnrolmentTicket } from '#ipc-schema/upstream.ts';
 import { makeAccept } from './accept.ts';
 import { openAuthority } from './authority.ts';
 import type { Database } from './database.ts';
-import { openSqliteDatabase } from './database-sqlite.ts';
+import { chooseDatabase } from './database-choice.ts';
 import type { GrantOptions } from './grant.ts';
 import { defaultWaits, type HttpWaits, listenHttps } from './http.ts';
 import { faultText, type Log, noLog } from './log.ts';
@@ -29,6 +28,8 @@ export interface ServerOptions {
   readonly log?: Log;
   readonly wallMs?: () => number;
   readonly waits?: HttpWaits;
+  /** URL of a PostgreSQL database to use from now on (database-choice.ts). */
+  readonly databaseUrl?: string;
   /** Another database than the data directory's. */
   readonly database?: Database;
 }
@@ -51,9 +52,13 @@ export interface RunningServer {
 export async function openDirectory(options: ServerOptions): Promise<TicketParts> {
   const { directory, wallMs = Date.now, log = noLog } = options;
   const authority = await openAuthority(directory, wallMs());
-  const database = options.database ?? openSqliteDatabase(join(directory, 'tickets.db'));
+  const { database, keep } =
+    options.database === undefined
+      ? await chooseDatabase(directory, options.databaseUrl, log)
+      : { database: options.database, keep: () => undefined };
   try {
     await database.bindAuthority(authority.fingerprint);
+    keep();
   } catch (thrown) {
     await database.close();
     throw thrown;

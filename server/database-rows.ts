@@ -1,7 +1,7 @@
-// Owns: rows of the ticket server's SQLite database as the values of database.ts.
+// Owns: rows of the ticket server's databases (sqlite-schema.ts, postgres-schema.ts name the same columns) as the values of database.ts.
 // Invariants: a column of another type than its table says is a fault of the database (`internal`), never guessed at.
 import { UkeyError } from '#ipc-schema/errors.ts';
-import type { Alarm, RecoveryState, RenewalRecord, TokenState } from './database.ts';
+import type { Alarm, RecoveryState, RenewalRecord, SuccessionRecord, TokenState, UsedCode } from './database.ts';
 
 export type Row = Readonly<Record<string, unknown>>;
 
@@ -31,6 +31,28 @@ export function recoveryOf(row: Row): RecoveryState {
             replyKey: bytesOf(row, 'reply_key'),
             reply: row['reply'] === null ? null : bytesOf(row, 'reply'),
           },
+  };
+}
+
+export function usedCodeOf(row: Row): UsedCode {
+  const tokenId = textOrNull(row, 'used_by');
+  return {
+    codeHash: textOf(row, 'code_hash'),
+    grant: textOf(row, 'granted'),
+    madeAtMs: countOf(row, 'made_at'),
+    expiresAtMs: countOf(row, 'expires_at'),
+    used: tokenId === null ? null : { tokenId, answer: textOf(row, 'answer') },
+  };
+}
+
+export function successionOf(row: Row): SuccessionRecord {
+  return {
+    serial: countOf(row, 'serial'),
+    keyId: textOf(row, 'key_id'),
+    fromBatch: countOf(row, 'from_batch'),
+    previousSealHash: bytesOf(row, 'previous_seal_hash'),
+    signed: bytesOf(row, 'signed'),
+    madeAtMs: countOf(row, 'made_at'),
   };
 }
 
