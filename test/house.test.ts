@@ -135,6 +135,7 @@ describe('law 2: one package, one door', () => {
     expect(doorOf('node-cron')).toEqual(['daemon/upload/timetable.ts']);
     expect(doorOf('systeminformation')).toEqual(['daemon/ground/machine.ts']);
     expect(doorOf('winston')).toEqual(['daemon/ground/log.ts']);
+    expect(doorOf('pg')).toEqual(['server/database-postgres.ts']);
     expect(sources.filter((source) => source.imports.includes('node:sqlite')).map((source) => source.file)).toEqual([
       'server/database-sqlite.ts',
     ]);

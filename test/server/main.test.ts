@@ -1,63 +1,27 @@
 // The program: ready line, tickets beside a running server, SIGTERM, SIGKILL at random instants.
-import { type ChildProcess, spawn } from 'node:child_process';
-import { X509Certificate } from 'node:crypto';
+import type { ChildProcess } from 'node:child_process';
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { openCharter } from '#ipc-schema/charter.ts';
-import { publicKeyFromSpki } from '#ipc-schema/cose.ts';
-import { enrolmentSchema, mediaTypes, openAcknowledgement, parseTicket, paths, tokenViewSchema } from '#ipc-schema/upstream.ts';
+import { mediaTypes, parseTicket, paths } from '#ipc-schema/upstream.ts';
 import { type BuiltBatch, BuiltToken } from '#test/support/batch-builder.ts';
-import { pack, sealTo } from '#test/support/sealed-upload.ts';
+import { ended, ready, ServerProcesses, UploadingToken } from '#test/support/server-process.ts';
 import { grantOptions, HttpsClient } from '#test/support/server-rig.ts';
 
-const program = fileURLToPath(new URL('../../server/main.ts', import.meta.url));
 const kills = 5;
 
 let directory: string;
-let children: ChildProcess[] = [];
+const processes = new ServerProcesses();
+const run = (...words: string[]): ChildProcess => processes.run(...words);
 
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'ukey-server-'));
 });
 afterEach(async () => {
-  for (const child of children) child.kill('SIGKILL');
-  children = [];
+  processes.stopAll();
   await rm(directory, { recursive: true, force: true });
 });
-
-interface Ready {
-  readonly url: string;
-  readonly pid: number;
-  readonly authorityFingerprint: string;
-}
-
-function run(...words: string[]): ChildProcess {
-  const child = spawn(process.execPath, [program, ...words], { stdio: ['ignore', 'pipe', 'pipe'] });
-  children.push(child);
-  return child;
-}
-
-const ended = async (child: ChildProcess): Promise<{ code: number | null; out: string; err: string }> => {
-  let [out, err] = ['', ''];
-  child.stdout?.on('data', (chunk: Buffer) => (out += chunk.toString('utf8')));
-  child.stderr?.on('data', (chunk: Buffer) => (err += chunk.toString('utf8')));
-  const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
-  return { code, out, err };
-};
-
-const ready = async (child: ChildProcess): Promise<Ready> =>
-  await new Promise((resolve, reject) => {
-    let text = '';
-    child.stderr?.resume();
-    child.stdout?.on('data', (chunk: Buffer) => {
-      text += chunk.toString('utf8');
-      if (text.includes('\n')) resolve(JSON.parse(text) as Ready);
-    });
-    child.once('close', (code) => reject(new Error(`ended with ${code} before it was ready`)));
-  });
 
 describe('the program', () => {
   test('serves, makes tickets beside itself, and ends well at SIGTERM', async () => {
@@ -144,18 +108,9 @@ describe('the program', () => {
     let child = run('--dir', directory);
     let { url } = await ready(child);
     const port = new URL(url).port;
-    const options = join(directory, 'options.json');
-    await writeFile(options, JSON.stringify(grantOptions()));
-    const ticket = parseTicket(JSON.parse((await ended(run('ticket', '--dir', directory, '--charter', options))).out));
-    const authority = Buffer.from(ticket.tlsCertificate ?? '', 'base64');
-    let client = new HttpsClient(url, authority);
-    const token = new BuiltToken();
-    const enrolled = await client.ask(paths.enrol, { body: token.enrolment(ticket.code), type: mediaTypes.cose });
-    const enrolment = enrolmentSchema.parse(JSON.parse(enrolled.body.toString('utf8')));
-    token.begin(Buffer.from(enrolment.certificate, 'base64'));
-    const charter = openCharter(Buffer.from(enrolment.charter, 'base64'), new X509Certificate(authority).publicKey);
-    const ackKey = publicKeyFromSpki(Buffer.from(charter.server.ackKey, 'base64'));
-    const sealKey = Buffer.from(charter.server.sealKey, 'base64');
+    const uploading = await UploadingToken.enrol(url, await processes.ticket(directory));
+    const { token } = uploading;
+    let client = uploading.client(url);
 
     const seed = Number(process.env['TEST_SEED'] ?? Date.now() % 1_000_000);
     console.log(`seed ${seed}`);
@@ -172,14 +127,13 @@ describe('the program', () => {
       const timer = setTimeout(() => victim.kill('SIGKILL'), 5 + random() * 120);
       for (;;) {
         if (pending.length < 8) pending.push(...Array.from({ length: 4 }, () => token.batch(16)));
-        const body = await sealTo(sealKey, pack(token.upload(pending)));
         try {
-          const reply = await client.ask(paths.batches, { body, type: mediaTypes.upload });
+          const reply = await uploading.send(client, pending);
           expect(reply.status).toBe(200);
-          const ack = openAcknowledgement(reply.body, ackKey);
-          expect(ack.upToBatch).toBeGreaterThanOrEqual(acknowledged);
-          acknowledged = ack.upToBatch;
-          pending = pending.filter((batch) => batch.head.batchIndex > ack.upToBatch);
+          const upToBatch = uploading.upTo(reply);
+          expect(upToBatch).toBeGreaterThanOrEqual(acknowledged);
+          acknowledged = upToBatch;
+          pending = pending.filter((batch) => batch.head.batchIndex > upToBatch);
         } catch (thrown) {
           if ((thrown as { code?: string }).code === undefined) throw thrown;
           lostAnswers++;
@@ -190,13 +144,12 @@ describe('the program', () => {
       client.close();
       child = run('--dir', directory, '--listen', `127.0.0.1:${port}`);
       ({ url } = await ready(child));
-      client = new HttpsClient(url, authority);
-      const shown = tokenViewSchema.parse(JSON.parse((await client.ask(`${paths.tokens}/${token.tokenId}`)).body.toString('utf8')));
+      client = uploading.client(url);
+      const shown = await uploading.view(client);
       expect(shown.upToBatch).toBeGreaterThanOrEqual(acknowledged); // an answer may be lost, a batch that was answered may not
       expect(shown).toMatchObject({ lastSequence: shown.upToBatch * 16, invoices: shown.upToBatch * 16, alarm: null });
     }
-    const reply = await client.ask(paths.batches, { body: await sealTo(sealKey, pack(token.upload(pending))), type: mediaTypes.upload });
-    expect(openAcknowledgement(reply.body, ackKey).upToBatch).toBe(token.head.batchIndex);
+    expect(uploading.upTo(await uploading.send(client, pending))).toBe(token.head.batchIndex);
     client.close();
     console.log(`kills=${kills} lost_answers=${lostAnswers} batches=${token.head.batchIndex} lost=0 dup=0`);
   }, 60_000);

@@ -12,7 +12,7 @@ export interface DatabasePlace {
 const tokenId = 'ab'.repeat(16);
 const code = { codeHash: 'c0'.repeat(32), grant: '{"of":"this"}', madeAtMs: 1_000, expiresAtMs: 2_000 };
 
-function record(id: string): TokenRecord {
+export function record(id: string): TokenRecord {
   return {
     tokenId: id,
     serial: 'S-1',
@@ -24,17 +24,17 @@ function record(id: string): TokenRecord {
   };
 }
 
-function entry(sequence: number, change: Partial<NewEntry> = {}): NewEntry {
+export function entry(sequence: number, change: Partial<NewEntry> = {}): NewEntry {
   const number = `A-${sequence}`;
   return { sequence, kind: 'invoice', number, issuedAtMs: 5, currency: 'GBP', total: '1.20', taxTotal: '0.20', flaw: null, ...change };
 }
 
-function batch(batchIndex: number, entries: readonly NewEntry[]): NewBatch {
+export function batch(batchIndex: number, entries: readonly NewEntry[]): NewBatch {
   const bytes = randomBytes(100);
   return { batchIndex, firstSequence: entries[0]?.sequence ?? 1, bytes, bytesHash: randomBytes(32), sealHash: randomBytes(32), entries };
 }
 
-function headAfter(added: NewBatch): ChainHead {
+export function headAfter(added: NewBatch): ChainHead {
   return { batchIndex: added.batchIndex, nextSequence: added.firstSequence + added.entries.length, sealHash: added.sealHash };
 }
 

@@ -7,6 +7,8 @@ export interface Cut {
   readonly when: 'before' | 'after';
   /** Bytes from the client's side that this is about. */
   readonly at: string;
+  /** From then on nobody is let in. */
+  readonly isForGood?: boolean;
 }
 
 export class SocketLine {
@@ -15,6 +17,7 @@ export class SocketLine {
   /** Takes everything, passes nothing on. */
   isSilent = false;
   cuts = 0;
+  #isDown = false;
   readonly #server: net.Server;
   readonly #sockets = new Set<net.Socket>();
 
@@ -37,7 +40,7 @@ export class SocketLine {
   }
 
   #join(near: net.Socket, far: net.Socket): void {
-    let isCutting = false;
+    let isCutting = this.#isDown;
     for (const socket of [near, far]) {
       this.#sockets.add(socket);
       socket.on('error', () => undefined); // a line that is cut: the other side is told by 'close'
@@ -53,6 +56,7 @@ export class SocketLine {
       if (cut !== null && chunk.includes(cut.at)) {
         this.cutOnce = null;
         this.cuts += 1;
+        this.#isDown = cut.isForGood ?? false;
         if (cut.when === 'before') {
           near.destroy();
           return;
