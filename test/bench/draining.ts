@@ -1,6 +1,7 @@
 // Owns: B6, sending a backlog to the ticket server while a till goes on issuing.
-import { type Bench, type Context, notMeasured, type Row, row } from './benchmark.ts';
+import { type Bench, type Context, type Row, row } from './benchmark.ts';
 import { fill } from './builder.ts';
+import { drainingOverPostgres } from './draining-postgres.ts';
 import { percentile } from './figures.ts';
 import { wholly } from './load.ts';
 import type { Sent } from './messages.ts';
@@ -53,7 +54,7 @@ async function run(context: Context): Promise<Row[]> {
       met: (_, ratio) => ratio <= p99Aim,
       note: `one till, ${pauseMs} ms between invoices; the server on the same cores and disk`,
     }),
-    notMeasured(id, 'backlog to the server, PostgreSQL', '/s', 'the ticket server has no PostgreSQL database'),
+    await drainingOverPostgres(context, id, rateAim),
   ];
 }
 

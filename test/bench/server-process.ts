@@ -6,7 +6,7 @@ import type { GrantOptions } from '#server/grant.ts';
 import { type RunningServer, type ServerOptions, startServer } from '#server/serve.ts';
 
 export type AskedOfServer =
-  | { readonly kind: 'start'; readonly options: Pick<ServerOptions, 'directory'> }
+  | { readonly kind: 'start'; readonly options: Pick<ServerOptions, 'directory' | 'databaseUrl'> }
   | { readonly kind: 'ticket'; readonly grant: GrantOptions }
   | { readonly kind: 'close' };
 

@@ -19,6 +19,8 @@ export interface WorldOptions {
   readonly shipped: Shipped;
   /** The service as it is shipped, or from TypeScript the one that can be made slow and tells its stages. */
   readonly program: 'shipped' | 'instrumented';
+  /** The ticket server's, in PostgreSQL; left out: SQLite in its folder. */
+  readonly databaseUrl?: string;
 }
 
 export interface WorldFiles {

@@ -43,7 +43,8 @@ export class World {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     const files = worldFiles(folder);
     writeWorldFiles(files, options);
-    const server = await TicketServer.start({ directory: files.server });
+    const { databaseUrl } = options;
+    const server = await TicketServer.start({ directory: files.server, ...(databaseUrl === undefined ? {} : { databaseUrl }) });
     const line = await TcpProxy.open(server.port);
     const world = new World(files, options, server, line);
     try {

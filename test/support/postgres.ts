@@ -70,8 +70,9 @@ export class PostgresServer {
     this.#log = openSync(join(folder, 'log'), 'a');
   }
 
-  static async make(programs: string): Promise<PostgresServer> {
-    const server = new PostgresServer(programs, mkdtempSync(join(tmpdir(), 'ukeyd-postgres-')));
+  /** `parent`: a folder that other users may enter. */
+  static async make(programs: string, parent = tmpdir()): Promise<PostgresServer> {
+    const server = new PostgresServer(programs, mkdtempSync(join(parent, 'ukeyd-postgres-')));
     try {
       server.#makeCluster();
       await server.start();
