@@ -231,11 +231,25 @@ async function passwordFor(place: PostgresPlace & { readonly user: string }): Pr
   const file = place.passFile ?? process.env['PGPASSFILE'];
   if (file === undefined)
     throw new UkeyError('forbidden', 'the database asks for a password: name a password file (passfile=FILE in its URL, or PGPASSFILE)');
-  if (process.platform !== 'win32' && (statSync(file).mode & 0o077) !== 0)
-    throw new UkeyError('forbidden', `others may read the password file ${file}: its mode must be 0600`);
-  const password = passwordIn(readFileSync(file, 'utf8'), place);
+  const password = passwordIn(readPrivate(file), place);
   if (password === null) throw new UkeyError('forbidden', `the password file ${file} has no line for this database`);
   return password;
+}
+
+function readPrivate(file: string): string {
+  let text: string;
+  let mode: number;
+  try {
+    ({ mode } = statSync(file));
+    text = readFileSync(file, 'utf8');
+  } catch (cause) {
+    throw new UkeyError('forbidden', `the password file ${file} cannot be read: ${String((cause as NodeJS.ErrnoException).code)}`, {
+      cause,
+    });
+  }
+  if (process.platform !== 'win32' && (mode & 0o077) !== 0)
+    throw new UkeyError('forbidden', `others may read the password file ${file}: its mode must be 0600`);
+  return text;
 }
 
 /** PostgreSQL's own numbers of its types (pg_type.dat). Everything else stays text. */

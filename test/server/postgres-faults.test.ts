@@ -1,5 +1,6 @@
 // PostgreSQL under faults: answers that are lost, servers that stop, rivals, settings that would break the promise. Against a real server.
-import { rmSync, writeFileSync } from 'node:fs';
+import { execFile } from 'node:child_process';
+import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { UkeyError } from '#ipc-schema/errors.ts';
@@ -108,7 +109,7 @@ describePostgres('PostgreSQL under faults', (server) => {
 
     beforeEach(async () => {
       const folder = join(server().folder, nameOf(url));
-      (await import('node:fs')).mkdirSync(folder);
+      mkdirSync(folder);
       line = await SocketLine.open(join(folder, '.s.PGSQL.5432'), join(server().folder, '.s.PGSQL.5432'));
       cut = await open(server().urlOf(nameOf(url), folder));
     });
@@ -382,7 +383,6 @@ describePostgres('PostgreSQL under faults', (server) => {
 
     /** Another transaction changes the token's row, and takes its time. */
     async function holdToken(): Promise<void> {
-      const { execFile } = await import('node:child_process');
       const words = 'BEGIN; UPDATE ukeyd.tokens SET serial = serial; SELECT pg_sleep(2); ROLLBACK';
       await new Promise<void>((resolve, reject) => {
         execFile('psql', ['-h', server().folder, '-U', 'postgres', '-d', nameOf(url), '-Xqc', words], (fault) =>
@@ -462,47 +462,5 @@ describePostgres('PostgreSQL under faults', (server) => {
     await database.close();
     await database.close();
     await expect(database.publicUrl()).rejects.toMatchObject({ code: 'internal' });
-  });
-
-  describe('a password', () => {
-    const file = (): string => join(server().folder, 'passwords');
-    const asking = (): string => `${server().urlOf(nameOf(url)).replace('user=postgres', 'user=careful')}`;
-    const hba = (lines: string): void => {
-      writeFileSync(server().file('pg_hba.conf'), lines);
-      server().reload();
-    };
-
-    beforeEach(() => {
-      server().sql(
-        'postgres',
-        "DO $$ BEGIN CREATE ROLE careful LOGIN SUPERUSER PASSWORD 'geheim'; EXCEPTION WHEN duplicate_object THEN END $$",
-      );
-      hba('local all careful scram-sha-256\nlocal all all trust\n');
-    });
-    afterEach(() => {
-      hba('local all all trust\n');
-      rmSync(file(), { force: true });
-    });
-
-    test('comes out of a file that is its owner’s, and out of nothing else', async () => {
-      const withFile = `${asking()}&passfile=${file()}`;
-      await expect.poll(async () => await openPostgresDatabase(asking(), log).catch((thrown: UkeyError) => thrown.code)).toBe('forbidden');
-      process.env['PGPASSWORD'] = 'geheim';
-      try {
-        await expect(openPostgresDatabase(asking(), log)).rejects.toMatchObject({ code: 'forbidden' });
-      } finally {
-        delete process.env['PGPASSWORD'];
-      }
-      writeFileSync(file(), 'localhost:*:*:careful:geheim\n', { mode: 0o644 });
-      await expect(openPostgresDatabase(withFile, log)).rejects.toMatchObject({ code: 'forbidden' });
-      writeFileSync(file(), 'localhost:*:*:careful:geheim\n');
-      (await import('node:fs')).chmodSync(file(), 0o600);
-      expect(await (await open(withFile)).publicUrl()).toBeNull();
-      writeFileSync(file(), 'localhost:*:*:careful:wrong\n');
-      await expect(openPostgresDatabase(withFile, log)).rejects.toMatchObject({ code: 'internal' });
-      writeFileSync(file(), 'localhost:*:*:other:geheim\n');
-      await expect(openPostgresDatabase(withFile, log)).rejects.toMatchObject({ code: 'forbidden' });
-      expect(JSON.stringify(logged)).not.toContain('geheim');
-    });
   });
 });

@@ -63,6 +63,7 @@ export class PostgresServer {
   readonly #log: number;
   #process: ChildProcess | null = null;
   #databases = 0;
+  #port = 5432;
 
   private constructor(programs: string, folder: string) {
     this.#programs = programs;
@@ -117,7 +118,9 @@ export class PostgresServer {
     this.#process?.kill('SIGHUP');
   }
 
-  async start(): Promise<void> {
+  /** `port`: where `configure` has changed it; a part of the socket's name too. */
+  async start(port = this.#port): Promise<void> {
+    this.#port = port;
     rmSync(join(this.#data, 'postmaster.pid'), { force: true }); // of one that was killed; nobody else knows this folder
     const [program, args] = asOwner(join(this.#programs, 'postgres'), ['-D', this.#data]);
     const child = spawn('setpriv', ['--pdeathsig', 'KILL', program, ...args], {
@@ -158,12 +161,12 @@ export class PostgresServer {
   }
 
   urlOf(name: string, socketFolder = this.folder): string {
-    return `postgres:///${name}?host=${socketFolder}&user=postgres`;
+    return `postgres:///${name}?host=${socketFolder}&port=${this.#port}&user=postgres`;
   }
 
   /** Runs it by PostgreSQL's own tool; gives its rows, columns apart by `|`. */
   sql(database: string, text: string): string {
-    const args = ['-h', this.folder, '-U', 'postgres', '-d', database, '-v', 'ON_ERROR_STOP=1', '-XAtqc', text];
+    const args = ['-h', this.folder, '-p', String(this.#port), '-U', 'postgres', '-d', database, '-v', 'ON_ERROR_STOP=1', '-XAtqc', text];
     return execFileSync(join(this.#programs, 'psql'), args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] }).trim();
   }
 
