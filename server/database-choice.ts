@@ -5,7 +5,6 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Database } from './database.ts';
-import { openPostgresDatabase } from './database-postgres.ts';
 import { openSqliteDatabase } from './database-sqlite.ts';
 import { readIfThere, replaceFile } from './key-file.ts';
 import type { Log } from './log.ts';
@@ -27,6 +26,7 @@ export async function chooseDatabase(directory: string, url: string | undefined,
   if (chosen === null) return { database: openSqliteDatabase(ownFile), keep: () => undefined };
   parsePostgresUrl(chosen); // before anything is opened
   if (kept === null) await refuseLeavingTokens(ownFile);
+  const { openPostgresDatabase } = await import('./database-postgres.ts'); // a server on SQLite has no use for it
   const database = await openPostgresDatabase(chosen, log);
   try {
     if (kept !== null && chosen !== kept && (await database.publicUrl()) === null)

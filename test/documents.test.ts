@@ -12,6 +12,7 @@ const documents = [
   'docs/dependencies.md',
   'docs/torture.md',
   'docs/performance.md',
+  'docs/postgresql.md',
 ];
 const read = (file: string): string => readFileSync(path.join(root, file), 'utf8');
 const scripts = (JSON.parse(read('package.json')) as { readonly scripts: Readonly<Record<string, string>> }).scripts;
