@@ -139,12 +139,13 @@ describePostgres('PostgreSQL under faults', (server) => {
       await on.bindRecovery('r', 'key-1', Uint8Array.of(1), Uint8Array.of(2));
     };
     const headOf = async (on: Database): Promise<ChainHead> => (await on.findToken(tokenId))?.head as ChainHead;
+    const commit = 'COMMIT\0';
     const bound = (statement: string): string => `\0${statement}\0`;
     const nothing = async (): Promise<void> => undefined;
 
     const acts: readonly Act[] = [
       {
-        ...{ name: 'bindAuthority', at: 'COMMIT', prepare: nothing, answer: undefined },
+        ...{ name: 'bindAuthority', at: commit, prepare: nothing, answer: undefined },
         act: (on) => on.bindAuthority('aa'),
         rows: ["SELECT value FROM @meta WHERE key = 'authority'", 'aa'],
       },
@@ -159,7 +160,7 @@ describePostgres('PostgreSQL under faults', (server) => {
         rows: ['SELECT count(*) FROM @codes', '1'],
       },
       {
-        ...{ name: 'enrol', at: 'COMMIT', prepare: (on) => on.addCode(code), answer: 'enrolled' },
+        ...{ name: 'enrol', at: commit, prepare: (on) => on.addCode(code), answer: 'enrolled' },
         act: (on) => on.enrol(code.codeHash, record(tokenId), '{}'),
         rows: ['SELECT count(*), min(used_by) = min(token_id) FROM @tokens, @codes', '1|t'],
       },
@@ -182,12 +183,12 @@ describePostgres('PostgreSQL under faults', (server) => {
         rows: ['SELECT last_contact FROM @tokens', '77'],
       },
       {
-        ...{ name: 'raiseAlarm', at: 'COMMIT', prepare: withToken, answer: undefined },
+        ...{ name: 'raiseAlarm', at: commit, prepare: withToken, answer: undefined },
         act: (on) => on.raiseAlarm(tokenId, alarm),
         rows: ['SELECT count(*) FROM @alarms', '1'],
       },
       {
-        ...{ name: 'settleAlarms', at: 'COMMIT', answer: 1 },
+        ...{ name: 'settleAlarms', at: commit, answer: 1 },
         prepare: async (on) => {
           await withToken(on);
           await on.raiseAlarm(tokenId, alarm);
@@ -196,7 +197,7 @@ describePostgres('PostgreSQL under faults', (server) => {
         rows: ['SELECT settled_at, settled_note FROM @alarms', '8|found'],
       },
       {
-        ...{ name: 'addRecovery', at: 'COMMIT', prepare: withToken, answer: undefined },
+        ...{ name: 'addRecovery', at: commit, prepare: withToken, answer: undefined },
         act: (on) => on.addRecovery({ codeHash: 'r', tokenId, madeAtMs: 1, expiresAtMs: 9, supersedes: false }),
         rows: ['SELECT count(*) FROM @recoveries', '1'],
       },
@@ -211,12 +212,12 @@ describePostgres('PostgreSQL under faults', (server) => {
         rows: ["SELECT encode(reply, 'hex') FROM @recoveries", '03'],
       },
       {
-        ...{ name: 'succeed', at: 'COMMIT', prepare: withKey, answer: 'succeeded' },
+        ...{ name: 'succeed', at: commit, prepare: withKey, answer: 'succeeded' },
         act: async (on) => on.succeed('r', tokenId, await headOf(database), succession),
         rows: ['SELECT count(*), min(newest_succession) FROM @successions, @tokens', '1|1'],
       },
       {
-        ...{ name: 'renew', at: 'COMMIT', prepare: withToken, answer: 'renewed' },
+        ...{ name: 'renew', at: commit, prepare: withToken, answer: 'renewed' },
         act: (on) => on.renew(tokenId, renewal, 0),
         rows: ['SELECT count(*) FROM @renewals', '1'],
       },
@@ -232,6 +233,20 @@ describePostgres('PostgreSQL under faults', (server) => {
         expect(sql(query)).toBe(expected);
       },
     );
+
+    test('of a key that goes on, while what the one before has sealed waits for it, lets nothing of that in', async () => {
+      await withKey(database);
+      const head = await headOf(database);
+      const one = run(head);
+      line.holdOnce = commit;
+      const succeeding = cut.succeed('r', tokenId, head, succession);
+      await expect.poll(() => line.isHolding).toBe(true);
+      const storing = database.store(tokenId, head, [one], headAfter(one), 1);
+      await expect.poll(() => sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")).toBe('1');
+      line.letGo();
+      expect(await Promise.all([succeeding, storing])).toEqual(['succeeded', 'moved']);
+      expect(sql('SELECT count(*) FROM @batches')).toBe('0');
+    });
 
     test('while somebody else went on is told as what it was', async () => {
       const head = await enrolled(database);
@@ -295,26 +310,31 @@ describePostgres('PostgreSQL under faults', (server) => {
       expect(server().sql(nameOf(empty), 'SELECT count(*) FROM ukeyd.meta')).toBe('2');
     });
 
-    test('that store behind the same head at once store one run, whole, and the others nothing', async () => {
-      const servers = [database, await open(), await open()];
-      let head = await enrolled(database);
-      for (let round = 0; round < 20; round += 1) {
-        const rivals = servers.map((one, at) => ({ one, added: run(head, at + 1) }));
-        const from = head;
-        const outcomes = await Promise.all(rivals.map(({ one, added }) => one.store(tokenId, from, [added], headAfter(added), round)));
-        expect(outcomes.filter((outcome) => outcome === 'stored')).toHaveLength(1);
-        const won = rivals[outcomes.indexOf('stored')]?.added as NewBatch;
-        head = headAfter(won);
-        expect((await database.findToken(tokenId))?.head).toEqual({ ...head, sealHash: new Uint8Array(head.sealHash) });
-      }
-      expect(sql('SELECT count(*), max(sequence), count(DISTINCT sequence) FROM @entries')).toBe(
-        Array(3)
-          .fill(head.nextSequence - 1)
-          .join('|'),
-      );
-      expect(sql('SELECT count(*), max(batch_index) FROM @batches')).toBe('20|20');
-      expect((await database.findToken(tokenId))?.documents).toBe(head.nextSequence - 1);
-    });
+    // Where an administrator has made `serializable` the rule, the losers are rolled back as conflicts, and tried again.
+    test.each(['read committed', 'serializable'])(
+      'that store behind the same head at once store one run, whole, and the others nothing (%s)',
+      async (isolation) => {
+        sql(`ALTER DATABASE ${nameOf(url)} SET default_transaction_isolation = '${isolation}'`);
+        const servers = [await open(), await open(), await open()];
+        let head = await enrolled(database);
+        for (let round = 0; round < 20; round += 1) {
+          const rivals = servers.map((one, at) => ({ one, added: run(head, at + 1) }));
+          const from = head;
+          const outcomes = await Promise.all(rivals.map(({ one, added }) => one.store(tokenId, from, [added], headAfter(added), round)));
+          expect(outcomes.filter((outcome) => outcome === 'stored')).toHaveLength(1);
+          const won = rivals[outcomes.indexOf('stored')]?.added as NewBatch;
+          head = headAfter(won);
+          expect((await database.findToken(tokenId))?.head).toEqual({ ...head, sealHash: new Uint8Array(head.sealHash) });
+        }
+        expect(sql('SELECT count(*), max(sequence), count(DISTINCT sequence) FROM @entries')).toBe(
+          Array(3)
+            .fill(head.nextSequence - 1)
+            .join('|'),
+        );
+        expect(sql('SELECT count(*), max(batch_index) FROM @batches')).toBe('20|20');
+        expect((await database.findToken(tokenId))?.documents).toBe(head.nextSequence - 1);
+      },
+    );
 
     test('that let a key go on and store of the one before at once never do both', async () => {
       const other = await open();

@@ -1,4 +1,5 @@
-// Owns: a line between a client and a local socket that a test cuts at what passes: before it arrives, or after it arrived and before it is answered.
+// Owns: a line between a client and a local socket that a test cuts at what passes (before it arrives, or after it arrived and before it is answered), or
+// holds up until the test lets it go.
 // Invariants: bytes pass unchanged and in order; everything is closed by `close`.
 import net from 'node:net';
 
@@ -17,6 +18,9 @@ export class SocketLine {
   /** Takes everything, passes nothing on. */
   isSilent = false;
   cuts = 0;
+  /** The next bytes that hold this are kept back until `letGo`. */
+  holdOnce: string | null = null;
+  #held: (() => void) | null = null;
   #isDown = false;
   readonly #server: net.Server;
   readonly #sockets = new Set<net.Socket>();
@@ -32,6 +36,15 @@ export class SocketLine {
       line.#server.listen(path, resolve);
     });
     return line;
+  }
+
+  get isHolding(): boolean {
+    return this.#held !== null;
+  }
+
+  letGo(): void {
+    this.#held?.();
+    this.#held = null;
   }
 
   async close(): Promise<void> {
@@ -62,6 +75,11 @@ export class SocketLine {
           return;
         }
         isCutting = true;
+      }
+      if (this.holdOnce !== null && chunk.includes(this.holdOnce)) {
+        this.holdOnce = null;
+        this.#held = () => far.write(chunk);
+        return;
       }
       far.write(chunk);
     });
