@@ -16,10 +16,12 @@ export interface ChosenDatabase {
   keep(): void;
 }
 
+const urlName = 'database-url';
+
 /** `url`: of PostgreSQL; undefined: as before. Throws invalid-request where that is not right, and what opening it throws. */
 export async function chooseDatabase(directory: string, url: string | undefined, log: Log): Promise<ChosenDatabase> {
   const ownFile = join(directory, 'tickets.db');
-  const urlFile = join(directory, 'database-url');
+  const urlFile = join(directory, urlName);
   const bytes = readIfThere(urlFile);
   const kept = bytes === null ? null : Buffer.from(bytes).toString('utf8').trim();
   const chosen = url ?? kept;
@@ -37,7 +39,12 @@ export async function chooseDatabase(directory: string, url: string | undefined,
     await database.close();
     throw thrown;
   }
-  return { database, keep: () => (chosen === kept ? undefined : replaceFile(urlFile, Buffer.from(`${chosen}\n`, 'utf8'))) };
+  return { database, keep: () => (chosen === kept ? undefined : keepDatabaseUrl(directory, chosen)) };
+}
+
+/** From now on the directory's database is this one. */
+export function keepDatabaseUrl(directory: string, url: string): void {
+  replaceFile(join(directory, urlName), Buffer.from(`${url}\n`, 'utf8'));
 }
 
 async function refuseLeavingTokens(file: string): Promise<void> {
@@ -45,7 +52,8 @@ async function refuseLeavingTokens(file: string): Promise<void> {
   const own = openSqliteDatabase(file);
   const [token] = await own.listTokens('', 1);
   await own.close();
-  if (token !== undefined) throw wrong(`${file} holds tokens, which would be unknown in another database`);
+  if (token !== undefined)
+    throw wrong(`${file} holds tokens, which would be unknown in another database: ticket-server move takes them there`);
 }
 
 const wrong = (why: string): UkeyError => new UkeyError('invalid-request', why, { field: 'database' });

@@ -44,10 +44,14 @@ export const defaultPostgresWaits: PostgresWaits = {
 
 /** Opens the database, and makes its tables where there are none. Throws invalid-request for the URL, busy where nothing answers, halted for a server that does not keep what it commits. */
 export async function openPostgresDatabase(url: string, log: Log, waits: PostgresWaits = defaultPostgresWaits): Promise<Database> {
+  return new PostgresTables(await openPostgresTransactions(url, log, waits));
+}
+
+export async function openPostgresTransactions(url: string, log: Log, waits: PostgresWaits = defaultPostgresWaits): Promise<Transactions> {
   const connections = new Connections(parsePostgresUrl(url), log, waits);
   try {
     await connections.transaction(prepareSchema);
-    return new PostgresTables(connections);
+    return connections;
   } catch (thrown) {
     await connections.close();
     throw thrown;

@@ -340,6 +340,32 @@ class SqliteDatabase implements Database {
   }
 }
 
+/** A database that nobody else has open, nor will until it is closed: for moving it elsewhere. */
+export interface LockedFile {
+  rows(table: string): Iterable<Row>;
+  close(): void;
+}
+
+/** Throws busy while a server or a command has it open. */
+export function lockSqliteFile(path: string): LockedFile {
+  connect(path).database.close(); // brings an older version up
+  const database = new DatabaseSync(path, { timeout: 0 });
+  try {
+    // In this mode the log is not shared, which is refused while anybody else holds the file open.
+    database.exec('PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE');
+  } catch (cause) {
+    database.close();
+    throw new UkeyError('busy', `${path} is in use: stop the server first`, { cause });
+  }
+  return {
+    rows: (table) => database.prepare(`SELECT * FROM ${table}`).iterate() as Iterable<Row>,
+    close: () => {
+      database.exec('ROLLBACK');
+      database.close();
+    },
+  };
+}
+
 function addBatch(sql: Statements, token: number, batch: NewBatch, atMs: number): void {
   const { batchIndex, firstSequence, entries, bytes, bytesHash, sealHash } = batch;
   sql.addBatch.run(token, batchIndex, firstSequence, entries.length, atMs, bytesHash, sealHash, bytes);

@@ -3,6 +3,7 @@
 //                                                                             serves until SIGTERM or SIGINT; one JSON line when ready
 //   node server/main.ts ticket --dir DIR --charter FILE.json [--file OUT]     makes an enrolment ticket, also while the server runs
 //   node server/main.ts recover --dir DIR --token ID [--file OUT]             makes a recovery ticket for a token that died
+//   node server/main.ts move --dir DIR --database URL                        what the folder keeps in a file goes into PostgreSQL
 //   node server/main.ts settle-alarm --dir DIR --token ID --note TEXT         a person has dealt with the token's alarms
 // Exit codes: 0 done, 1 a fault, 2 wrong use, or a charter file or database URL that is not right. Listens on 127.0.0.1 unless told otherwise (http.ts says why).
 // Invariants: what the person who typed the command can mend is one sentence; a fault of the server is a JSON line for its log.
@@ -21,6 +22,7 @@ import { makeTicket } from './ticket.ts';
 const usage = `usage: ticket-server --dir DIR [--listen HOST:PORT] [--public-url URL] [--database URL]
        ticket-server ticket --dir DIR --charter FILE.json [--file OUT]
        ticket-server settle-alarm --dir DIR --token ID --note TEXT
+       ticket-server move --dir DIR --database URL
        ticket-server recover --dir DIR --token ID [--supersede] [--file OUT]
        ticket-server recover --dir DIR --token ID --recovery-key FILE`;
 
@@ -49,6 +51,8 @@ while the server runs. Whoever has it and a copy of that token's store can read 
   --recovery-key FILE  instead of making a ticket: answer a restore that waits, where the recovery key was moved out of authority.json. The file
                        holds it as PEM, or as the text that stood there
 
+The fifth moves what DIR keeps in a file into a PostgreSQL database, all of it or nothing, while no server runs. From then on DIR names that database.
+
 Exit status: 0 done, 1 a fault, 2 wrong use, or a charter file or database URL that is not right.
 `;
 
@@ -63,7 +67,8 @@ async function run(words: readonly string[]): Promise<void> {
   }
   const [command, ...rest] = positionals;
   if (values.dir === undefined || rest.length > 0) throw wrongUse('--dir is needed');
-  if (command !== undefined && values.database !== undefined) throw wrongUse('--database belongs to the server, which keeps it in DIR');
+  if (command === 'move') return await move(values.dir, values.database);
+  if (command !== undefined && values.database !== undefined) throw wrongUse('--database belongs to the server and to move; DIR keeps it');
   if (command === 'recover') return await recoverLedger(values.dir, values);
   if (values.supersede !== undefined || values['recovery-key'] !== undefined)
     throw wrongUse('--supersede and --recovery-key belong to recover');
@@ -114,11 +119,7 @@ async function serve(directory: string, listen: string, publicUrl: string | unde
     ...(publicUrl === undefined ? {} : { publicUrl }),
     ...(databaseUrl === undefined ? {} : { databaseUrl }),
   };
-  const server = await startServer(options).catch((thrown: unknown) => {
-    throw thrown instanceof UkeyError && thrown.code === 'invalid-request' && thrown.field === 'database'
-      ? wrongFile(thrown.message, thrown)
-      : thrown;
-  });
+  const server = await startServer(options).catch(wrongDatabase);
   let isClosing = false;
   const stop = (): void => {
     if (isClosing) return;
@@ -150,6 +151,12 @@ async function ticket(directory: string, charterFile: string | undefined, outFil
   } finally {
     await parts.database.close();
   }
+}
+
+async function move(directory: string, url: string | undefined): Promise<void> {
+  if (url === undefined) throw wrongUse('move needs --database');
+  const { moveDatabase } = await import('./move-command.ts');
+  process.stdout.write(`${JSON.stringify(await moveDatabase(directory, url, stderrLog).catch(wrongDatabase))}\n`);
 }
 
 async function settleAlarm(directory: string, token: string | undefined, note: string | undefined): Promise<void> {
@@ -211,6 +218,13 @@ const fileAction = 'Correct the file, or what names it.';
 
 function wrongFile(why: string, cause?: unknown): UkeyError {
   return new UkeyError('invalid-request', why, { action: fileAction, cause });
+}
+
+/** A URL that is not right is told in one sentence. */
+function wrongDatabase(thrown: unknown): never {
+  throw thrown instanceof UkeyError && thrown.code === 'invalid-request' && thrown.field === 'database'
+    ? wrongFile(thrown.message, thrown)
+    : thrown;
 }
 
 function wrongUse(why: string): UkeyError {

@@ -34,7 +34,7 @@ CREATE TABLE tokens (
   head_batch bigint NOT NULL,
   next_sequence bigint NOT NULL,
   head_seal_hash bytea NOT NULL,
-  newest_succession bigint NOT NULL,
+  newest_succession bigint NOT NULL DEFAULT 0,
   documents bigint NOT NULL,
   last_contact bigint,
   spki bytea NOT NULL,
@@ -121,6 +121,27 @@ CREATE TABLE renewals (
 INSERT INTO meta (key, value) VALUES ('schema-version', '${schemaVersion}');
 `;
 
+/** Tables as a SQLite database has them too, in the order in which they refer to each other. */
+export const movedTables = {
+  meta: 'key, value',
+  codes: 'code_hash, made_at, expires_at, used_by, granted, answer',
+  tokens: `id, token_id, serial, issuer_tax_id, issuer_name, enrolled_at, head_batch, next_sequence, head_seal_hash, documents, last_contact, spki,
+    certificate`,
+  batches: 'token, batch_index, first_sequence, entry_count, received_at, bytes_hash, seal_hash, bytes',
+  entries: 'token, sequence, batch_index, issued_at, kind, number, currency, total, tax_total, flaw',
+  alarms: 'id, token, kind, batch_index, detail, raised_at, proof, settled_at, settled_note',
+  successions: 'token, serial, key_id, from_batch, made_at, previous_seal_hash, signed',
+  recoveries: 'code_hash, token, made_at, expires_at, supersedes, used_by, serial, slot, reply_key, reply',
+  renewals: 'token, serial, key_id, made_at, renewed_hash, certificate',
+} as const;
+
+export type MovedTable = keyof typeof movedTables;
+
+/** Rows that come as one JSON text. */
+const moveSql = (table: MovedTable): string =>
+  `INSERT INTO ${table} (${movedTables[table]}) OVERRIDING SYSTEM VALUE
+    SELECT ${movedTables[table]} FROM json_populate_recordset(NULL::${table}, $1::json)`;
+
 /** Of a new connection: what the promise "durable on resolve" rests on. */
 export const sessionSql = `SELECT current_setting('fsync') AS fsync, current_setting('server_encoding') AS encoding,
   current_setting('server_version_num')::integer AS version, pg_is_in_recovery()::integer AS standby,
@@ -198,6 +219,22 @@ export const statementSql = {
   settleRecovery: `UPDATE recoveries SET serial = $2 WHERE code_hash = $1 AND used_by = $3 AND serial IS NULL RETURNING 1 AS one`,
   findBatch: `SELECT bytes FROM batches WHERE token = ${token} AND batch_index = $2`,
   entriesByNumber: `SELECT sequence, batch_index FROM entries WHERE token = ${token} AND number = $2 AND number IS NOT NULL ORDER BY sequence LIMIT $3`,
+  moveMeta: moveSql('meta'),
+  moveCodes: moveSql('codes'),
+  moveTokens: moveSql('tokens'),
+  moveBatches: moveSql('batches'),
+  moveEntries: moveSql('entries'),
+  moveAlarms: moveSql('alarms'),
+  moveSuccessions: moveSql('successions'),
+  moveRecoveries: moveSql('recoveries'),
+  moveRenewals: moveSql('renewals'),
+  /** What PostgreSQL's tables have besides. */
+  movedSuccessions: `UPDATE tokens SET newest_succession = (SELECT max(serial) FROM successions WHERE token = tokens.id)
+    WHERE EXISTS (SELECT FROM successions WHERE token = tokens.id)`,
+  movedIds: `SELECT setval(pg_get_serial_sequence('tokens', 'id'), 1 + coalesce((SELECT max(id) FROM tokens), 0)),
+    setval(pg_get_serial_sequence('alarms', 'id'), 1 + coalesce((SELECT max(id) FROM alarms), 0))`,
+  movedCounts: `SELECT (SELECT count(*) FROM tokens) AS tokens, (SELECT count(*) FROM batches) AS batches, (SELECT count(*) FROM entries) AS entries,
+    (SELECT coalesce(sum(octet_length(bytes)), 0)::bigint FROM batches) AS bytes`,
   entriesFrom: `SELECT sequence, batch_index FROM entries WHERE token = ${token} AND sequence >= $2 ORDER BY sequence LIMIT $3`,
 } as const;
 
