@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import { chmodSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
+import { userInfo } from 'node:os';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { openPostgresDatabase } from '#server/database-postgres.ts';
@@ -47,6 +48,18 @@ describePostgres('the way to PostgreSQL', (server) => {
     execFileSync('sh', ['-ec', script], { env });
     expect(await outcome(`postgres:///ukeyd?host=${server().folder}&user=ukeyd-server`)).toBe('open');
     expect(server().sql('ukeyd', "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'ukeyd'")).toBe('9');
+  });
+
+  test('on the same machine, where the system says who asks: no password, and no other user’s role', async () => {
+    const { username } = userInfo();
+    const place = server().newDatabase();
+    server().sql('postgres', `CREATE ROLE "${username}" LOGIN; CREATE ROLE somebody LOGIN`);
+    server().sql('postgres', `ALTER DATABASE ${nameOf(place)} OWNER TO "${username}"`);
+    writeFileSync(server().file('pg_hba.conf'), 'local all postgres trust\nlocal all all peer\n');
+    server().reload();
+    const asMyself = place.replace('&user=postgres', '');
+    await expect.poll(async () => await outcome(`${asMyself}&user=somebody`)).toBe('internal');
+    expect(await outcome(asMyself)).toBe('open');
   });
 
   describe('through the network', () => {
