@@ -90,7 +90,10 @@ export class World {
   async start(): Promise<void> {
     if (this.#service === null) this.launch();
     this.#admin ??= await this.#dial();
-    await this.until(({ standing, store }) => standing.startsWith('issuing') && (store?.mirrorState?.failure ?? null) === null, startWaitMs);
+    await this.until(
+      ({ standing, store }) => standing.startsWith('issuing') && (store?.mirrorState?.failure ?? null) === null,
+      startWaitMs,
+    );
   }
 
   async stop(): Promise<void> {
