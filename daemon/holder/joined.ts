@@ -37,15 +37,12 @@ import { Opened } from './opened.ts';
 import { unpackBatches } from './packed.ts';
 import type { HolderParts } from './parts.ts';
 import { changePin, unblockPin } from './pins.ts';
-import { Presence } from './presence.ts';
+import { Presence, presencePollMs } from './presence.ts';
 import type { Restoration } from './restoring.ts';
 import { refusedCommit } from './sealer.ts';
 import { haltedBy, isOtherToken, isSameState, whyNotOpen } from './state.ts';
 import { Survey } from './survey.ts';
 import { Turns } from './turns.ts';
-
-/** How often the token is looked at: plug and unplug are noticed within twice this. */
-export const presencePollMs = 500;
 
 /** Starts looking for the token at once; the first state comes through `events`. */
 export function joinHolder(parts: HolderParts): Holder {

@@ -2,7 +2,7 @@
 // TEST_UNPLUGS: how often (default: a look of seconds).
 import { setTimeout } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
-import { presencePollMs } from '#holder/joined.ts';
+import { presencePollMs } from '#holder/presence.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { FileRig, startParent } from '#test/holder/rigs.ts';
 import { codeOf, DraftMaker, pinBytes, provisionHolder, readVerified } from '#test/support/holder-rig.ts';
