@@ -6,9 +6,9 @@ import { stat } from 'node:fs/promises';
 import { asUkeyError } from '#ipc-schema/errors.ts';
 import type { Token, TokenFacts } from '#token/token.ts';
 
-/** A module that fails otherwise than with "no token" this often in a row counts as gone. */
 /** How often the token is looked at: plug and unplug are noticed within twice this. */
 export const presencePollMs = 500;
+/** A module that fails otherwise than with "no token" this often in a row counts as gone. */
 const strikesMax = 2;
 
 export type Look =
