@@ -148,7 +148,7 @@ export function sealFrame(
   payloadBytes: number,
   packed: FrameContent,
   sectorBytes: number,
-): { bytes: Buffer; tag: Buffer } {
+): { bytes: Buffer; tag: Uint8Array } {
   const header = encodeFrameHeader({
     ...place,
     flags: packed.flags,
@@ -160,7 +160,8 @@ export function sealFrame(
   const bytes = Buffer.alloc(frameBytesFor(packed.bytes.length, sectorBytes));
   header.copy(bytes, 0);
   sealed.copy(bytes, frameHeaderBytes);
-  return { bytes, tag: Buffer.from(sealed.subarray(sealed.length - tagBytes)) };
+  // A copy of its own: frames of the newest segment remember it, and one in Node's pool would keep 64 KiB there.
+  return { bytes, tag: new Uint8Array(sealed.subarray(sealed.length - tagBytes)) };
 }
 
 /** The plain content still packed, or null when the tag does not fit. `bytes` starts at the frame. */
