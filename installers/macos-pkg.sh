@@ -12,7 +12,8 @@ rm -rf "$root" && mkdir -p "$root/usr/local/lib" "$root/usr/local/bin" "$root/Li
 "$here/node_modules/node/bin/node" "$here/installers/packages.ts" --out "$out" --only home
 mv "$out/home" "$root/usr/local/lib/ukeyd"
 for name in ukeyd:main ukeyctl:ctl; do
-  printf '#!/bin/sh\nexec /usr/local/lib/ukeyd/bin/node /usr/local/lib/ukeyd/daemon/%s.js "$@"\n' "${name#*:}" > "$root/usr/local/bin/${name%:*}"
+  flags=; [ "$name" != ukeyd:main ] || flags='--max-semi-space-size=16 '
+  printf '#!/bin/sh\nexec /usr/local/lib/ukeyd/bin/node %s/usr/local/lib/ukeyd/daemon/%s.js "$@"\n' "$flags" "${name#*:}" > "$root/usr/local/bin/${name%:*}"
   chmod 755 "$root/usr/local/bin/${name%:*}"
 done
 cp "$here/service-files/launchd/ukeyd.plist" "$root/Library/LaunchDaemons/"

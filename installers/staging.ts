@@ -6,6 +6,7 @@ import { chmodSync, copyFileSync, lutimesSync, mkdirSync, readdirSync, readFileS
 import path from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { settings } from '#ground/config.ts';
+import { nodeEnvironment, nodeFlags } from '#ground/runtime.ts';
 import { bundlePrograms } from './bundle.ts';
 import { completionText, configManualText, manualText } from './manual.ts';
 import { copyrightText, licenceFile, licenceText, sbomText } from './paperwork.ts';
@@ -168,7 +169,17 @@ function stageSystem({ service, server, product }: Trees): void {
 }
 
 function writeCommand(tree: string, name: string, entry: string): void {
-  write(path.join(tree, 'usr/bin', name), `#!/bin/sh\nexec /${home}/bin/node /${home}/${entry} "$@"\n`);
+  write(path.join(tree, 'usr/bin', name), commandText(name, entry));
+}
+
+/** The service runs for months, with flags of its own; what a drop-in of its unit says of the environment counts. */
+export function commandText(name: string, entry: string): string {
+  const isService = name === 'ukeyd';
+  const settled = isService
+    ? Object.entries(nodeEnvironment).map(([variable, value]) => `export ${variable}="\${${variable}:-${value}}"\n`)
+    : [];
+  const command = ['exec', `/${home}/bin/node`, ...(isService ? nodeFlags : []), `/${home}/${entry}`, '"$@"'];
+  return `#!/bin/sh\n${settled.join('')}${command.join(' ')}\n`;
 }
 
 function stagePaper({ service, server, product }: Trees, modules: readonly ShippedModule[]): void {

@@ -35,7 +35,7 @@ export function summaryOf(leaves: readonly Leaf[], sealBytes: Uint8Array): Batch
     count: fiscal.length,
     amount: sumUnitsText(fiscal.reduce((sum, leaf) => sum + sumUnits(leaf.total ?? '0'), 0n)),
     oldestMs: fiscal[0]?.issuedAtMs ?? null,
-    // A copy of its own: the hash lies in Node's pool, and one that is kept keeps 8 KiB of documents there.
+    // A copy of its own: the hash lies in Node's pool, and one that is kept keeps 64 KiB of documents there.
     sealHash: new Uint8Array(sealHashOf(sealBytes)),
   };
 }

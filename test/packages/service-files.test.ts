@@ -68,7 +68,7 @@ describeTools('other systems', ['python3'], () => {
 import plistlib, sys, xml.etree.ElementTree as tree
 job = plistlib.load(open(sys.argv[1], "rb"))
 service = tree.parse(sys.argv[2]).getroot()
-print(job["ProgramArguments"][1], job["ExitTimeOut"], service.findtext("arguments"))`;
+print(job["ProgramArguments"][2], job["ExitTimeOut"], service.findtext("arguments"))`;
     const files = ['service-files/launchd/ukeyd.plist', 'service-files/windows/ukeyd.xml'].map((file) => path.join(root, file));
     const done = spawnSync('python3', ['-c', script, ...files], { encoding: 'utf8' });
     expect(done.stderr).toBe('');

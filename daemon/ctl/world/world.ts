@@ -6,6 +6,7 @@
 import { existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { endAs } from '#ctl/exit-codes.ts';
 import type { Lock } from '#ground/lock.ts';
+import { nodeEnvironment, nodeFlags } from '#ground/runtime.ts';
 import type { Client } from '#ipc-schema/client.ts';
 import { asUkeyError, type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
 import type { Params } from '#ipc-schema/methods.ts';
@@ -287,8 +288,8 @@ export class World {
     const { layout } = this;
     const service = new TendedProcess({
       name: 'the service',
-      args: [programFile('daemon/main'), '--config', layout.config],
-      env: { ...processEnv(layout), ...(this.#memory.module === null ? {} : { SOFTHSM2_CONF: layout.softhsmConfig }) },
+      args: [...nodeFlags, programFile('daemon/main'), '--config', layout.config],
+      env: { ...nodeEnvironment, ...processEnv(layout), ...(this.#memory.module === null ? {} : { SOFTHSM2_CONF: layout.softhsmConfig }) },
       logFile: layout.serviceLog,
       onStarted: () => {
         // Again: its sockets are new, and the token is locked until its PIN file was read.

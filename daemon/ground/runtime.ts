@@ -1,0 +1,21 @@
+// Owns: how Node is started for the two processes of the service (front, holder), so that they occupy little more than what is alive in them.
+// Left to themselves both grow for an hour and more while nothing more is alive (docs/performance.md, B7): V8 doubles its young generation each time that
+// as much has survived in it as it holds, up to 128 MiB, and keeps it while there is work; glibc keeps what was freed, in up to eight arenas for each
+// processor, and takes ever larger buffers out of them.
+// Invariants: known when a process begins; neither V8 nor glibc takes it later.
+
+/** Half of the young generation. Starting alone takes as much. */
+const youngMib = 16;
+/** One for the main thread, one for all others: they meet in it seldom. */
+const arenas = 2;
+/** From here on a buffer is a mapping of its own, which goes back to the system when it is freed; what one sale needs is smaller. */
+const mappedFromBytes = 256 * 1024;
+
+/** Before the program's file. */
+export const nodeFlags: readonly string[] = [`--max-semi-space-size=${youngMib}`];
+
+/** For glibc (mallopt(3)); nobody else reads them. A threshold that is set is no longer raised. */
+export const nodeEnvironment: Readonly<Record<string, string>> = {
+  MALLOC_ARENA_MAX: String(arenas),
+  MALLOC_MMAP_THRESHOLD_: String(mappedFromBytes),
+};
