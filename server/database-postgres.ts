@@ -145,7 +145,7 @@ class Connections implements Transactions {
     } catch (thrown) {
       const kind = faultKindOf(thrown);
       if (client !== null) await giveBack(client, form, kind);
-      if (kind === 'lost') this.#noteLoss(thrown);
+      if (kind === 'lost' || stage === 'connecting') this.#noteLoss(thrown);
       return { kind, stage, thrown };
     }
   }

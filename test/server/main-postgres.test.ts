@@ -37,6 +37,75 @@ describePostgres('the program over PostgreSQL', (server) => {
     expect(sql('SELECT count(*) FROM @alarms')).toBe('0');
   };
 
+  // First: with every database that there is, stopping takes longer.
+  test('server and PostgreSQL killed and stopped by turns while it is uploaded to: nothing lost, nothing doubled', async () => {
+    const seed = seedOf();
+    const random = seededRandom(seed);
+    console.log(`seed ${seed}`);
+    let child = processes.run('--dir', directory, '--database', url);
+    let log = '';
+    const listening = await ready(child, (text) => (log += text));
+    const { port } = new URL(listening.url);
+    const uploading = await UploadingToken.enrol(listening.url, await processes.ticket(directory));
+    const { token } = uploading;
+    let client = uploading.client(listening.url);
+    let pending: BuiltBatch[] = [];
+    let acknowledged = 0;
+    const refusals: Record<number, number> = {};
+    const upload = async (): Promise<Reply | null> => {
+      if (pending.length < 8) pending.push(...Array.from({ length: 4 }, () => token.batch(perBatch)));
+      const reply = await uploading.send(client, pending).catch((thrown: { code?: string }) => {
+        if (thrown.code === undefined) throw thrown;
+        return null;
+      });
+      if (reply === null || reply.status !== 200) {
+        if (reply !== null) refusals[reply.status] = (refusals[reply.status] ?? 0) + 1;
+        await new Promise((resolve) => setTimeout(resolve, 20)); // an uploader waits longer
+        return reply;
+      }
+      const upToBatch = uploading.upTo(reply);
+      expect(upToBatch).toBeGreaterThanOrEqual(acknowledged); // an answer may be lost, a batch that was answered may not
+      acknowledged = upToBatch;
+      pending = pending.filter((batch) => batch.head.batchIndex > upToBatch);
+      return reply;
+    };
+    for (let trouble = 0; trouble < troubles; trouble += 1) {
+      let isOver = false;
+      const victim = child;
+      const act = async (): Promise<void> => {
+        await new Promise((resolve) => setTimeout(resolve, 5 + random() * 120));
+        if (trouble % 3 === 2) victim.kill('SIGKILL');
+        else {
+          await server().stop(trouble % 3 === 0 ? 'immediate' : 'fast');
+          await new Promise((resolve) => setTimeout(resolve, 100 + random() * 300));
+          await server().start();
+        }
+        isOver = true;
+      };
+      const acting = act();
+      while (!isOver) await upload();
+      await acting;
+      if (trouble % 3 === 2) {
+        client.close();
+        child = processes.run('--dir', directory, '--listen', `127.0.0.1:${port}`);
+        client = uploading.client((await ready(child, (text) => (log += text))).url);
+      }
+      await expect.poll(async () => (await upload())?.status).toBe(200); // without a restart
+      expect(sql('SELECT head_batch FROM @tokens')).toBe(String(acknowledged));
+    }
+    while (pending.length > 0) {
+      const reply = await uploading.send(client, pending);
+      pending = pending.filter((batch) => batch.head.batchIndex > uploading.upTo(reply));
+    }
+    client.close();
+    expectAll(token.head.batchIndex);
+    expect(Object.keys(refusals).filter((status) => status !== '503' && status !== '500')).toEqual([]);
+    expect(refusals[503]).toBeGreaterThan(0);
+    expect(log).toContain('"event":"database-lost"');
+    expect(log).toContain('"event":"database-back"');
+    console.log(`troubles=${troubles} refusals=${JSON.stringify(refusals)} batches=${token.head.batchIndex} lost=0 dup=0`);
+  }, 120_000);
+
   test('keeps the URL beside its keys, so that the next start and the commands find the same database', async () => {
     const first = processes.run('--dir', directory, '--database', url);
     const { url: listening } = await ready(first);
@@ -123,72 +192,4 @@ describePostgres('the program over PostgreSQL', (server) => {
     for (const client of clients) client.close();
     expectAll(36);
   }, 60_000);
-
-  test('server and PostgreSQL killed and stopped by turns while it is uploaded to: nothing lost, nothing doubled', async () => {
-    const seed = seedOf();
-    const random = seededRandom(seed);
-    console.log(`seed ${seed}`);
-    let child = processes.run('--dir', directory, '--database', url);
-    let log = '';
-    const listening = await ready(child, (text) => (log += text));
-    const { port } = new URL(listening.url);
-    const uploading = await UploadingToken.enrol(listening.url, await processes.ticket(directory));
-    const { token } = uploading;
-    let client = uploading.client(listening.url);
-    let pending: BuiltBatch[] = [];
-    let acknowledged = 0;
-    const refusals: Record<number, number> = {};
-    const upload = async (): Promise<Reply | null> => {
-      if (pending.length < 8) pending.push(...Array.from({ length: 4 }, () => token.batch(perBatch)));
-      const reply = await uploading.send(client, pending).catch((thrown: { code?: string }) => {
-        if (thrown.code === undefined) throw thrown;
-        return null;
-      });
-      if (reply === null || reply.status !== 200) {
-        if (reply !== null) refusals[reply.status] = (refusals[reply.status] ?? 0) + 1;
-        await new Promise((resolve) => setTimeout(resolve, 20)); // an uploader waits longer
-        return reply;
-      }
-      const upToBatch = uploading.upTo(reply);
-      expect(upToBatch).toBeGreaterThanOrEqual(acknowledged); // an answer may be lost, a batch that was answered may not
-      acknowledged = upToBatch;
-      pending = pending.filter((batch) => batch.head.batchIndex > upToBatch);
-      return reply;
-    };
-    for (let trouble = 0; trouble < troubles; trouble += 1) {
-      let isOver = false;
-      const victim = child;
-      const act = async (): Promise<void> => {
-        await new Promise((resolve) => setTimeout(resolve, 5 + random() * 120));
-        if (trouble % 3 === 2) victim.kill('SIGKILL');
-        else {
-          await server().stop(trouble % 3 === 0 ? 'immediate' : 'fast');
-          await new Promise((resolve) => setTimeout(resolve, 100 + random() * 300));
-          await server().start();
-        }
-        isOver = true;
-      };
-      const acting = act();
-      while (!isOver) await upload();
-      await acting;
-      if (trouble % 3 === 2) {
-        client.close();
-        child = processes.run('--dir', directory, '--listen', `127.0.0.1:${port}`);
-        client = uploading.client((await ready(child, (text) => (log += text))).url);
-      }
-      await expect.poll(async () => (await upload())?.status).toBe(200); // without a restart
-      expect(sql('SELECT head_batch FROM @tokens')).toBe(String(acknowledged));
-    }
-    while (pending.length > 0) {
-      const reply = await uploading.send(client, pending);
-      pending = pending.filter((batch) => batch.head.batchIndex > uploading.upTo(reply));
-    }
-    client.close();
-    expectAll(token.head.batchIndex);
-    expect(Object.keys(refusals).filter((status) => status !== '503' && status !== '500')).toEqual([]);
-    expect(refusals[503]).toBeGreaterThan(0);
-    expect(log).toContain('"event":"database-lost"');
-    expect(log).toContain('"event":"database-back"');
-    console.log(`troubles=${troubles} refusals=${JSON.stringify(refusals)} batches=${token.head.batchIndex} lost=0 dup=0`);
-  }, 120_000);
 });

@@ -1,6 +1,6 @@
 // PostgreSQL under faults: answers that are lost, servers that stop, rivals, settings that would break the promise. Against a real server.
 import { execFile } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { UkeyError } from '#ipc-schema/errors.ts';
@@ -101,6 +101,47 @@ describePostgres('PostgreSQL under faults', (server) => {
   });
   afterEach(async () => {
     for (const one of opened) await one.close();
+  });
+
+  // First: with every database that there is, stopping takes longer.
+  describe('a server that stops', () => {
+    test.each(['fast', 'immediate'] as const)(
+      '(%s) is told as busy, and served again when it is back, without being opened anew',
+      async (how) => {
+        const head = await enrolled(database);
+        const one = run(head);
+        await server().stop(how);
+        try {
+          await expect(database.findToken(tokenId)).rejects.toMatchObject({ code: 'busy', retryAfterMs: 1_000 });
+          await expect(database.store(tokenId, head, [one], headAfter(one), 1)).rejects.toMatchObject({ code: 'busy' });
+          await expect(openPostgresDatabase(url, log)).rejects.toMatchObject({ code: 'busy' });
+        } finally {
+          await server().start();
+        }
+        expect(await database.store(tokenId, head, [one], headAfter(one), 1)).toBe('stored');
+        expect(logged.map(({ event }) => event).filter((event, at, all) => event !== all[at - 1])).toEqual(
+          expect.arrayContaining(['database-lost', 'database-back']),
+        );
+      },
+    );
+
+    test('and comes back as a standby is told as busy until it is promoted', async () => {
+      const head = await enrolled(database);
+      const one = run(head);
+      await server().stop('fast');
+      writeFileSync(server().file('standby.signal'), '');
+      server().own(server().file('standby.signal'), 0o600);
+      await server().start();
+      expect(sql('SELECT pg_is_in_recovery()')).toBe('t');
+      try {
+        await expect(database.findToken(tokenId)).rejects.toMatchObject({ code: 'busy' });
+        await expect(database.store(tokenId, head, [one], headAfter(one), 1)).rejects.toMatchObject({ code: 'busy' });
+      } finally {
+        sql('SELECT pg_promote()');
+      }
+      expect(await database.store(tokenId, head, [one], headAfter(one), 1)).toBe('stored');
+      expect(logged.map(({ event }) => event)).toEqual(['database-lost', 'database-back']);
+    });
   });
 
   describe('an answer that is lost', () => {
@@ -278,28 +319,6 @@ describePostgres('PostgreSQL under faults', (server) => {
       line.isSilent = false;
       expect(await dead.publicUrl()).toBeNull();
     });
-  });
-
-  describe('a server that stops', () => {
-    test.each(['fast', 'immediate'] as const)(
-      '(%s) is told as busy, and served again when it is back, without being opened anew',
-      async (how) => {
-        const head = await enrolled(database);
-        const one = run(head);
-        await server().stop(how);
-        try {
-          await expect(database.findToken(tokenId)).rejects.toMatchObject({ code: 'busy', retryAfterMs: 1_000 });
-          await expect(database.store(tokenId, head, [one], headAfter(one), 1)).rejects.toMatchObject({ code: 'busy' });
-          await expect(openPostgresDatabase(url, log)).rejects.toMatchObject({ code: 'busy' });
-        } finally {
-          await server().start();
-        }
-        expect(await database.store(tokenId, head, [one], headAfter(one), 1)).toBe('stored');
-        expect(logged.map(({ event }) => event).filter((event, at, all) => event !== all[at - 1])).toEqual(
-          expect.arrayContaining(['database-lost', 'database-back']),
-        );
-      },
-    );
   });
 
   describe('several servers', () => {
