@@ -137,7 +137,10 @@ class Connections implements Transactions {
       const value = settle === undefined ? outcome : await settle(ask, outcome);
       if (form === 'transaction') {
         stage = 'committing';
-        await client.query('COMMIT'); // durable from its answer on; a connection lost before that leaves it open what became of it
+        // Durable from its answer on; a connection lost before that leaves it open what became of it. A transaction that had failed would be
+        // rolled back by it without an error.
+        const { command } = await client.query('COMMIT');
+        if (command !== 'COMMIT') throw new UkeyError('internal', `the database answers COMMIT with ${command}`);
       }
       client.release();
       this.#noteReach();
