@@ -43,22 +43,30 @@ interface Waiter {
 
 /** The near end of the thread: answers come in the order of requests. */
 class Thread {
+  /** One that has no device: it is taken by the next that is opened. */
+  static #spare: Thread | null = null;
+
   readonly #worker: Worker;
   readonly #port: MessagePort;
   readonly #slot: Slot;
   readonly #waiters: Waiter[] = [];
   #dead: UkeyError | null = null;
 
-  constructor(path: string, options: FileDeviceOptions) {
+  /** The spare one, else a new one. */
+  static take(): Thread {
+    const taken = Thread.#spare ?? new Thread();
+    Thread.#spare = null;
+    return taken;
+  }
+
+  static ready(): void {
+    Thread.#spare ??= new Thread();
+  }
+
+  private constructor() {
     const { port1, port2 } = new MessageChannel();
     const shared = new SharedArrayBuffer(sharedBytes);
-    const start: ThreadStart = {
-      port: port2,
-      shared,
-      path,
-      readOnly: options.readOnly ?? false,
-      lockWaitMs: options.lockWaitMs ?? lockWaitMs,
-    };
+    const start: ThreadStart = { port: port2, shared };
     this.#port = port1;
     this.#slot = slotOf(shared);
     this.#worker = new Worker(threadUrl, { workerData: start, transferList: [port2], execArgv: [] });
@@ -73,7 +81,7 @@ class Thread {
   ask(request: ThreadRequest): Promise<ThreadAnswer> {
     if (this.#waiters.length >= pendingRequestsMax) return Promise.reject(new UkeyError('busy', 'too many requests wait for the device'));
     const idle = this.#waiters.length === 0;
-    const answer = this.next();
+    const answer = this.#next();
     if (this.#dead === null) {
       this.#send(request, idle);
       Atomics.add(this.#slot.words, bellWord, 1);
@@ -98,10 +106,16 @@ class Thread {
   }
 
   /** The next answer that nobody waits for yet. */
-  next(): Promise<ThreadAnswer> {
+  #next(): Promise<ThreadAnswer> {
     if (this.#dead !== null) return Promise.reject(this.#dead);
     if (this.#waiters.length === 0) this.#port.ref();
     return new Promise((resolve, reject) => this.#waiters.push({ resolve, reject }));
+  }
+
+  /** It has no device any more. */
+  async release(): Promise<void> {
+    if (Thread.#spare === null && this.#dead === null && this.#waiters.length === 0) Thread.#spare = this;
+    else await this.end();
   }
 
   async end(): Promise<void> {
@@ -116,6 +130,7 @@ class Thread {
 
   #die(error: UkeyError): void {
     this.#dead ??= error;
+    if (Thread.#spare === this) Thread.#spare = null;
     for (const waiter of this.#waiters.splice(0)) waiter.reject(this.#dead);
     this.#port.unref();
   }
@@ -161,11 +176,13 @@ class FileDevice implements Device {
   }
 
   async #close(): Promise<void> {
+    let isClosed = false;
     try {
       const answer = await this.#thread.ask({ kind: 'close' });
-      if (answer.kind === 'failed') throw new UkeyError('halted', `${this.path} did not close`, { cause: answer });
+      isClosed = answer.kind === 'done';
+      if (!isClosed) throw new UkeyError('halted', `${this.path} did not close`, { cause: answer });
     } finally {
-      await this.#thread.end();
+      await (isClosed ? this.#thread.release() : this.#thread.end());
     }
   }
 
@@ -194,12 +211,17 @@ const codeOfFailure: Readonly<Record<OpenFailure, ErrorCode>> = {
 export async function openFileDevice(path: string, options: FileDeviceOptions = {}): Promise<Device> {
   const readOnly = options.readOnly ?? false;
   if (!readOnly && process.platform !== 'linux') throw new UkeyError('halted', 'a store can be opened for writing on Linux only');
-  const thread = new Thread(path, options);
-  const answer = await thread.next();
+  const thread = Thread.take();
+  const answer = await thread.ask({ kind: 'open', path, readOnly, lockWaitMs: options.lockWaitMs ?? lockWaitMs });
   if (answer.kind === 'open') return new FileDevice(path, readOnly, thread, answer);
-  await thread.end();
+  await thread.release();
   if (answer.kind === 'not-open') throw new UkeyError(codeOfFailure[answer.reason], answer.text);
   throw new UkeyError('internal', `unexpected answer ${answer.kind} of the device's thread`);
+}
+
+/** Starts the thread of the device that is opened next, beside whatever comes before that. */
+export function readyThread(): void {
+  Thread.ready();
 }
 
 /**

@@ -7,15 +7,23 @@ export interface ThreadStart {
   readonly port: MessagePort;
   /** Bell and slot: see slotOf. */
   readonly shared: SharedArrayBuffer;
+}
+
+export interface OpenRequest {
+  readonly kind: 'open';
   readonly path: string;
   readonly readOnly: boolean;
   readonly lockWaitMs: number;
 }
 
-export type ThreadRequest =
+/** Of the device that is open. */
+export type DeviceRequest =
   | { readonly kind: 'read'; readonly positionBytes: number; readonly lengthBytes: number }
   | { readonly kind: 'write'; readonly positionBytes: number; readonly bytes: Uint8Array }
   | { readonly kind: 'close' };
+
+/** `open` comes first, and again after a `close` or a `not-open`: one device at a time. */
+export type ThreadRequest = OpenRequest | DeviceRequest;
 
 /** Longest write that goes through the slot. */
 export const slotBytes = 64 * 1024;

@@ -1,6 +1,7 @@
 // Owns: the thread in which a device's system calls block: open, lock, read, write + fdatasync, close. Started by device-file.ts only.
 // Invariants: one request after the other; a write counts as done only when all bytes were taken and fdatasync said yes; after
 // the first failed write or sync every further one is refused (a second fdatasync would say yes without having written).
+// When a device is closed the thread is there for another one: starting one takes longer than opening a device.
 // Requests are fetched synchronously: sleeping in Atomics.wait wakes sooner than an event loop. A short write that finds the
 // thread idle lies in shared memory (the slot), everything else comes as a message.
 import { spawnSync } from 'node:child_process';
@@ -8,8 +9,10 @@ import { closeSync, constants, fdatasyncSync, fstatSync, openSync, readFileSync,
 import { type MessagePort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import {
   bellWord,
+  type DeviceRequest,
   lengthWord,
   type OpenFailure,
+  type OpenRequest,
   type Slot,
   slotOf,
   type ThreadAnswer,
@@ -103,12 +106,12 @@ function openOnce(path: string, readOnly: boolean): Opened | 'in-use' {
 }
 
 /** A killed predecessor needs a moment to die: waits for it, but not for ever. */
-function open(start: ThreadStart): Opened {
-  const giveUpAtMs = performance.now() + start.lockWaitMs;
+function open({ path, readOnly, lockWaitMs }: OpenRequest): Opened {
+  const giveUpAtMs = performance.now() + lockWaitMs;
   for (;;) {
-    const opened = openOnce(start.path, start.readOnly);
+    const opened = openOnce(path, readOnly);
     if (opened !== 'in-use') return opened;
-    if (performance.now() >= giveUpAtMs) throw new OpenError('in-use', `${start.path} is in use by another process`);
+    if (performance.now() >= giveUpAtMs) throw new OpenError('in-use', `${path} is in use by another process`);
     pause(lockRetryMs);
   }
 }
@@ -131,18 +134,39 @@ function writeAll(fd: number, positionBytes: number, bytes: Uint8Array): void {
   }
 }
 
-function answer(fd: number, request: ThreadRequest): ThreadAnswer {
-  switch (request.kind) {
-    case 'read':
-      return { kind: 'bytes', bytes: readAll(fd, request.positionBytes, request.lengthBytes) };
-    case 'write':
-      writeAll(fd, request.positionBytes, request.bytes);
+/** The device that this thread has, from its open to its close. */
+class Served {
+  readonly #fd: number;
+  #writesFail = false;
+
+  constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  /** Throws what the system says. */
+  answer(request: DeviceRequest): ThreadAnswer {
+    switch (request.kind) {
+      case 'read':
+        return { kind: 'bytes', bytes: readAll(this.#fd, request.positionBytes, request.lengthBytes) };
+      case 'write':
+        this.#write(request.positionBytes, request.bytes);
+        return { kind: 'done' };
+      case 'close':
+        closeSync(this.#fd);
+        return { kind: 'done' };
+    }
+  }
+
+  #write(positionBytes: number, bytes: Uint8Array): void {
+    if (this.#writesFail) throw new Error('an earlier write failed');
+    try {
+      writeAll(this.#fd, positionBytes, bytes);
       // Not durable before this line has returned.
-      fdatasyncSync(fd);
-      return { kind: 'done' };
-    case 'close':
-      closeSync(fd);
-      return { kind: 'done' };
+      fdatasyncSync(this.#fd);
+    } catch (thrown) {
+      this.#writesFail = true;
+      throw thrown;
+    }
   }
 }
 
@@ -157,45 +181,45 @@ function nextRequest(port: MessagePort, slot: Slot): ThreadRequest | null {
   return message === undefined ? null : (message.message as ThreadRequest);
 }
 
-function serve(start: ThreadStart, fd: number): void {
-  const slot = slotOf(start.shared);
-  let writesFail = false;
-  for (let closed = false; !closed; ) {
+let served: Served | null = null;
+
+function opened(request: OpenRequest): ThreadAnswer {
+  try {
+    const { fd, sizeBytes, sectorBytes } = open(request);
+    served = new Served(fd);
+    return { kind: 'open', sizeBytes, sectorBytes };
+  } catch (thrown) {
+    const absent = ['ENOENT', 'ENXIO', 'ENODEV', 'ENOMEDIUM'].includes(codeOf(thrown));
+    const reason = thrown instanceof OpenError ? thrown.reason : absent ? 'absent' : 'failed';
+    return { kind: 'not-open', reason, text: textOf(thrown) };
+  }
+}
+
+function answered(request: ThreadRequest): ThreadAnswer {
+  if (request.kind === 'open') return opened(request);
+  try {
+    if (served === null) throw new Error('no device is open');
+    return served.answer(request);
+  } catch (thrown) {
+    return { kind: 'failed', text: textOf(thrown) };
+  } finally {
+    if (request.kind === 'close') served = null;
+  }
+}
+
+/** For ever: the near end ends this thread, because ending by itself could overtake the last answer. */
+function serve({ port, shared }: ThreadStart): never {
+  const slot = slotOf(shared);
+  for (;;) {
     const rung = Atomics.load(slot.words, bellWord);
-    const request = nextRequest(start.port, slot);
+    const request = nextRequest(port, slot);
     if (request === null) {
       Atomics.wait(slot.words, bellWord, rung);
       continue;
     }
-    closed = request.kind === 'close';
-    let reply: ThreadAnswer;
-    try {
-      if (request.kind === 'write' && writesFail) throw new Error('an earlier write failed');
-      reply = answer(fd, request);
-    } catch (thrown) {
-      if (request.kind === 'write') writesFail = true;
-      reply = { kind: 'failed', text: textOf(thrown) };
-    }
-    start.port.postMessage(reply, reply.kind === 'bytes' ? [reply.bytes.buffer as ArrayBuffer] : []);
+    const reply = answered(request);
+    port.postMessage(reply, reply.kind === 'bytes' ? [reply.bytes.buffer as ArrayBuffer] : []);
   }
 }
 
-function run(start: ThreadStart): void {
-  let opened: Opened;
-  try {
-    opened = open(start);
-  } catch (thrown) {
-    const absent = ['ENOENT', 'ENXIO', 'ENODEV', 'ENOMEDIUM'].includes(codeOf(thrown));
-    const reason = thrown instanceof OpenError ? thrown.reason : absent ? 'absent' : 'failed';
-    start.port.postMessage({ kind: 'not-open', reason, text: textOf(thrown) } satisfies ThreadAnswer);
-    return;
-  }
-  const { fd, sizeBytes, sectorBytes } = opened;
-  start.port.postMessage({ kind: 'open', sizeBytes, sectorBytes } satisfies ThreadAnswer);
-  serve(start, fd);
-}
-
-const start = workerData as ThreadStart;
-run(start);
-// The near end ends this thread: ending by itself could overtake the last answer.
-for (const { words } = slotOf(start.shared); ; ) Atomics.wait(words, bellWord, Atomics.load(words, bellWord));
+serve(workerData as ThreadStart);

@@ -1,9 +1,11 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, open, readFile, rm, stat } from 'node:fs/promises';
+import { readdirSync } from 'node:fs';
+import { mkdtemp, open, readFile, rm, stat, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Device } from '#store/device.ts';
 import { createImage, openFileDevice } from '#store/device-file.ts';
 import { formatStore, openLog } from '#store/log.ts';
 import { restoreFromMirror } from '#store/restore.ts';
@@ -114,6 +116,41 @@ describe('an image', () => {
       holder.kill('SIGKILL');
       await ended;
     }
+  });
+
+  it.skipIf(process.platform !== 'linux')('is served by the thread of one that was closed, and two at once by two', async () => {
+    const [path, other] = [await newImage(), await newImage()];
+    const threads = (): number => readdirSync('/proc/self/task').length;
+    await (await openFileDevice(path)).close();
+    const before = threads();
+    for (let time = 1; time <= 5; time += 1) {
+      const device = await openFileDevice(path);
+      await device.writeAndSync(0, Buffer.alloc(512, time));
+      await device.close();
+      await expect(openFileDevice(join(folder, 'absent.img'))).rejects.toMatchObject({ code: 'no-token' });
+    }
+    expect(threads()).toBe(before);
+    const [one, two] = [await openFileDevice(path), await openFileDevice(other)];
+    expect(threads()).toBeGreaterThan(before);
+    await Promise.all([one.writeAndSync(512, Buffer.alloc(512, 6)), two.writeAndSync(512, Buffer.alloc(512, 7))]);
+    const first = async (device: Device, at: number): Promise<number | undefined> => (await device.read(at, 512))[0];
+    expect([await first(one, 0), await first(one, 512), await first(two, 512)]).toEqual([5, 6, 7]);
+    await one.close();
+    await expect(one.read(0, 512)).rejects.toMatchObject({ code: 'halted' });
+    expect(await first(two, 512)).toBe(7);
+    await two.close();
+  });
+
+  it('that could not be read is no harm to the one that is opened after it', async () => {
+    const [path, image] = [await newImage(), await newImage()];
+    const device = await openFileDevice(path);
+    await truncate(path, 0);
+    await expect(device.read(0, 512)).rejects.toMatchObject({ code: 'halted' });
+    await device.close();
+    const next = await openFileDevice(image);
+    await next.writeAndSync(0, Buffer.alloc(512, 9));
+    expect((await next.read(0, 512))[0]).toBe(9);
+    await next.close();
   });
 
   it('lets a process end that has it open', { timeout: 20_000 }, async () => {
