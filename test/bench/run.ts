@@ -67,6 +67,7 @@ function flashMibFor(entries: number, { leastFlashMib }: Sizes): number {
 
 export async function measure(options: RunOptions): Promise<Results> {
   const { folder, module, say } = options;
+  const wanted = chosen(options.only);
   const machine = machineAt(folder);
   // Every process of a run starts from the same compiled code; B9 measures without it too.
   process.env['NODE_COMPILE_CACHE'] ??= path.join(folder, 'compile-cache');
@@ -108,7 +109,7 @@ export async function measure(options: RunOptions): Promise<Results> {
   const rows: Row[] = [];
   const failures: Results['failures'][number][] = [];
   try {
-    for (const bench of chosen(options.only)) {
+    for (const bench of wanted) {
       say(`${bench.id} ${bench.title} ...`);
       const startMs = performance.now();
       try {
