@@ -48,11 +48,12 @@ class Points {
     this.hits.set(name, (this.hits.get(name) ?? 0) + 1);
   }
 
-  /** Whether it was still waiting to strike. */
-  disarm(): boolean {
-    const wasArmed = this.#armed !== null;
+  get isArmed(): boolean {
+    return this.#armed !== null;
+  }
+
+  disarm(): void {
     this.#armed = null;
-    return wasArmed;
   }
 }
 
@@ -168,9 +169,12 @@ function tries(rig: Rig, sales: Sales, points: Points, random: () => number): Re
     (side: Side, strike: Strike): Try =>
     async () => {
       // Now the batch itself, now one behind it, now in the opening that follows a strike.
-      points.arm(side, strike, draw(3));
+      const after = draw(3);
+      points.arm(side, strike, after);
       await Promise.all(Array.from({ length: 1 + draw(3) }, () => sales.sell()));
       await sales.sell();
+      // Sales at once may share a batch: until it has struck, each one more is a write more.
+      for (let more = 0; more < after && points.isArmed; more += 1) await sales.sell();
       points.disarm();
     };
   const line =
