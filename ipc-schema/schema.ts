@@ -132,8 +132,8 @@ export const base64Text = z
 const plainPattern = /^[^\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Bidi_Control}]*$/u;
 /** Something that can be seen: no blank, nothing of no width, no empty braille cell. */
 const visiblePattern = /[^\p{Z}\p{Default_Ignorable_Code_Point}\u2800]/u;
-/** Printable ASCII, one of it no space: neither of the two has anything against it. */
-const asciiPattern = /^[\x20-\x7e]*[\x21-\x7e][\x20-\x7e]*$/;
+/** Printable ASCII, one of it no space: neither of the two has anything against it. Each character is looked at once, whatever comes. */
+const asciiPattern = /^ *[\x21-\x7e][\x20-\x7e]*$/;
 export const text = (minLength: number, maxLength: number): z.ZodString => {
   const plain = z
     .string()

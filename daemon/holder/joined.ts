@@ -224,12 +224,12 @@ class JoinedHolder implements Holder {
     const { mount, mirrorFailure, facts } = mounting;
     if (mirrorFailure !== null) this.#parts.note('the mirror is not used', new Error(mirrorFailure));
     const onMirrorWhole = (): void => {
-      if (this.#open === opened && this.#state.kind === 'open') this.#setState({ ...this.#state, mirrorWaits: true });
+      if (this.#open === opened && this.#state.kind === 'open') this.#setState({ ...this.#state, ...opened.waits });
     };
     const opened: Opened = new Opened(this.#parts, token, mounting, (error) => this.#onTrouble(opened, error), onMirrorWhole);
     this.#open = opened; // nothing below fails: a ledger is never left half open
     await this.#presence.remember();
-    this.#setState({ kind: 'open', facts, mount });
+    this.#setState({ kind: 'open', facts, mount, ...opened.waits }); // it may have become whole while the log was read
     return mount;
   }
 

@@ -55,6 +55,11 @@ export class Opened {
     return this.#making?.text() ?? this.#mirrorFailure;
   }
 
+  /** For the state: whether the mirror is whole, and not used yet. */
+  get waits(): { readonly mirrorWaits?: true } {
+    return this.#making?.isWhole() === true ? { mirrorWaits: true } : {};
+  }
+
   async readPacked(fromBatch: number, maxBytes: number): Promise<PackedBatch[]> {
     const frames = await this.log.readPacked(fromBatch, Math.min(maxBytes, readMaxBytes));
     return frames.map(({ index, packed }) => ({ batchIndex: index, packed }));

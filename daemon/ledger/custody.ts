@@ -19,10 +19,11 @@ import { judgeClock, judgeStanding, type LimitFacts } from './limits.ts';
 import { Lookup } from './lookup.ts';
 import { openIndex, readLedger, tellOpened } from './mounting.ts';
 import type { PlannedEntry } from './numbering.ts';
+import { type Opened, shut } from './opened.ts';
 import { Reclaimer } from './reclaiming.ts';
 import { blankFact, codeWithoutLedger, type HoldingFact, type LockedWhy, type StandingReport, type Stop, standingOf } from './standing.ts';
 import type { Tip } from './tip.ts';
-import { WaitingRoom } from './waiting-room.ts';
+import { graceMs, WaitingRoom } from './waiting-room.ts';
 
 const busyRetryMs = 500;
 
@@ -45,11 +46,6 @@ export interface CustodyParts extends GaugeParts {
   onOpened(ledger: Ledger): Promise<void>;
 }
 
-interface Opened {
-  readonly ledger: Ledger;
-  readonly index: LedgerIndex;
-}
-
 export class Custody {
   readonly #parts: CustodyParts;
   readonly #gauge: Gauge;
@@ -70,8 +66,10 @@ export class Custody {
   #mountFailure: string | null = null;
   /** How far the ledger that is being opened was read; null: that has not begun. */
   #readPercent: number | null = null;
-  /** Opening whose mirror was tried to be taken into use. */
-  #mirrorTried: Mount | null = null;
+  /** Opening (`#generation`) whose mirror was tried to be taken into use. */
+  #mirrorTried = 0;
+  /** What is told while a ledger is set aside for a moment is what it says. */
+  #aside: Ledger | null = null;
   #closed = false;
   #work: Promise<void> = Promise.resolve();
   readonly #waiting = new WaitingRoom();
@@ -95,6 +93,7 @@ export class Custody {
     this.#generation += 1;
     this.#readPercent = null;
     this.#mountFailure = null;
+    if (state.kind !== 'open' && state.kind !== 'starting') this.#aside = null;
     if (state.kind === 'open' && this.#halted?.kind === handedOver.kind) this.#halted = null; // the log that is opened now tells
     // Where the server's proof stops us, what is opened now may be the right one: it is judged, while callers are told `halted` at once.
     const mayOpen = state.kind === 'open' && (this.#halted === null || this.#halted.kind !== null) && !this.#closed;
@@ -185,7 +184,7 @@ export class Custody {
   }
 
   budget(): Budget | null {
-    const ledger = this.ledger;
+    const ledger = this.ledger ?? this.#aside;
     if (ledger?.charter === null || ledger?.charter === undefined) return null;
     return this.#gauge.budget(ledger.tip, ledger.charter, ledger.decimals);
   }
@@ -237,8 +236,9 @@ export class Custody {
         this.#parts.log.error('the ledger cannot be opened', { code: known.code, why: whyOf(error) });
       }
       this.#underWay = false;
+      this.#aside = null;
+      this.#takeMirror(); // first: who waits goes on waiting then
       this.#changed();
-      this.#takeMirror();
     });
   }
 
@@ -297,9 +297,9 @@ export class Custody {
   #takeMirror(): void {
     const opened = this.#opened;
     const state = this.#state;
-    if (opened === null || state.kind !== 'open' || state.mirrorWaits !== true || this.#mirrorTried === state.mount) return;
-    this.#mirrorTried = state.mount;
+    if (opened === null || state.kind !== 'open' || state.mirrorWaits !== true || this.#mirrorTried === this.#generation) return;
     const generation = this.#generation;
+    this.#mirrorTried = generation;
     this.#setAside(opened, 'the mirror is being taken into use');
     this.#then(async () => {
       if (generation !== this.#generation) return;
@@ -316,6 +316,12 @@ export class Custody {
     this.#opened = null;
     this.#readPercent = null;
     this.#underWay = true;
+    this.#aside = opened.ledger;
+    setTimeout(() => {
+      if (this.#aside !== opened.ledger) return;
+      this.#aside = null; // it takes longer than callers wait
+      this.#changed();
+    }, graceMs).unref();
     opened.ledger.stop(busy);
     this.#then(async () => {
       await opened.ledger.drained();
@@ -355,6 +361,7 @@ export class Custody {
   #holdingFact(): HoldingFact {
     if (this.#halted !== null) return { kind: 'halted', reason: this.#halted.reason, by: this.#halted.kind };
     if (this.#mountFailure !== null) return { kind: 'halted', reason: this.#mountFailure, by: null };
+    if (this.#aside !== null) return this.#openFact(this.#aside);
     const state = this.#state;
     switch (state.kind) {
       case 'starting':
@@ -368,14 +375,13 @@ export class Custody {
       case 'locked':
         return { kind: 'locked', pinLocked: state.facts.pinState === 'locked', why: this.#parts.whyLocked?.() ?? null };
       case 'open':
-        return this.#openFact();
+        return this.#openFact(this.ledger);
       default:
         return unreachable(state);
     }
   }
 
-  #openFact(): HoldingFact {
-    const ledger = this.ledger;
+  #openFact(ledger: Ledger | null): HoldingFact {
     if (ledger === null) return { kind: 'mounting', percent: this.#readPercent };
     const verdict = ledger.charter === null ? ({ kind: 'allow' } as const) : judgeStanding(this.limitFacts(ledger.tip, ledger.charter));
     return {
@@ -386,9 +392,4 @@ export class Custody {
       certificateDays: daysToTell(ledger.certificateTerm, this.#parts.clock.wallMs()),
     };
   }
-}
-
-async function shut({ ledger, index }: Opened, why: UkeyError): Promise<void> {
-  ledger.close(why);
-  await index.close();
 }

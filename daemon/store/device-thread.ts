@@ -5,7 +5,7 @@
 // Requests are fetched synchronously: sleeping in Atomics.wait wakes sooner than an event loop. A short write that finds the
 // thread idle lies in shared memory (the slot), everything else comes as a message.
 import { spawnSync } from 'node:child_process';
-import { closeSync, constants, fdatasyncSync, fstatSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
+import { closeSync, constants, fdatasyncSync, fstatSync, openSync, readFileSync, readSync, type Stats, writeSync } from 'node:fs';
 import { type MessagePort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import {
   bellWord,
@@ -78,13 +78,16 @@ interface Opened {
 function openOnce(path: string, readOnly: boolean): Opened | 'in-use' {
   const access = readOnly ? constants.O_RDONLY : constants.O_RDWR;
   let fd = openSync(path, access | constants.O_NONBLOCK);
-  const stat = fstatSync(fd);
-  if (stat.isFile()) {
-    if (readOnly || tryLock(fd)) return { fd, sizeBytes: stat.size - (stat.size % imageSectorBytes), sectorBytes: imageSectorBytes };
-    closeSync(fd);
-    return 'in-use';
+  let isKept = false;
+  let stat: Stats;
+  try {
+    stat = fstatSync(fd);
+    isKept = stat.isFile() && (readOnly || tryLock(fd));
+  } finally {
+    if (!isKept) closeSync(fd); // and with it the lock: this thread serves on
   }
-  closeSync(fd);
+  if (isKept) return { fd, sizeBytes: stat.size - (stat.size % imageSectorBytes), sectorBytes: imageSectorBytes };
+  if (stat.isFile()) return 'in-use';
   if (!stat.isBlockDevice()) throw new OpenError('unfit', `${path} is neither a block device nor a file`);
   const number = numberOf(stat.rdev);
   if (!readOnly && isMounted(number)) throw new OpenError('mounted', `${path} is mounted as a file system`);

@@ -61,11 +61,13 @@ export class Packer {
     const id = this.#nextId++;
     const waiting = Promise.withResolvers<FromPackingThread | null>();
     this.#waiting.set(id, waiting);
-    const copy = ownCopy(toPack);
-    this.#worker ??= apart(() => this.#start());
-    this.#worker.postMessage({ id, toPack: copy.toPack } satisfies ToPackingThread, [copy.memory]);
     try {
+      const copy = ownCopy(toPack);
+      this.#worker ??= apart(() => this.#start());
+      this.#worker.postMessage({ id, toPack: copy.toPack } satisfies ToPackingThread, [copy.memory]);
       return await waiting.promise;
+    } catch {
+      return null; // the system has no thread left for it
     } finally {
       this.#waiting.delete(id);
       if (this.#waiting.size === 0 && !this.#closed) this.#idle = setTimeout(() => void this.#end(), idleMs).unref();

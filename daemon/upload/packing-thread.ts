@@ -9,7 +9,11 @@ import { packUpload } from './packing.ts';
 /** A third of what another thread gets where there is not enough for all. */
 const priority = 5;
 
-if (process.platform === 'linux') os.setPriority(priority);
+try {
+  if (process.platform === 'linux') os.setPriority(priority);
+} catch {
+  // Not allowed here: it competes.
+}
 
 const answerTo = async ({ id, toPack }: ToPackingThread): Promise<FromPackingThread> => {
   try {

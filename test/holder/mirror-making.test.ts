@@ -71,3 +71,30 @@ test('one that was made and cannot be opened, or is gone again, is not on its wa
   await (await open()).close();
   expect(mirror.making?.()).toBeNull();
 });
+
+test('one that becomes whole while the log is being opened is not forgotten', async () => {
+  directory = mkdtempSync(path.join(os.tmpdir(), 'ukeyd-making-'));
+  const parts = partsOf({
+    module: null,
+    softTokenPath: path.join(directory, 'key.json'),
+    flashPath: path.join(directory, 'flash.img'),
+    imageBytes: 32 * 1024 * 1024,
+    presencePaths: [],
+  });
+  const made = mirrorAt('sync', { kind: 'folder', folder: path.join(directory, 'state') }, 0);
+  const mirror: typeof made = {
+    ...made,
+    open: async (tokenId, options) => {
+      try {
+        return await made.open(tokenId, options);
+      } catch (thrown) {
+        await made.making?.()?.made; // the log is read so slowly
+        throw thrown;
+      }
+    },
+  };
+  holder = joinHolder({ ...parts, mirror, events: { onState: () => undefined }, note: () => undefined, pollMs: 50 });
+  await provisionHolder(holder);
+  await expect.poll(() => holder?.state()).toMatchObject({ kind: 'open', mirrorWaits: true });
+  expect(await holder.openAgain()).toMatchObject({ mirror: { remade: true } });
+});

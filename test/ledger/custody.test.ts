@@ -259,3 +259,60 @@ test('a ledger that is read anew says how far it has come', async () => {
   expect([...told].some((reason) => /^the ledger is being read anew: \d+ %$/.test(reason))).toBe(true);
   expect(rig.custody.standing().standing).toBe('issuing-offline');
 });
+
+describe('a mirror that waits to be taken', () => {
+  const waiting = (): void => rig.holder.become({ kind: 'open', facts: fakeFacts, mount: rig.holder.mount(), mirrorWaits: true });
+
+  test('is taken while tills sell: none is refused, and what is told meanwhile is what the ledger said', async () => {
+    rig = await LedgerRig.open();
+    const before = rig.ledger;
+    const { standing } = rig.custody.standing();
+    const told: unknown[] = [];
+    let isOver = false;
+    const tills = Array.from({ length: 8 }, async (_, till) => {
+      for (let at = 0; !isOver; at += 1) {
+        // As desk/issue does: whoever met the ledger while it was set aside goes to the next one.
+        const first = await rig.custody.use();
+        await first.add(documentDraft(`t${till}-${at}`)).catch(async (error: unknown) => {
+          expect(asUkeyError(error).code).toBe('busy');
+          expect(rig.custody.ledger).not.toBe(first);
+          await (await rig.custody.use()).add(documentDraft(`t${till}-${at}`));
+        });
+        told.push(rig.custody.standing().standing, rig.custody.budget() === null);
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+    });
+    await pause(5);
+    waiting();
+    await expect.poll(() => rig.custody.ledger !== null && rig.custody.ledger !== before).toBe(true);
+    isOver = true;
+    await Promise.all(tills);
+    expect(new Set(told)).toEqual(new Set([standing, false]));
+  });
+
+  test('and has become whole before the ledger was read: who waits for it goes on waiting, and is served', async () => {
+    rig = await LedgerRig.open();
+    rig.holder.become({ kind: 'starting' });
+    rig.holder.readMs = 20;
+    const waiters = [add('w1'), add('w2')];
+    waiting();
+    await pause(10);
+    rig.holder.readMs = 0;
+    await Promise.all(waiters);
+  });
+
+  test('and cannot be taken: the ledger goes on without it, and it is not tried again and again', async () => {
+    rig = await LedgerRig.open();
+    let tries = 0;
+    rig.holder.openAgain = async () => {
+      tries += 1;
+      throw new UkeyError('busy', 'asked for by the test');
+    };
+    for (let at = 0; at < 3; at += 1) {
+      waiting();
+      await add(`k${at}`);
+      await rig.settle();
+    }
+    expect(tries).toBe(1);
+  });
+});
