@@ -1,11 +1,11 @@
 // Owns: which database a data directory uses: its own file (SQLite), or a PostgreSQL database whose URL stands in the directory's file `database-url`.
 // Invariants: the URL is kept once the database has been bound to this directory's authority, so that a command beside the server finds the same one without
-// being told; tokens are never left behind by a change that only names another database.
+// being told; tokens, and codes that a ticket carries to one, are never left behind by a change that only names another database.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Database } from './database.ts';
-import { openSqliteDatabase } from './database-sqlite.ts';
+import { holdsTokensOrCodes, openSqliteDatabase } from './database-sqlite.ts';
 import { readIfThere, replaceFile } from './key-file.ts';
 import type { Log } from './log.ts';
 import { parsePostgresUrl } from './postgres-url.ts';
@@ -27,7 +27,7 @@ export async function chooseDatabase(directory: string, url: string | undefined,
   const chosen = url ?? kept;
   if (chosen === null) return { database: openSqliteDatabase(ownFile), keep: () => undefined };
   parsePostgresUrl(chosen); // before anything is opened
-  if (kept === null) await refuseLeavingTokens(ownFile);
+  if (kept === null) refuseLeavingTokens(ownFile);
   const { openPostgresDatabase } = await import('./database-postgres.ts'); // a server on SQLite has no use for it
   const database = await openPostgresDatabase(chosen, log);
   try {
@@ -47,13 +47,11 @@ export function keepDatabaseUrl(directory: string, url: string): void {
   replaceFile(join(directory, urlName), Buffer.from(`${url}\n`, 'utf8'));
 }
 
-async function refuseLeavingTokens(file: string): Promise<void> {
-  if (!existsSync(file)) return;
-  const own = openSqliteDatabase(file);
-  const [token] = await own.listTokens('', 1);
-  await own.close();
-  if (token !== undefined)
-    throw wrong(`${file} holds tokens, which would be unknown in another database: ticket-server move takes them there`);
+function refuseLeavingTokens(file: string): void {
+  if (existsSync(file) && holdsTokensOrCodes(file))
+    throw wrong(
+      `${file} holds tokens, or codes of tickets, which would be unknown in another database: ticket-server move takes them there`,
+    );
 }
 
 const wrong = (why: string): UkeyError => new UkeyError('invalid-request', why, { field: 'database' });

@@ -340,6 +340,16 @@ class SqliteDatabase implements Database {
   }
 }
 
+/** Whether another database in its place would leave something unknown: tokens, or codes on tickets that somebody may hold. */
+export function holdsTokensOrCodes(path: string): boolean {
+  const { database } = connect(path);
+  try {
+    return database.prepare('SELECT 1 AS one FROM tokens UNION ALL SELECT 1 FROM codes WHERE used_by IS NULL LIMIT 1').get() !== undefined;
+  } finally {
+    database.close();
+  }
+}
+
 /** A database that nobody else has open, nor will until it is closed: for moving it elsewhere. */
 export interface LockedFile {
   rows(table: string): Iterable<Row>;

@@ -163,6 +163,20 @@ describePostgres('the program over PostgreSQL', (server) => {
     expect(readFileSync(join(directory, 'database-url'), 'utf8')).toBe(`${url}\n`);
   }, 60_000);
 
+  test('leaves no ticket behind whose code waits for its token', async () => {
+    const onFile = processes.run('--dir', directory);
+    await ready(onFile);
+    await processes.ticket(directory);
+    onFile.kill('SIGTERM');
+    await ended(onFile);
+    const { code, out, err } = await ended(processes.run('--dir', directory, '--database', url));
+    expect([code, out]).toEqual([2, '']);
+    expect(err).toContain('ticket-server move');
+    expect(existsSync(join(directory, 'database-url'))).toBe(false);
+    expect((await ended(processes.run('move', '--dir', directory, '--database', url))).code).toBe(0);
+    expect(sql('SELECT count(*) FROM @codes WHERE used_by IS NULL')).toBe('1');
+  }, 60_000);
+
   test('ends with 1 and a line for the log where nothing answers, so that whoever watches it starts it again', async () => {
     const { code, out, err } = await ended(processes.run('--dir', directory, '--database', 'postgres:///t?host=/nowhere'));
     expect([code, out]).toEqual([1, '']);
