@@ -42,6 +42,9 @@ export const defaultPostgresWaits: PostgresWaits = {
   lifetimeMs: 600_000,
 };
 
+/** Of a move, which nobody else waits for: each of its statements is bounded, but a slow disk may take its time over one. */
+export const movePostgresWaits: PostgresWaits = { ...defaultPostgresWaits, statementMs: 1_800_000, replyMs: 1_860_000 };
+
 /** Opens the database, and makes its tables where there are none. Throws invalid-request for the URL, busy where nothing answers, halted for a server that does not keep what it commits. */
 export async function openPostgresDatabase(url: string, log: Log, waits: PostgresWaits = defaultPostgresWaits): Promise<Database> {
   return new PostgresTables(await openPostgresTransactions(url, log, waits));

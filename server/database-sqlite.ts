@@ -352,7 +352,7 @@ export function holdsTokensOrCodes(path: string): boolean {
 
 /** A database that nobody else has open, nor will until it is closed: for moving it elsewhere. */
 export interface LockedFile {
-  rows(table: string): Iterable<Row>;
+  rows(table: string, columns: string, order: string): Iterable<Row>;
   close(): void;
 }
 
@@ -368,7 +368,7 @@ export function lockSqliteFile(path: string): LockedFile {
     throw new UkeyError('busy', `${path} is in use: stop the server first`, { cause });
   }
   return {
-    rows: (table) => database.prepare(`SELECT * FROM ${table}`).iterate() as Iterable<Row>,
+    rows: (table, columns, order) => database.prepare(`SELECT ${columns} FROM ${table} ORDER BY ${order}`).iterate() as Iterable<Row>,
     close: () => {
       database.exec('ROLLBACK');
       database.close();

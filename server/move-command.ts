@@ -1,17 +1,19 @@
 // Owns: `ticket-server move`: what a data directory keeps in its file (SQLite) goes into a PostgreSQL database, whole, and is used there from then on.
-// Invariants: nobody else has the file open meanwhile; everything arrives in one transaction or nothing does, and is counted there before it is
-// committed; only then the directory names the new database, and the file is put aside, so that no server goes on with it by mistake.
-// A move that was interrupted is repeated: what has arrived already is known by its counts.
+// Invariants: nobody else has the file open meanwhile; everything arrives in one transaction or nothing does, and every row is compared there before
+// it is committed; only then the directory names the new database, and the file is put aside, so that no server goes on with it by mistake.
+// A move that was interrupted is repeated: what has arrived already is known by the digests of its rows; where file and database differ it is refused,
+// because either may hold what the other does not.
+import { createHash } from 'node:crypto';
 import { existsSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { keepDatabaseUrl } from './database-choice.ts';
-import { openPostgresTransactions } from './database-postgres.ts';
-import { countOf, type Row, textOf } from './database-rows.ts';
+import { movePostgresWaits, openPostgresTransactions } from './database-postgres.ts';
+import { bytesOf, type Row, textOf } from './database-rows.ts';
 import { type LockedFile, lockSqliteFile } from './database-sqlite.ts';
 import type { Log } from './log.ts';
 import { textValue } from './postgres-arrays.ts';
-import type { MovedTable, StatementName } from './postgres-schema.ts';
+import { type MovedTable, movedOrder, movedTables, type StatementName, schemaName } from './postgres-schema.ts';
 import type { Ask } from './postgres-tables.ts';
 
 export interface Moved {
@@ -33,9 +35,17 @@ const moves = {
   recoveries: 'moveRecoveries',
   renewals: 'moveRenewals',
 } as const satisfies Record<MovedTable, StatementName>;
+const tables = Object.keys(moves) as MovedTable[];
 
 /** Text of one statement, about. */
 const pageMaxBytes = 4 * 1024 * 1024;
+
+/** What the file holds; it does not change while it is locked. */
+interface Wanted {
+  readonly authority: string;
+  readonly moved: Moved;
+  readonly digests: Readonly<Record<MovedTable, string>>;
+}
 
 /** Throws invalid-request where there is nothing to move, or the database holds something else; busy while the file is in use. */
 export async function moveDatabase(directory: string, url: string, log: Log): Promise<Moved> {
@@ -44,12 +54,14 @@ export async function moveDatabase(directory: string, url: string, log: Log): Pr
   const file = lockSqliteFile(path);
   let moved: Moved;
   try {
-    const transactions = await openPostgresTransactions(url, log);
+    const wanted = readAll(file); // before a transaction begins: PostgreSQL does not wait for a long reading
+    const transactions = await openPostgresTransactions(url, log, movePostgresWaits);
     try {
-      moved = await transactions.transaction((ask) => moveAll(file, ask));
+      await transactions.transaction((ask) => moveAll(file, wanted, ask));
     } finally {
       await transactions.close();
     }
+    moved = wanted.moved;
     keepDatabaseUrl(directory, url); // a crash from here on leaves the file where nobody looks at it any more
   } finally {
     file.close();
@@ -58,39 +70,56 @@ export async function moveDatabase(directory: string, url: string, log: Log): Pr
   return moved;
 }
 
-async function moveAll(file: LockedFile, ask: Ask): Promise<Moved> {
-  const wanted = countsOf(file);
-  const authority = [...file.rows('meta')].find((row) => row['key'] === 'authority');
-  if (authority === undefined) throw wrong('no server has ever run on the file');
+async function moveAll(file: LockedFile, wanted: Wanted, ask: Ask): Promise<void> {
   const [bound] = await ask('readMeta', 'authority');
+  if (bound !== undefined && textOf(bound, 'value') !== wanted.authority) throw wrong('the database holds something already');
   if (bound === undefined) {
-    for (const table of Object.keys(moves) as MovedTable[]) for (const page of pagesOf(file.rows(table))) await ask(moves[table], page);
+    for (const table of tables) for (const page of pagesOf(rowsOf(file, table))) await ask(moves[table], page);
     await ask('movedSuccessions');
     await ask('movedIds');
   }
-  const [row = {}] = await ask('movedCounts');
-  const arrived = {
-    tokens: countOf(row, 'tokens'),
-    batches: countOf(row, 'batches'),
-    entries: countOf(row, 'entries'),
-    bytes: countOf(row, 'bytes'),
-  };
-  const isSame = (Object.keys(wanted) as (keyof Moved)[]).every((name) => wanted[name] === arrived[name]);
-  const isOurs = bound === undefined || textOf(bound, 'value') === textOf(authority, 'value');
-  if (isOurs && isSame) return arrived;
-  throw bound === undefined ? new UkeyError('internal', 'not everything has arrived') : wrong('the database holds something already');
+  for (const table of tables) {
+    if ((await digestThere(ask, table)) === wanted.digests[table]) continue;
+    if (bound === undefined) throw new UkeyError('internal', 'not everything has arrived');
+    // Which of the two went on cannot be told, so neither is overwritten.
+    throw wrong(
+      `the database and the file hold the same authority and other ${table}: a server has run on one of them since they were the same. If none has ever run on the database, empty it (DROP SCHEMA ${schemaName} CASCADE) and repeat`,
+    );
+  }
 }
 
-function countsOf(file: LockedFile): Moved {
-  let [tokens, batches, entries, bytes] = [0, 0, 0, 0];
-  for (const _ of file.rows('tokens')) tokens += 1;
-  for (const _ of file.rows('entries')) entries += 1;
-  for (const row of file.rows('batches')) {
-    batches += 1;
-    bytes += (row['bytes'] as Uint8Array).length;
+function readAll(file: LockedFile): Wanted {
+  let authority: string | null = null;
+  const moved = { tokens: 0, batches: 0, entries: 0, bytes: 0 };
+  const digests: Partial<Record<MovedTable, string>> = {};
+  for (const table of tables) {
+    const hash = createHash('sha256');
+    for (const row of rowsOf(file, table)) {
+      if (table === 'meta' && row['key'] === 'authority') authority = textOf(row, 'value');
+      if (table === 'tokens' || table === 'batches' || table === 'entries') moved[table] += 1;
+      if (table === 'batches') moved.bytes += bytesOf(row, 'bytes').length;
+      hash.update(lineOf(table === 'batches' ? { ...row, bytes: createHash('sha256').update(bytesOf(row, 'bytes')).digest() } : row));
+    }
+    digests[table] = hash.digest('hex');
   }
-  return { tokens, batches, entries, bytes };
+  if (authority === null) throw wrong('no server has ever run on the file');
+  return { authority, moved, digests: digests as Wanted['digests'] };
 }
+
+async function digestThere(ask: Ask, table: MovedTable): Promise<string> {
+  const hash = createHash('sha256');
+  await ask(`walk-${table}`);
+  for (;;) {
+    const rows = await ask(`next-${table}`);
+    if (rows.length === 0) return hash.digest('hex');
+    for (const row of rows) hash.update(lineOf(row));
+  }
+}
+
+const rowsOf = (file: LockedFile, table: MovedTable): Iterable<Row> => file.rows(table, movedTables[table], movedOrder[table]);
+
+/** Of a row, for its digest: the same from both databases, which give the columns in the same order. */
+const lineOf = (row: Row): string => `${JSON.stringify(Object.values(row).map(plain))}\n`;
 
 /** Rows as JSON arrays, a few MB each. */
 function* pagesOf(rows: Iterable<Row>): Generator<string> {

@@ -137,10 +137,43 @@ export const movedTables = {
 
 export type MovedTable = keyof typeof movedTables;
 
+/** What identifies a row, in both databases. */
+export const movedOrder = {
+  meta: 'key',
+  codes: 'code_hash',
+  tokens: 'id',
+  batches: 'token, batch_index',
+  entries: 'token, sequence',
+  alarms: 'id',
+  successions: 'token, serial',
+  recoveries: 'code_hash',
+  renewals: 'token, serial',
+} as const satisfies Record<MovedTable, string>;
+
 /** Rows that come as one JSON text. */
 const moveSql = (table: MovedTable): string =>
   `INSERT INTO ${table} (${movedTables[table]}) OVERRIDING SYSTEM VALUE
     SELECT ${movedTables[table]} FROM json_populate_recordset(NULL::${table}, $1::json)`;
+
+const textKeys: readonly string[] = ['key', 'code_hash'] satisfies (typeof movedOrder)[MovedTable][];
+/** So many batches are read, to be hashed, by one statement. */
+const walkRows = 64;
+
+/** All rows in order, a few at a time; of large bytes their hash. SQLite orders texts by their bytes. */
+function walkSql(table: MovedTable): string {
+  const columns = movedTables[table].replace(/\bbytes$/, 'sha256(bytes) AS bytes');
+  const order = movedOrder[table];
+  return `DECLARE walk_${table} NO SCROLL CURSOR FOR SELECT ${columns} FROM ${table}
+    ${table === 'meta' ? "WHERE key <> 'schema-version'" : ''} ORDER BY ${order}${textKeys.includes(order) ? ' COLLATE "C"' : ''}`;
+}
+
+type WalkName = `walk-${MovedTable}` | `next-${MovedTable}`;
+const walks = Object.fromEntries(
+  (Object.keys(movedTables) as MovedTable[]).flatMap((table) => [
+    [`walk-${table}`, walkSql(table)],
+    [`next-${table}`, `FETCH FORWARD ${walkRows} FROM walk_${table}`],
+  ]),
+) as Record<WalkName, string>;
 
 /** Of a new connection: what the promise "durable on resolve" rests on. */
 export const sessionSql = `SELECT current_setting('fsync') AS fsync, current_setting('server_encoding') AS encoding,
@@ -233,8 +266,7 @@ export const statementSql = {
     WHERE EXISTS (SELECT FROM successions WHERE token = tokens.id)`,
   movedIds: `SELECT setval(pg_get_serial_sequence('tokens', 'id'), 1 + coalesce((SELECT max(id) FROM tokens), 0)),
     setval(pg_get_serial_sequence('alarms', 'id'), 1 + coalesce((SELECT max(id) FROM alarms), 0))`,
-  movedCounts: `SELECT (SELECT count(*) FROM tokens) AS tokens, (SELECT count(*) FROM batches) AS batches, (SELECT count(*) FROM entries) AS entries,
-    (SELECT coalesce(sum(octet_length(bytes)), 0)::bigint FROM batches) AS bytes`,
+  ...walks,
   entriesFrom: `SELECT sequence, batch_index FROM entries WHERE token = ${token} AND sequence >= $2 ORDER BY sequence LIMIT $3`,
 } as const;
 

@@ -1,5 +1,5 @@
 // `ticket-server move`: everything that a file holds is in PostgreSQL afterwards, or nothing is.
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -139,6 +139,86 @@ describePostgres('moving to PostgreSQL', (server) => {
     expect(again.cuts).toBe(1);
     await again.close();
     expect(existsSync(`${file()}.moved`)).toBe(true);
+  }, 60_000);
+
+  test('after a crash that left the file in use takes no part of it for the whole: what came since is not put aside', async () => {
+    const old = openSqliteDatabase(file());
+    await fill(old);
+    const many = Array.from({ length: 200 }, (_, at) => batch(1 + at, [entry(1 + at)]));
+    const third = ids[2] ?? '';
+    const start = (await old.findToken(third))?.head;
+    if (start === undefined) throw new Error('no token');
+    expect(await old.store(third, start, many, headAfter(many.at(-1) ?? batch(1, [])), 88)).toBe('stored');
+    await old.close();
+    const all = await moveDatabase(directory, url, noLog);
+    /** As if the program had ended right after COMMIT. */
+    const crash = (): void => {
+      rmSync(join(directory, 'database-url'), { force: true });
+      for (const ending of ['-wal', '-shm']) rmSync(file() + ending, { force: true });
+      copyFileSync(join(directory, 'as-moved'), file());
+    };
+    copyFileSync(`${file()}.moved`, join(directory, 'as-moved'));
+    const renewed = { serial: 2, keyId: first, renewedHash: Uint8Array.of(7), certificate: Uint8Array.of(8), madeAtMs: 9 };
+    const succession = { serial: 1, keyId: 'key-2', fromBatch: 11, signed: Uint8Array.of(5), madeAtMs: 6 };
+    const alarm = { kind: 'fork', batchIndex: 9, detail: 'y', proof: Uint8Array.of(1), raisedAtMs: 4 } as const;
+    /** By the table that is the first to differ then. */
+    const changes: readonly [string, (database: Database) => Promise<unknown>][] = [
+      ['meta', (database) => database.setPublicUrl('https://y')],
+      ['codes', (database) => database.addCode({ codeHash: 'new', grant: '{}', madeAtMs: 3, expiresAtMs: 4 })],
+      ['alarms', (database) => database.raiseAlarm(first, alarm)],
+      ['alarms', (database) => database.settleAlarms(first, 'found', 9)],
+      [
+        'recoveries',
+        (database) => database.addRecovery({ codeHash: 't', tokenId: second, madeAtMs: 1, expiresAtMs: 9, supersedes: false }),
+      ],
+      ['recoveries', (database) => database.bindRecovery('s', 'key-2', Uint8Array.of(1), Uint8Array.of(2))],
+      ['renewals', (database) => database.renew(first, renewed, 1)],
+      [
+        'successions',
+        async (database) => {
+          const head = (await database.findToken(second))?.head;
+          if (head === undefined) throw new Error('no token');
+          await database.bindRecovery('s', 'key-2', Uint8Array.of(1), Uint8Array.of(2));
+          expect(await database.succeed('s', second, head, { ...succession, previousSealHash: head.sealHash })).toBe('succeeded');
+        },
+      ],
+    ];
+    for (const [table, change] of changes) {
+      crash();
+      const served = openSqliteDatabase(file());
+      await change(served);
+      await served.close();
+      const refusal = { code: 'invalid-request', message: expect.stringContaining(`other ${table}:`) as string };
+      await expect(moveDatabase(directory, url, noLog), table).rejects.toMatchObject(refusal);
+      expect([existsSync(file()), existsSync(join(directory, 'database-url'))], table).toEqual([true, false]);
+    }
+    // A row that is the same in number and size, but not the same, in what the database holds.
+    crash();
+    server().sql(nameOf(url), `UPDATE ukeyd.batches SET bytes = decode(repeat('00', 100), 'hex') WHERE token = 3 AND batch_index = 199`);
+    await expect(moveDatabase(directory, url, noLog)).rejects.toMatchObject({ code: 'invalid-request' });
+    // As the refusal says.
+    server().sql(nameOf(url), 'DROP SCHEMA ukeyd CASCADE');
+    expect(await moveDatabase(directory, url, noLog)).toEqual(all);
+    crash();
+    expect(await moveDatabase(directory, url, noLog)).toEqual(all);
+    expect([existsSync(file()), existsSync(join(directory, 'database-url'))]).toEqual([false, true]);
+  }, 60_000);
+
+  test('has time: neither a statement of it nor a pause between two is ended after seconds', async () => {
+    await (await openPostgresDatabase(url, noLog)).close();
+    const waits = ['statement_timeout', 'idle_in_transaction_session_timeout'];
+    server().sql(
+      nameOf(url),
+      `CREATE TABLE public.seen (wait interval);
+      CREATE FUNCTION public.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO public.seen VALUES ${waits.map((wait) => `(current_setting('${wait}')::interval)`).join(', ')}; RETURN NULL; END $$;
+      CREATE TRIGGER see AFTER INSERT ON ukeyd.batches FOR EACH STATEMENT EXECUTE FUNCTION public.see()`,
+    );
+    const old = openSqliteDatabase(file());
+    await fill(old);
+    await old.close();
+    await moveDatabase(directory, url, noLog);
+    expect(server().sql(nameOf(url), "SELECT count(*) > 1, min(wait) >= '10 minutes' FROM public.seen")).toBe('t|t');
   }, 60_000);
 
   test('is refused into a database that holds something, and where there is nothing to move', async () => {
