@@ -36,6 +36,8 @@ import { type Gap, type Walk, walkSegment } from './walk.ts';
 
 /** Readings of the tail before damage is believed. A reader beside a busy writer needs a second one now and then. */
 const tailReadings = 6;
+/** Segments whose first pages are asked for at once: the device gives one after the other, and nobody waits for the way there and back of each. */
+const headsAhead = 64;
 
 export interface SuperblockFound {
   readonly superblock: Superblock;
@@ -214,13 +216,16 @@ export function headOf({ header }: DecodedRun): Head {
 /** The run header that each segment begins with, where there is one. */
 export async function readHeadRuns(device: Device, superblock: Superblock): Promise<DecodedRun[]> {
   const runs: DecodedRun[] = [];
-  for (let segment = 0; segment < superblock.segmentCount; segment += 1) {
-    const position = segmentPosition(superblock, segment);
-    const page = await readOrNull(device, position, runHeaderBytes);
-    const run = page === null ? null : decodeRunHeader(page, superblock.storeId, segment, position);
-    if (run !== null) runs.push(run);
+  for (let from = 0; from < superblock.segmentCount; from += headsAhead) {
+    const segments = Array.from({ length: Math.min(headsAhead, superblock.segmentCount - from) }, (_, at) => from + at);
+    runs.push(...(await Promise.all(segments.map((each) => readHeadRun(device, superblock, each)))).filter((run) => run !== null));
   }
   return runs;
+}
+
+async function readHeadRun(device: Device, superblock: Superblock, segment: number): Promise<DecodedRun | null> {
+  const page = await readOrNull(device, segmentPosition(superblock, segment), runHeaderBytes);
+  return page === null ? null : decodeRunHeader(page, superblock.storeId, segment, segmentPosition(superblock, segment));
 }
 
 /** Walks a segment, on one side or two, and takes only what carries a valid tag. */

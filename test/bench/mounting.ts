@@ -6,20 +6,22 @@ import { median } from './figures.ts';
 const id = 'B5';
 const mountAimMs = 1_000;
 const rebuildAim = 60_000;
-/** What a mount of the largest may take longer than one of the smallest: nothing that grows with the entries. */
+/**
+ * What a mount of the largest may take longer than one of the ledger before it: nothing that grows with the entries. Every opening compares the last 16 MiB of FLASH and
+ * mirror byte by byte; the smallest ledger of a full run has not so much.
+ */
 const growthAim = 1.5;
 const mounts = 3;
 
 async function run(context: Context): Promise<Row[]> {
   const rows: Row[] = [];
-  let smallestMs = Number.NaN;
+  let before = { entries: 0, mountMs: Number.NaN };
   for (const entries of context.sizes.ledgers) {
     const world = await context.ledger(entries);
     const rebuilt = await mountOnce(world, true);
     const opened: number[] = [];
     for (let at = 0; at < mounts; at += 1) opened.push((await mountOnce(world, false)).mountMs);
     const mountMs = median(opened);
-    if (Number.isNaN(smallestMs)) smallestMs = mountMs;
     const many = entries.toLocaleString('en');
     rows.push(
       row(id, `mount, ${many} entries`, mountMs, 'ms', {
@@ -36,12 +38,13 @@ async function run(context: Context): Promise<Row[]> {
     );
     if (entries === context.sizes.ledgers.at(-1))
       rows.push(
-        row(id, `mount, ${many} entries, beside the smallest ledger`, mountMs, 'ms', {
-          beside: { name: `mount, ${context.sizes.ledgers[0]?.toLocaleString('en')} entries`, value: smallestMs },
+        row(id, `mount, ${many} entries, beside a smaller ledger`, mountMs, 'ms', {
+          beside: { name: `mount, ${before.entries.toLocaleString('en')} entries`, value: before.mountMs },
           aim: `not growing: <= ${growthAim} x`,
           met: (_, ratio) => ratio <= growthAim,
         }),
       );
+    before = { entries, mountMs };
   }
   return rows;
 }
