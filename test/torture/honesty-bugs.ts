@@ -234,8 +234,8 @@ export const seededBugs: readonly SeededBug[] = [
   {
     name: 'facts of the token asked when the ledger counts as open',
     file: 'daemon/holder/joined.ts',
-    find: "this.#setState({ kind: 'open', facts, mount });",
-    replace: "this.#setState({ kind: 'open', facts: { ...facts, ...token.facts() }, mount });",
+    find: "this.#setState({ kind: 'open', facts, mount, ...opened.waits });",
+    replace: "this.#setState({ kind: 'open', facts: { ...facts, ...token.facts() }, mount, ...opened.waits });",
     test: 'holder/unplug.test.ts',
     only: 'at any call of the KEY',
   },
