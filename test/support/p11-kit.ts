@@ -64,7 +64,13 @@ export class P11KitServer {
   /** Kills whatever serves a client now. How many that were. */
   pull(): number {
     const serving = childrenOf(this.#server.pid ?? 0);
-    for (const pid of serving) process.kill(pid, 'SIGKILL');
+    for (const pid of serving) {
+      try {
+        process.kill(pid, 'SIGKILL');
+      } catch (thrown) {
+        if ((thrown as NodeJS.ErrnoException).code !== 'ESRCH') throw thrown; // it has ended by itself meanwhile
+      }
+    }
     return serving.length;
   }
 

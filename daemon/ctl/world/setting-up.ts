@@ -4,9 +4,10 @@
 // Must not: start or stop anything that stays.
 import { spawn } from 'node:child_process';
 import { existsSync, rmSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { openSecretFile } from '#ctl/output-file.ts';
 import type { Client } from '#ipc-schema/client.ts';
-import { UkeyError } from '#ipc-schema/errors.ts';
+import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { type EnrolmentTicket, parseTicket } from '#ipc-schema/upstream.ts';
 import { processEnv, programFile } from './ground-plan.ts';
 import { type Layout, readPinFile } from './layout.ts';
@@ -14,6 +15,9 @@ import { type Layout, readPinFile } from './layout.ts';
 /** A real module may take long to make keys. */
 const provisionWaitMs = 120_000;
 const ticketWaitMs = 30_000;
+/** A service that was started a moment ago logs in and reads its ledger meanwhile. */
+const settleWaitMs = 15_000;
+const lookMs = 100;
 const ticketMaxChars = 65_536;
 const label = 'sandbox';
 
@@ -37,17 +41,29 @@ export async function setUpToken(parts: SettingUp): Promise<boolean> {
 }
 
 async function provision({ layout, admin, onProvisioned, over }: SettingUp): Promise<boolean> {
-  const before = await admin.call('service.status', {});
   // Done by a start that ended before it could be remembered.
-  if (before.token?.tokenId !== null && before.token?.tokenId !== undefined && before.templates.length > 0) {
-    onProvisioned();
-    return false;
+  let isDone = await isProvisioned(admin);
+  const isNew = !isDone;
+  if (isNew) {
+    const ticket = await makeTicket(layout, over);
+    const pins = { pin: readPinFile(layout.pinFile), soPin: readPinFile(layout.soPinFile) };
+    try {
+      await admin.call('token.provision', { label, ticket, ...pins }, { timeoutMs: provisionWaitMs });
+    } catch (error) {
+      if (asUkeyError(error).code !== 'invalid-request') throw error;
+      // Perhaps done, and the service had not opened the token yet when it was asked.
+      for (const endMs = performance.now() + settleWaitMs; !isDone && performance.now() < endMs; isDone = await isProvisioned(admin))
+        await sleep(lookMs, undefined, { signal: over });
+      if (!isDone) throw error;
+    }
   }
-  const ticket = await makeTicket(layout, over);
-  const pins = { pin: readPinFile(layout.pinFile), soPin: readPinFile(layout.soPinFile) };
-  await admin.call('token.provision', { label, ticket, ...pins }, { timeoutMs: provisionWaitMs });
   onProvisioned();
-  return true;
+  return isNew && !isDone;
+}
+
+async function isProvisioned(admin: Client): Promise<boolean> {
+  const { token, templates } = await admin.call('service.status', {});
+  return token?.tokenId !== null && token?.tokenId !== undefined && templates.length > 0;
 }
 
 /** One more ticket, made by the server's own program beside the server that runs. */
