@@ -44,17 +44,20 @@ interface IssuedIn {
   readonly issued: Issued;
 }
 
+/** A request is taken along by so many ledgers that are set aside under it; then its caller hears `busy` and comes again. */
+const setAsideMax = 3;
+
 /** A ledger that was set aside while the request was on its way to it has refused it (busy): the one that follows takes it. */
-async function issueIn(ledger: Ledger, parts: IssueParts, terminal: string, request: IssueRequest): Promise<IssuedIn> {
+async function issueIn(ledger: Ledger, parts: IssueParts, terminal: string, request: IssueRequest, setAside = 0): Promise<IssuedIn> {
   const charter = charterOf(ledger);
   refuseOtherIssuer(request, charter);
   try {
     return { ledger, charter, issued: await issueOnce(parts, ledger, charter, terminal, request) };
   } catch (error) {
-    if (asUkeyError(error).code !== 'busy' || parts.custody.ledger === ledger) throw error;
+    if (asUkeyError(error).code !== 'busy' || parts.custody.ledger === ledger || setAside >= setAsideMax) throw error;
     const next = await parts.custody.use();
     if (next === ledger) throw error;
-    return await issueIn(next, parts, terminal, request);
+    return await issueIn(next, parts, terminal, request, setAside + 1);
   }
 }
 

@@ -28,7 +28,7 @@ export function unpack({ isZstd, bytes, plainBytes }: Packed): Uint8Array | null
     const plain = zstdDecompressSync(bytes, optionsFor(plainBytes));
     return plain.length === plainBytes ? plain : null;
   } catch {
-    return null;
+    return null; // not zstd, or more than announced: that is the answer, and the caller tells what it was to be
   }
 }
 

@@ -202,6 +202,7 @@ export class Custody {
   async close(): Promise<void> {
     await this.ledger?.drained();
     this.#closed = true;
+    this.#aside = null;
     this.#underWay = false;
     this.#generation += 1;
     this.#retire();

@@ -1,7 +1,7 @@
 // Owns: where an upload is packed: a small one here, a large one in a thread of its own (packing-thread.ts), so that a backlog takes neither the event
 // loop nor the heap in which tills are served.
 // Invariants: the thread is started when it is first wanted and ended when nothing was for a while, so that a service without a backlog has none; one
-// that fails costs time and nothing else: what it had is packed here.
+// that fails is told, and costs time and nothing else: what it had is packed here.
 import { Worker } from 'node:worker_threads';
 import { apart } from '#ground/asking.ts';
 import { type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
@@ -22,16 +22,24 @@ const idleMs = 10_000;
 /** The shipped program is compiled: then the thread stands beside it as .js. */
 const threadUrl = new URL(import.meta.url.endsWith('.ts') ? './packing-thread.ts' : './packing-thread.js', import.meta.url);
 
+export interface PackerOptions {
+  readonly hereMaxBytes?: number;
+  /** Told why a thread could not be used; what it had is packed all the same. */
+  readonly onFailed?: (cause: unknown) => void;
+}
+
 export class Packer {
   readonly #hereMaxBytes: number;
+  readonly #onFailed: (cause: unknown) => void;
   #worker: Worker | null = null;
   readonly #waiting = new Map<number, PromiseWithResolvers<FromPackingThread | null>>();
   #nextId = 1;
   #idle: NodeJS.Timeout | null = null;
   #closed = false;
 
-  constructor(options: { readonly hereMaxBytes?: number } = {}) {
+  constructor(options: PackerOptions = {}) {
     this.#hereMaxBytes = options.hereMaxBytes ?? hereMaxBytes;
+    this.#onFailed = options.onFailed ?? (() => undefined);
   }
 
   /** Whether a thread runs, for tests. */
@@ -66,8 +74,9 @@ export class Packer {
       this.#worker ??= apart(() => this.#start());
       this.#worker.postMessage({ id, toPack: copy.toPack } satisfies ToPackingThread, [copy.memory]);
       return await waiting.promise;
-    } catch {
-      return null; // the system has no thread left for it
+    } catch (cause) {
+      this.#onFailed(cause); // the system has no thread left for it
+      return null;
     } finally {
       this.#waiting.delete(id);
       if (this.#waiting.size === 0 && !this.#closed) this.#idle = setTimeout(() => void this.#end(), idleMs).unref();
@@ -77,15 +86,19 @@ export class Packer {
   #start(): Worker {
     const worker = new Worker(threadUrl, { execArgv: [] });
     worker.on('message', (answer: FromPackingThread) => this.#waiting.get(answer.id)?.resolve(answer));
-    const failed = (): void => this.#failed(worker);
-    worker.on('error', failed);
-    worker.on('exit', failed);
+    worker.on('error', (cause) => this.#failed(worker, cause));
+    worker.on('exit', (status) => this.#failed(worker, new Error(`the thread ended with ${status}`)));
     worker.unref(); // it keeps nothing alive: what waits for it does
     return worker;
   }
 
-  #failed(worker: Worker): void {
-    if (this.#worker !== worker) return;
+  #failed(worker: Worker, cause: unknown): void {
+    if (this.#worker !== worker) return; // told already, or ended by us
+    this.#onFailed(cause);
+    this.#letGo();
+  }
+
+  #letGo(): void {
     this.#worker = null;
     for (const waiting of this.#waiting.values()) waiting.resolve(null);
   }
@@ -94,7 +107,7 @@ export class Packer {
     if (this.#idle !== null) clearTimeout(this.#idle);
     const worker = this.#worker;
     if (worker === null) return;
-    this.#failed(worker);
+    this.#letGo();
     await worker.terminate();
   }
 }

@@ -1,6 +1,7 @@
 // Owns: uploads made ready to be sent: read from the FLASH, packed (packer.ts); and in a backlog the next one while the one before is on its way.
 // Invariants: what was made ready is used only where it begins where the next upload begins, for the same ledger and server, and within the bound of
 // batches of that moment; at most one waits, as its sealed bytes. What is decoded anyway is noted for the ledger. It is made ahead only behind a full upload: behind another one, more may come.
+import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder } from '#holder/holder.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import type { Ledger } from '#ledger/ledger.ts';
@@ -27,9 +28,11 @@ export class Preparing {
   readonly #packer: Packer;
   #ahead: { readonly wish: Wish; readonly made: Promise<Prepared | null> } | null = null;
 
-  constructor(holder: Holder, packer = new Packer()) {
+  constructor(holder: Holder, log: Log) {
     this.#holder = holder;
-    this.#packer = packer;
+    this.#packer = new Packer({
+      onFailed: (cause) => log.warn('an upload is packed where tills are served, not in a thread of its own', { why: whyOf(cause) }),
+    });
   }
 
   /** Throws what reading the FLASH throws. */

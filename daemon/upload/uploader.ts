@@ -78,7 +78,7 @@ export class Uploader {
     this.#parts = parts;
     this.#time = new ProvenTime(parts.clock);
     this.#pace = new Pace(parts.clock, () => this.committed());
-    this.#preparing = new Preparing(parts.holder);
+    this.#preparing = new Preparing(parts.holder, parts.log);
     this.#watch = new AlarmWatch(parts);
   }
 

@@ -16,16 +16,19 @@ afterEach(async () => {
   rmSync(directory, { recursive: true, force: true });
 });
 
-test('a large mirror is made beside the tills, with its progress, and taken between two batches once it is whole', async () => {
-  directory = mkdtempSync(path.join(os.tmpdir(), 'ukeyd-making-'));
-  const states: HolderState['kind'][] = [];
-  const parts = partsOf({
+const softParts = (imageMib: number) =>
+  partsOf({
     module: null,
     softTokenPath: path.join(directory, 'key.json'),
     flashPath: path.join(directory, 'flash.img'),
-    imageBytes: 64 * 1024 * 1024,
+    imageBytes: imageMib * 1024 * 1024,
     presencePaths: [],
   });
+
+test('a large mirror is made beside the tills, with its progress, and taken between two batches once it is whole', async () => {
+  directory = mkdtempSync(path.join(os.tmpdir(), 'ukeyd-making-'));
+  const states: HolderState['kind'][] = [];
+  const parts = softParts(64);
   const mirror = mirrorAt('sync', { kind: 'folder', folder: path.join(directory, 'state') }, 0);
   const events = { onState: (state: HolderState) => void states.push(state.kind) };
   holder = joinHolder({ ...parts, mirror, events, note: () => undefined, pollMs: 50 });
@@ -74,13 +77,7 @@ test('one that was made and cannot be opened, or is gone again, is not on its wa
 
 test('one that becomes whole while the log is being opened is not forgotten', async () => {
   directory = mkdtempSync(path.join(os.tmpdir(), 'ukeyd-making-'));
-  const parts = partsOf({
-    module: null,
-    softTokenPath: path.join(directory, 'key.json'),
-    flashPath: path.join(directory, 'flash.img'),
-    imageBytes: 32 * 1024 * 1024,
-    presencePaths: [],
-  });
+  const parts = softParts(32);
   const made = mirrorAt('sync', { kind: 'folder', folder: path.join(directory, 'state') }, 0);
   const mirror: typeof made = {
     ...made,

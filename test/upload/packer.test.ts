@@ -86,4 +86,14 @@ describe('an upload', () => {
     await expectRight(await packer.pack(toPack));
     expect(packer.hasThread).toBe(false);
   });
+
+  test('that a thread cannot be given is packed here, and it is told why', async () => {
+    const told: unknown[] = [];
+    const packer = packerOf({ ...everythingAside, onFailed: (cause) => told.push(cause) });
+    const batches = toPack.batches.map((batch) => ({ ...batch, packed: { ...batch.packed, isOfNoThread: () => true } }));
+    await expectRight(await packer.pack({ ...toPack, batches }));
+    expect(told).toHaveLength(1);
+    await packer.close();
+    expect(told).toHaveLength(1); // ending it is no fault
+  });
 });

@@ -1,6 +1,7 @@
 // Uploads made ready ahead: only behind a full one, and used only where they fit.
 import { generateKeyPairSync } from 'node:crypto';
 import { afterEach, describe, expect, test } from 'vitest';
+import { silentLog } from '#ground/log.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { documentDraft, LedgerRig } from '#test/support/ledger-rig.ts';
 import { Preparing, type Wish } from '#upload/preparing.ts';
@@ -21,7 +22,7 @@ async function filled(): Promise<Reading & { readonly wish: Wish }> {
   rig = await LedgerRig.open();
   for (let at = 0; at < batches; at += 1) await rig.ledger.add(documentDraft(`k-${at}`));
   const reading: { preparing: Preparing; reads: number[]; fail: boolean } = {
-    preparing: new Preparing(rig.holder),
+    preparing: new Preparing(rig.holder, silentLog),
     reads: [],
     fail: false,
   };
