@@ -7,15 +7,8 @@ import path from 'node:path';
 import { type Plugin, rolldown } from 'rolldown';
 import { BuildError } from './tool.ts';
 
-/** Front, holder, their threads and the probe of a module: each a process or a thread of its own. */
-const entries = [
-  'daemon/main',
-  'daemon/ctl',
-  'daemon/holder/child',
-  'daemon/holder/probing-child',
-  'daemon/store/device-thread',
-  'daemon/upload/packing-thread',
-];
+/** Front, holder, the front's thread and the probe of a module: each a process or a thread of its own. */
+const entries = ['daemon/main', 'daemon/ctl', 'daemon/holder/child', 'daemon/holder/probing-child', 'daemon/upload/packing-thread'];
 /** Packages that are loaded as such: the first two are native, the third is thousands of lines for ten lines of log. */
 const outside = ['sqlite3', 'pkcs11js', 'systeminformation'];
 const laterFolder = 'daemon/later';

@@ -4,7 +4,7 @@
 import { type Clock, systemClock } from '#ground/clock.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
-import { createImage, openFileDevice, readyThread } from '#store/device-file.ts';
+import { createImage, openFileDevice } from '#store/device-file.ts';
 import { loadModule, openPkcs11Token, type Pkcs11Options } from '#token/pkcs11.ts';
 import type { SlotChoice } from '#token/slot.ts';
 import { openSoftToken } from '#token/soft-token.ts';
@@ -49,7 +49,7 @@ export function partsOf(config: HolderConfig): OpenedFromConfig {
   const { flashPath, presencePaths, imageBytes, mirror } = config;
   return {
     ...tokenParts(config),
-    openDevice: (readOnly) => openFlash(flashPath, readOnly, mirror !== undefined),
+    openDevice: (readOnly) => openFileDevice(flashPath, { readOnly }),
     openSource: (path) => openFileDevice(path, { readOnly: true }),
     ...(imageBytes === undefined ? {} : { createDevice: () => createImage(flashPath, imageBytes) }),
     ...(mirror === undefined ? {} : { mirror: mirrorAt(mirror.mode, mirror.place) }),
@@ -58,13 +58,6 @@ export function partsOf(config: HolderConfig): OpenedFromConfig {
     readOnly: config.readOnly ?? false,
     clock: systemClock,
   };
-}
-
-/** The mirror comes after the FLASH and the PIN, whose check takes as long as a thread's start. */
-async function openFlash(path: string, readOnly: boolean, hasMirror: boolean): Promise<Device> {
-  const flash = await openFileDevice(path, { readOnly });
-  if (hasMirror && !readOnly) readyThread();
-  return flash;
 }
 
 /** For formatting: the FLASH, made where there is none and one may be made. */

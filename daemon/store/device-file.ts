@@ -1,29 +1,19 @@
-// Owns: a FLASH that is a raw block device or a preallocated image: opening it for one process alone, and creating images.
-// Invariants: system calls run in device-thread.ts, one after the other; a writable open excludes every other writer until
-// this process dies; a read-only open locks nothing and writes nothing. Positions and lengths are whole sectors.
+// Owns: a FLASH that is a raw block device or a preallocated image: reading it, writing it durably, and creating images.
+// Invariants: system calls run in Node's pool, one after the other for each device, so a device that hangs takes one thread of it;
+// a write counts as done only when all bytes were taken and fdatasync said yes; after the first write or sync that failed every
+// further one is refused (a second fdatasync would say yes without having written). Positions and lengths are whole sectors.
 // Errors are UkeyError: no-token (nothing there), halted (in use, mounted, unfit, unreadable), unknown-outcome (a write failed).
+import { fdatasync, read, write } from 'node:fs';
 import { open as openFile, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
-import { type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
-import {
-  bellWord,
-  lengthWord,
-  type OpenFailure,
-  type Slot,
-  sharedBytes,
-  slotBytes,
-  slotOf,
-  type ThreadAnswer,
-  type ThreadRequest,
-  type ThreadStart,
-} from './device-protocol.ts';
+import { type Claimed, claimDevice } from './device-claim.ts';
 
 /** How long a writable open waits for a predecessor that is dying. */
 export const lockWaitMs = 3000;
-/** Requests that may wait for the thread. */
-const pendingRequestsMax = 1024;
+/** Calls that may wait for their turn. */
+const pendingCallsMax = 1024;
 const zeroChunkBytes = 1024 * 1024;
 const chunksPerSync = 64;
 
@@ -33,156 +23,72 @@ export interface FileDeviceOptions {
   readonly lockWaitMs?: number;
 }
 
-/** The shipped program is compiled: then the thread stands beside it as .js. */
-const threadUrl = new URL(import.meta.url.endsWith('.ts') ? './device-thread.ts' : './device-thread.js', import.meta.url);
-
-interface Waiter {
-  readonly resolve: (answer: ThreadAnswer) => void;
-  readonly reject: (error: UkeyError) => void;
-}
-
-/** The near end of the thread: answers come in the order of requests. */
-class Thread {
-  /** One that has no device: it is taken by the next that is opened. */
-  static #spare: Thread | null = null;
-
-  readonly #worker: Worker;
-  readonly #port: MessagePort;
-  readonly #slot: Slot;
-  readonly #waiters: Waiter[] = [];
-  #dead: UkeyError | null = null;
-
-  /** The spare one, else a new one. */
-  static take(): Thread {
-    const taken = Thread.#spare ?? new Thread();
-    Thread.#spare = null;
-    return taken;
-  }
-
-  static ready(): void {
-    Thread.#spare ??= new Thread();
-  }
-
-  private constructor() {
-    const { port1, port2 } = new MessageChannel();
-    const shared = new SharedArrayBuffer(sharedBytes);
-    const start: ThreadStart = { port: port2, shared };
-    this.#port = port1;
-    this.#slot = slotOf(shared);
-    this.#worker = new Worker(threadUrl, { workerData: start, transferList: [port2], execArgv: [] });
-    this.#worker.on('error', (cause) => this.#die(new UkeyError('unknown-outcome', "the device's thread died", { cause })));
-    this.#worker.on('exit', () => this.#die(new UkeyError('unknown-outcome', "the device's thread ended")));
-    this.#port.on('message', (answer: ThreadAnswer) => this.#answered(answer));
-    // Only a request under way keeps the process alive.
-    this.#worker.unref();
-    this.#port.unref();
-  }
-
-  ask(request: ThreadRequest): Promise<ThreadAnswer> {
-    if (this.#waiters.length >= pendingRequestsMax) return Promise.reject(new UkeyError('busy', 'too many requests wait for the device'));
-    const idle = this.#waiters.length === 0;
-    const answer = this.#next();
-    if (this.#dead === null) {
-      this.#send(request, idle);
-      Atomics.add(this.#slot.words, bellWord, 1);
-      Atomics.notify(this.#slot.words, bellWord);
-    }
-    return answer;
-  }
-
-  /** The bytes are taken now; the caller may change its own afterwards. */
-  #send(request: ThreadRequest, idle: boolean): void {
-    if (request.kind !== 'write') {
-      this.#port.postMessage(request);
-    } else if (idle && request.bytes.length <= slotBytes) {
-      this.#slot.data.set(request.bytes);
-      this.#slot.position[0] = request.positionBytes;
-      Atomics.store(this.#slot.words, lengthWord, request.bytes.length);
-    } else {
-      // A copy of these bytes alone: cloning a view would clone all of the memory under it.
-      const bytes = new Uint8Array(request.bytes);
-      this.#port.postMessage({ ...request, bytes } satisfies ThreadRequest, [bytes.buffer]);
-    }
-  }
-
-  /** The next answer that nobody waits for yet. */
-  #next(): Promise<ThreadAnswer> {
-    if (this.#dead !== null) return Promise.reject(this.#dead);
-    if (this.#waiters.length === 0) this.#port.ref();
-    return new Promise((resolve, reject) => this.#waiters.push({ resolve, reject }));
-  }
-
-  /** It has no device any more. */
-  async release(): Promise<void> {
-    if (Thread.#spare === null && this.#dead === null && this.#waiters.length === 0) Thread.#spare = this;
-    else await this.end();
-  }
-
-  async end(): Promise<void> {
-    this.#port.close();
-    await this.#worker.terminate();
-  }
-
-  #answered(answer: ThreadAnswer): void {
-    this.#waiters.shift()?.resolve(answer);
-    if (this.#waiters.length === 0) this.#port.unref();
-  }
-
-  #die(error: UkeyError): void {
-    this.#dead ??= error;
-    if (Thread.#spare === this) Thread.#spare = null;
-    for (const waiter of this.#waiters.splice(0)) waiter.reject(this.#dead);
-    this.#port.unref();
-  }
-}
-
 class FileDevice implements Device {
   readonly path: string;
   readonly sizeBytes: number;
   readonly sectorBytes: number;
   readonly readOnly: boolean;
-  readonly #thread: Thread;
+  readonly #file: Claimed['file'];
+  #last: Promise<unknown> = Promise.resolve();
+  #pending = 0;
   #closing: Promise<void> | null = null;
   #writeFailed = false;
 
-  constructor(path: string, readOnly: boolean, thread: Thread, size: { readonly sizeBytes: number; readonly sectorBytes: number }) {
+  constructor(path: string, readOnly: boolean, { file, sizeBytes, sectorBytes }: Claimed) {
     this.path = path;
     this.readOnly = readOnly;
-    this.sizeBytes = size.sizeBytes;
-    this.sectorBytes = size.sectorBytes;
-    this.#thread = thread;
+    this.sizeBytes = sizeBytes;
+    this.sectorBytes = sectorBytes;
+    this.#file = file;
   }
 
   async read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
     this.#check(positionBytes, lengthBytes);
-    const answer = await this.#thread.ask({ kind: 'read', positionBytes, lengthBytes });
-    if (answer.kind === 'bytes') return answer.bytes;
-    throw new UkeyError('halted', `${this.path} cannot be read at ${positionBytes}`, { cause: answer });
+    return await this.#inTurn(() =>
+      readAll(this.#file.fd, positionBytes, lengthBytes).catch((cause: unknown) => {
+        throw new UkeyError('halted', `${this.path} cannot be read at ${positionBytes}`, { cause });
+      }),
+    );
   }
 
   async writeAndSync(positionBytes: number, bytes: Uint8Array): Promise<void> {
     this.#check(positionBytes, bytes.length);
     if (this.readOnly) throw new UkeyError('halted', `${this.path} was opened for reading only`);
-    if (this.#writeFailed) throw new UkeyError('unknown-outcome', `an earlier write to ${this.path} failed`);
-    const answer = await this.#thread.ask({ kind: 'write', positionBytes, bytes });
-    if (answer.kind === 'done') return;
-    this.#writeFailed = true;
-    throw new UkeyError('unknown-outcome', `${this.path} failed to write at ${positionBytes}`, { cause: answer });
+    // As they are now: the caller may change its own afterwards.
+    const taken = Uint8Array.from(bytes);
+    await this.#inTurn(() => this.#write(positionBytes, taken));
   }
 
   close(): Promise<void> {
-    this.#closing ??= this.#close();
+    this.#closing ??= this.#inTurn(() =>
+      this.#file.close().catch((cause: unknown) => {
+        throw new UkeyError('halted', `${this.path} did not close`, { cause });
+      }),
+    );
     return this.#closing;
   }
 
-  async #close(): Promise<void> {
-    let isClosed = false;
+  async #write(positionBytes: number, bytes: Uint8Array): Promise<void> {
+    if (this.#writeFailed) throw new UkeyError('unknown-outcome', `an earlier write to ${this.path} failed`);
     try {
-      const answer = await this.#thread.ask({ kind: 'close' });
-      isClosed = answer.kind === 'done';
-      if (!isClosed) throw new UkeyError('halted', `${this.path} did not close`, { cause: answer });
+      await writeAll(this.#file.fd, positionBytes, bytes);
+      // Not durable before this.
+      await synced(this.#file.fd);
+    } catch (cause) {
+      this.#writeFailed = true;
+      throw new UkeyError('unknown-outcome', `${this.path} failed to write at ${positionBytes}`, { cause });
+    }
+  }
+
+  async #inTurn<T>(call: () => Promise<T>): Promise<T> {
+    if (this.#pending >= pendingCallsMax) throw new UkeyError('busy', 'too many requests wait for the device');
+    this.#pending += 1;
+    const turn = this.#pending === 1 ? call() : this.#last.then(call);
+    this.#last = turn.catch(() => undefined);
+    try {
+      return await turn;
     } finally {
-      await (isClosed ? this.#thread.release() : this.#thread.end());
+      this.#pending -= 1;
     }
   }
 
@@ -195,13 +101,29 @@ class FileDevice implements Device {
   }
 }
 
-const codeOfFailure: Readonly<Record<OpenFailure, ErrorCode>> = {
-  absent: 'no-token',
-  'in-use': 'halted',
-  mounted: 'halted',
-  unfit: 'halted',
-  failed: 'halted',
-};
+async function readAll(descriptor: number, positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
+  const bytes = new Uint8Array(lengthBytes);
+  for (let done = 0; done < lengthBytes; ) {
+    const count = await counted((told) => read(descriptor, bytes, done, lengthBytes - done, positionBytes + done, told));
+    if (count === 0) throw new Error(`the device ends at byte ${positionBytes + done}`);
+    done += count;
+  }
+  return bytes;
+}
+
+async function writeAll(descriptor: number, positionBytes: number, bytes: Uint8Array): Promise<void> {
+  for (let done = 0; done < bytes.length; ) {
+    const count = await counted((told) => write(descriptor, bytes, done, bytes.length - done, positionBytes + done, told));
+    if (count === 0) throw new Error(`the device takes nothing at byte ${positionBytes + done}`);
+    done += count;
+  }
+}
+
+const synced = (descriptor: number): Promise<void> =>
+  new Promise((resolve, reject) => fdatasync(descriptor, (error) => (error === null ? resolve() : reject(error))));
+
+const counted = (call: (told: (error: Error | null, count: number) => void) => void): Promise<number> =>
+  new Promise((resolve, reject) => call((error, count) => (error === null ? resolve(count) : reject(error))));
 
 /**
  * Opens a block device or an image. Writable: for this process alone (O_EXCL, or flock on an image); waits up to
@@ -211,17 +133,7 @@ const codeOfFailure: Readonly<Record<OpenFailure, ErrorCode>> = {
 export async function openFileDevice(path: string, options: FileDeviceOptions = {}): Promise<Device> {
   const readOnly = options.readOnly ?? false;
   if (!readOnly && process.platform !== 'linux') throw new UkeyError('halted', 'a store can be opened for writing on Linux only');
-  const thread = Thread.take();
-  const answer = await thread.ask({ kind: 'open', path, readOnly, lockWaitMs: options.lockWaitMs ?? lockWaitMs });
-  if (answer.kind === 'open') return new FileDevice(path, readOnly, thread, answer);
-  await thread.release();
-  if (answer.kind === 'not-open') throw new UkeyError(codeOfFailure[answer.reason], answer.text);
-  throw new UkeyError('internal', `unexpected answer ${answer.kind} of the device's thread`);
-}
-
-/** Starts the thread of the device that is opened next, beside whatever comes before that. */
-export function readyThread(): void {
-  Thread.ready();
+  return new FileDevice(path, readOnly, await claimDevice({ path, readOnly, lockWaitMs: options.lockWaitMs ?? lockWaitMs }));
 }
 
 /**

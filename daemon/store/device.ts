@@ -1,5 +1,5 @@
 // Owns: what the store asks of a FLASH: bytes at positions, and a sync. Implementations: device-file.ts (raw device or
-// preallocated image, synchronous calls in a worker thread), mirror.ts (two of them as one) and test/support/memory-device.ts (with faults).
+// preallocated image, calls in Node's pool), mirror.ts (two of them as one) and test/support/memory-device.ts (with faults).
 // Invariants: positions and lengths are multiples of sectorBytes; a resolved `writeAndSync` means that the device said
 // "durable"; after any rejected write or sync the device must be closed and opened again (no retry of a sync).
 
@@ -10,7 +10,7 @@ export interface Device {
   readonly sectorBytes: number;
   readonly readOnly: boolean;
   read(positionBytes: number, lengthBytes: number): Promise<Uint8Array>;
-  /** Writes all of `bytes` at the position, then syncs: one hop to the device's thread. */
+  /** Writes all of `bytes` at the position, and resolves when the device says "durable". */
   writeAndSync(positionBytes: number, bytes: Uint8Array): Promise<void>;
   close(): Promise<void>;
 }

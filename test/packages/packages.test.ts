@@ -57,13 +57,7 @@ describeTools('packages', ['strip', 'dpkg-deb', 'dpkg-shlibdeps', 'rpmbuild', 'r
   describe('the staged tree', () => {
     test('every module is imported by the staged Node, from the staged tree alone', () => {
       // Those run when they are imported; the sandbox below runs them.
-      const entries = [
-        'daemon/main.js',
-        'daemon/holder/child.js',
-        'daemon/holder/probing-child.js',
-        'daemon/store/device-thread.js',
-        'server/main.js',
-      ];
+      const entries = ['daemon/main.js', 'daemon/holder/child.js', 'daemon/holder/probing-child.js', 'server/main.js'];
       const modules = ['daemon', 'ipc-schema', 'server'].flatMap((folder) =>
         filesIn(path.join(merged, home, folder))
           .filter((file) => file.endsWith('.js'))
@@ -82,13 +76,7 @@ describeTools('packages', ['strip', 'dpkg-deb', 'dpkg-shlibdeps', 'rpmbuild', 'r
 
     test('a program of the service is one file, and loads no module one by one', () => {
       const imports = /^import (?:[^'"]*? from )?["']([^"']+)["'];$/gm;
-      const programs = [
-        'daemon/main.js',
-        'daemon/ctl.js',
-        'daemon/holder/child.js',
-        'daemon/holder/probing-child.js',
-        'daemon/store/device-thread.js',
-      ];
+      const programs = ['daemon/main.js', 'daemon/ctl.js', 'daemon/holder/child.js', 'daemon/holder/probing-child.js'];
       const imported = programs.flatMap((file) =>
         [...readFileSync(path.join(merged, home, file), 'utf8').matchAll(imports)].map(([, name = '']) => name),
       );

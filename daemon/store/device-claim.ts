@@ -1,0 +1,120 @@
+// Owns: opening a raw block device or an image for one process alone, and what is known of it then: its descriptor, size and sector.
+// Invariants: a writable open excludes every other writer until this process dies (O_EXCL, or flock on an image); a read-only
+// open locks nothing.
+// Errors are UkeyError: no-token (nothing there), halted (in use, mounted, unfit). Must not: read or write; device-file.ts does.
+import { spawn } from 'node:child_process';
+import { constants } from 'node:fs';
+import { type FileHandle, open, readFile } from 'node:fs/promises';
+import { setTimeout as pause } from 'node:timers/promises';
+import { type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
+
+/** Sector of an image: files are written in sectors of at least this size on every disk. */
+const imageSectorBytes = 512;
+const lockRetryMs = 50;
+const absentCodes: ReadonlySet<string> = new Set(['ENOENT', 'ENXIO', 'ENODEV', 'ENOMEDIUM']);
+
+export interface Claimed {
+  readonly file: FileHandle;
+  /** Whole sectors. */
+  readonly sizeBytes: number;
+  readonly sectorBytes: number;
+}
+
+export interface Claim {
+  readonly path: string;
+  readonly readOnly: boolean;
+  /** How long a dying predecessor is waited for. */
+  readonly lockWaitMs: number;
+}
+
+const refused = (code: ErrorCode, text: string, cause?: unknown): UkeyError => new UkeyError(code, text, { cause });
+const codeOf = (thrown: unknown): string => (thrown instanceof Error && 'code' in thrown ? String(thrown.code) : '');
+
+/** Throws no-token and halted. A killed predecessor needs a moment to die: waits for it, but not for ever. */
+export async function claimDevice(claim: Claim): Promise<Claimed> {
+  const giveUpAtMs = performance.now() + claim.lockWaitMs;
+  try {
+    for (;;) {
+      const claimed = await claimOnce(claim);
+      if (claimed !== 'in-use') return claimed;
+      if (performance.now() >= giveUpAtMs) throw refused('halted', `${claim.path} is in use by another process`);
+      await pause(lockRetryMs);
+    }
+  } catch (thrown) {
+    if (thrown instanceof UkeyError) throw thrown;
+    const text = thrown instanceof Error ? thrown.message : String(thrown);
+    throw refused(absentCodes.has(codeOf(thrown)) ? 'no-token' : 'halted', text, thrown);
+  }
+}
+
+async function claimOnce({ path, readOnly }: Claim): Promise<Claimed | 'in-use'> {
+  const access = readOnly ? constants.O_RDONLY : constants.O_RDWR;
+  const file = await open(path, access | constants.O_NONBLOCK);
+  let isKept = false;
+  let rdev: number;
+  try {
+    const stat = await file.stat();
+    if (stat.isFile()) {
+      isKept = readOnly || (await tryLock(file.fd));
+      return isKept ? { file, sizeBytes: wholeSectors(stat.size, imageSectorBytes), sectorBytes: imageSectorBytes } : 'in-use';
+    }
+    if (!stat.isBlockDevice()) throw refused('halted', `${path} is neither a block device nor a file`);
+    rdev = stat.rdev;
+  } finally {
+    if (!isKept) await file.close(); // and with it the lock
+  }
+  return await claimBlockDevice(path, rdev, readOnly ? access : access | constants.O_EXCL);
+}
+
+async function claimBlockDevice(path: string, rdev: number, flags: number): Promise<Claimed | 'in-use'> {
+  const number = numberOf(rdev);
+  if ((flags & constants.O_EXCL) !== 0 && (await isMounted(number))) throw refused('halted', `${path} is mounted as a file system`);
+  const folder = `/sys/dev/block/${number}`;
+  const sectors = await sysNumber(`${folder}/size`);
+  // A partition has no queue of its own: it is its disk's.
+  const sectorBytes = (await sysNumber(`${folder}/queue/logical_block_size`)) ?? (await sysNumber(`${folder}/../queue/logical_block_size`));
+  if (sectors === null || sectorBytes === null) throw refused('halted', `${path}: the kernel does not tell its size`);
+  if (sectors === 0) throw refused('no-token', `${path} has no medium`);
+  try {
+    // Sizes in /sys are in units of 512 bytes whatever the sector.
+    return { file: await open(path, flags), sizeBytes: wholeSectors(sectors * 512, sectorBytes), sectorBytes };
+  } catch (thrown) {
+    if (codeOf(thrown) === 'EBUSY') return 'in-use';
+    throw thrown;
+  }
+}
+
+const wholeSectors = (bytes: number, sectorBytes: number): number => bytes - (bytes % sectorBytes);
+
+/** Major and minor number as Linux packs them into st_rdev (makedev(3)). */
+function numberOf(rdev: number): string {
+  const wide = BigInt(rdev);
+  const major = ((wide >> 8n) & 0xfffn) | ((wide >> 32n) & ~0xfffn);
+  const minor = (wide & 0xffn) | ((wide >> 12n) & ~0xffn);
+  return `${major}:${minor}`;
+}
+
+async function isMounted(number: string): Promise<boolean> {
+  const lines = (await readFile('/proc/self/mountinfo', 'utf8')).split('\n');
+  return lines.some((line) => line.split(' ')[2] === number);
+}
+
+async function sysNumber(path: string): Promise<number | null> {
+  try {
+    return Number((await readFile(path, 'utf8')).trim());
+  } catch (thrown) {
+    if (codeOf(thrown) === 'ENOENT') return null;
+    throw thrown;
+  }
+}
+
+/** flock(1) locks the open file description that it inherits; the kernel frees it when this process dies, however it dies. */
+async function tryLock(descriptor: number): Promise<boolean> {
+  const status = await new Promise<number | string | null>((resolve, reject) => {
+    const locking = spawn('flock', ['-n', '-x', '3'], { stdio: ['ignore', 'ignore', 'ignore', descriptor] });
+    locking.on('error', (cause) => reject(refused('halted', `flock(1) is needed to lock an image: ${cause.message}`, cause)));
+    locking.on('exit', (code, signal) => resolve(code ?? signal));
+  });
+  if (status !== 0 && status !== 1) throw refused('halted', `flock(1) ended with ${status}`);
+  return status === 0;
+}
