@@ -8,6 +8,9 @@ import type { Ledger } from '#ledger/ledger.ts';
 import { gather } from './gathering.ts';
 import { Packer } from './packer.ts';
 
+/** Batches in the first upload: small enough that also a service which is ended again and again brings something home each time. */
+export const firstBatches = 4;
+
 export interface Prepared {
   readonly body: Uint8Array;
   readonly batchCount: number;
