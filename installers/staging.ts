@@ -6,7 +6,7 @@ import { chmodSync, copyFileSync, lutimesSync, mkdirSync, readdirSync, readFileS
 import path from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { settings } from '#ground/config.ts';
-import { nodeEnvironment, nodeFlags } from '#ground/runtime.ts';
+import { frontFlags, nodeEnvironment } from '#ground/runtime.ts';
 import { bundlePrograms } from './bundle.ts';
 import { completionText, configManualText, manualText } from './manual.ts';
 import { copyrightText, licenceFile, licenceText, sbomText } from './paperwork.ts';
@@ -178,7 +178,7 @@ export function commandText(name: string, entry: string): string {
   const settled = isService
     ? Object.entries(nodeEnvironment).map(([variable, value]) => `export ${variable}="\${${variable}:-${value}}"\n`)
     : [];
-  const command = ['exec', `/${home}/bin/node`, ...(isService ? nodeFlags : []), `/${home}/${entry}`, '"$@"'];
+  const command = ['exec', `/${home}/bin/node`, ...(isService ? frontFlags : []), `/${home}/${entry}`, '"$@"'];
   return `#!/bin/sh\n${settled.join('')}${command.join(' ')}\n`;
 }
 

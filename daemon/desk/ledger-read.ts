@@ -3,6 +3,7 @@
 // two commits of a till for one page at most. Who would wait behind too many others is told busy.
 // Must not: look into a batch; what is read says of itself whether it holds.
 import type { Holder } from '#holder/holder.ts';
+import { mapUnpacked } from '#holder/packed.ts';
 import { batchMaxBytes } from '#ipc-schema/batch.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { ledgerPageBytes } from '#ipc-schema/ledger-page.ts';
@@ -15,11 +16,11 @@ const busyRetryMs = 200;
 
 export class LedgerReading {
   readonly #custody: Custody;
-  readonly #holder: Pick<Holder, 'read'>;
+  readonly #holder: Pick<Holder, 'readPacked'>;
   #line: Promise<unknown> = Promise.resolve();
   #waiting = 0;
 
-  constructor(custody: Custody, holder: Pick<Holder, 'read'>) {
+  constructor(custody: Custody, holder: Pick<Holder, 'readPacked'>) {
     this.#custody = custody;
     this.#holder = holder;
   }
@@ -51,14 +52,15 @@ export class LedgerReading {
     const first = fromSequence === undefined ? (fromBatch ?? oldestBatch) : await ledger.batchOf(fromSequence);
     if (first === null || first > newestBatch) return { batches: [], nextBatch: null, oldestBatch, newestBatch };
     if (first < oldestBatch) throw released(oldestBatch);
-    const read = await this.#holder.read(first, Math.min(maxBytes, batchMaxBytes)).catch((error: unknown) => {
+    const read = await this.#holder.readPacked(first, Math.min(maxBytes, batchMaxBytes)).catch((error: unknown) => {
       // Released between the look and the read.
       throw asUkeyError(error).code === 'not-found' ? released(Math.max(first + 1, ledger.kept.oldestBatch)) : error;
     });
     const durable = read.filter(({ batchIndex }) => batchIndex <= newestBatch);
-    const next = first + durable.length;
+    const batches = await mapUnpacked(durable, ({ batchIndex, bytes }) => ({ batchIndex, bytes: base64Of(bytes) }));
+    const next = first + batches.length;
     return {
-      batches: durable.map(({ batchIndex, bytes }) => ({ batchIndex, bytes: base64Of(bytes) })),
+      batches,
       nextBatch: next > newestBatch ? null : next,
       oldestBatch,
       newestBatch,

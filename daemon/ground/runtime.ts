@@ -4,15 +4,18 @@
 // processor, and takes ever larger buffers out of them.
 // Invariants: known when a process begins; neither V8 nor glibc takes it later.
 
-/** Half of the young generation. Starting alone takes as much. */
-const youngMib = 16;
+/** Half of the young generation of each. The front's start alone takes as much; what the holder makes is bytes, which are freed only when it is collected. */
+const youngMib = { front: 16, holder: 2 };
 /** One for the main thread, one for all others: they meet in it seldom. */
 const arenas = 2;
 /** From here on a buffer is a mapping of its own, which goes back to the system when it is freed; what one sale needs is smaller. */
 const mappedFromBytes = 256 * 1024;
 
+const flagsFor = (young: number): readonly string[] => [`--max-semi-space-size=${young}`];
+
 /** Before the program's file. */
-export const nodeFlags: readonly string[] = [`--max-semi-space-size=${youngMib}`];
+export const frontFlags: readonly string[] = flagsFor(youngMib.front);
+export const holderFlags: readonly string[] = flagsFor(youngMib.holder);
 
 /** For glibc (mallopt(3)); nobody else reads them. A threshold that is set is no longer raised. */
 export const nodeEnvironment: Readonly<Record<string, string>> = {

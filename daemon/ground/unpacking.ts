@@ -32,7 +32,15 @@ export function unpack({ isZstd, bytes, plainBytes }: Packed): Uint8Array | null
   }
 }
 
-/** The same; much of it in another thread. */
+/**
+ * The memory of what was unpacked, back to the system at once and not when V8 comes to collect it. Nobody may hold it any more. What is small enough
+ * to stand in Node's pool beside others stays.
+ */
+export function giveBack({ buffer }: Uint8Array): void {
+  if (buffer instanceof ArrayBuffer && buffer.byteLength > Buffer.poolSize) buffer.transfer(0);
+}
+
+/** As `unpack`; much of it in another thread. */
 export function unpackAside(packed: Packed): Promise<Uint8Array | null> {
   const { isZstd, bytes, plainBytes } = packed;
   if (!isZstd || plainBytes < asideMinBytes) return Promise.resolve(unpack(packed));

@@ -5,7 +5,7 @@
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { nodeEnvironment, nodeFlags } from '#ground/runtime.ts';
+import { holderFlags, nodeEnvironment } from '#ground/runtime.ts';
 import { pinPipeOf } from './pin-pipe.ts';
 
 const toolFolders = ['/usr/bin', '/bin', '/usr/sbin', '/sbin'];
@@ -26,7 +26,7 @@ const stdio: StdioOptions = ['ignore', 'pipe', 'pipe', 'ipc', 'pipe'];
 export const childEntry = new URL(import.meta.url.endsWith('.ts') ? './child.ts' : './child.js', import.meta.url);
 
 export function spawnHolder(entry: URL): ChildProcess {
-  const [command = process.execPath, ...args] = [...wrapping(), process.execPath, ...nodeFlags, fileURLToPath(entry)];
+  const [command = process.execPath, ...args] = [...wrapping(), process.execPath, ...holderFlags, fileURLToPath(entry)];
   const env: NodeJS.ProcessEnv = { ...nodeEnvironment, ...process.env };
   for (const name of withheld) delete env[name];
   const child = spawn(command, args, { env, serialization: 'advanced', stdio, windowsHide: true });

@@ -3,7 +3,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { nodeEnvironment, nodeFlags } from '#ground/runtime.ts';
+import { frontFlags, nodeEnvironment } from '#ground/runtime.ts';
 import { type Client, connect } from '#ipc-schema/client.ts';
 import type { ServiceStatus } from '#ipc-schema/status.ts';
 import { TcpProxy } from '#test/support/tcp-proxy.ts';
@@ -79,7 +79,7 @@ export class World {
   /** Starts the process and nothing more. */
   launch(environment: Environment = {}): void {
     const { program, shipped } = this.options;
-    const args = [...nodeFlags, program === 'shipped' ? shipped.service : instrumented, '--config', this.files.config];
+    const args = [...frontFlags, program === 'shipped' ? shipped.service : instrumented, '--config', this.files.config];
     this.#service = startProgram(args, { ...nodeEnvironment, ...this.environment, ...environment }, this.files.log);
     this.#service.once('exit', (code, signal) => {
       this.#ended = signal ?? `status ${code}`;

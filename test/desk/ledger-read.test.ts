@@ -101,8 +101,9 @@ describe('the ledger', () => {
 
   test('has no batch that an answer cannot hold', async () => {
     ledgerRig = await LedgerRig.open();
-    const largest = { batchIndex: 1, bytes: new Uint8Array(batchMaxBytes + 4_096) };
-    const page = await new LedgerReading(ledgerRig.custody, { read: async () => [largest] }).read({});
+    const bytes = new Uint8Array(batchMaxBytes + 4_096);
+    const largest = { batchIndex: 1, packed: { isZstd: false, bytes, plainBytes: bytes.length } };
+    const page = await new LedgerReading(ledgerRig.custody, { readPacked: async () => [largest] }).read({});
     expect(Buffer.byteLength(encodeAnswer('x'.repeat(64), page))).toBeLessThan(defaultLimits.answerBytes);
     // Nor a page of many small ones.
     const small = Array.from({ length: Math.floor(batchMaxBytes / 400) }, (_, at) => ({ batchIndex: at + 1, bytes: new Uint8Array(400) }));

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { expect, test } from 'vitest';
-import { nodeEnvironment, nodeFlags } from '#ground/runtime.ts';
+import { frontFlags, holderFlags, nodeEnvironment } from '#ground/runtime.ts';
 import { commandText } from '../../installers/staging.ts';
 
 const root = path.resolve(import.meta.dirname, '../..');
@@ -20,14 +20,15 @@ console.log(young.space_size);`;
   return Number(spawnSync(process.execPath, [...flags, '-e', script], { encoding: 'utf8' }).stdout) / mib;
 }
 
-test('the young generation stays small, and without the flags it does not', () => {
-  expect(youngMib(nodeFlags)).toBeGreaterThan(0);
-  expect(youngMib(nodeFlags)).toBeLessThanOrEqual(32);
+test('the young generation stays small, that of the holder smaller, and without the flags it does not', () => {
+  expect(youngMib(holderFlags)).toBeGreaterThan(0);
+  expect(youngMib(holderFlags)).toBeLessThanOrEqual(4);
+  expect(youngMib(frontFlags)).toBeLessThanOrEqual(32);
   expect(youngMib([])).toBeGreaterThan(32);
 });
 
 test('whatever starts the service says the flags', () => {
-  const flags = nodeFlags.join(' ');
+  const flags = frontFlags.join(' ');
   const starters = ['package.json', 'service-files/launchd/ukeyd.plist', 'service-files/windows/ukeyd.xml', 'installers/macos-pkg.sh'];
   expect(starters.filter((file) => !text(file).includes(flags))).toEqual([]);
 });
@@ -43,7 +44,7 @@ test('the installed command says them too, and leaves the environment to who has
       env: { PATH: process.env['PATH'], ...environment },
     }).stdout;
   };
-  const rest = `${nodeFlags.join(' ')} /usr/lib/ukeyd/daemon/main.js --config a b\n`;
+  const rest = `${frontFlags.join(' ')} /usr/lib/ukeyd/daemon/main.js --config a b\n`;
   expect(said({})).toBe(`${Object.values(nodeEnvironment).join(' ')} ${rest}`);
   expect(said({ MALLOC_ARENA_MAX: '7' })).toMatch(/^7 /);
   expect(commandText('ukeyctl', 'daemon/ctl.js')).toBe('#!/bin/sh\nexec /usr/lib/ukeyd/bin/node /usr/lib/ukeyd/daemon/ctl.js "$@"\n');

@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, test } from 'vitest';
-import { nodeFlags } from '#ground/runtime.ts';
+import { holderFlags } from '#ground/runtime.ts';
 import type { Commit } from '#holder/holder.ts';
 import { type ParentHolder, startHolder } from '#holder/parent.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
@@ -203,7 +203,7 @@ describe('a holder process', { timeout: 30_000 }, () => {
     const about = (what: string): string => readFileSync(`/proc/${rig.holder.pid()}/${what}`, 'utf8');
     expect(about('limits')).toMatch(/Max core file size +[01] +[01] /);
     expect(about('cmdline') + about('environ')).not.toContain(Buffer.from(pinBytes()).toString());
-    expect(about('cmdline').split('\0').filter(Boolean)).toHaveLength(2 + nodeFlags.length);
+    expect(about('cmdline').split('\0').filter(Boolean)).toHaveLength(2 + holderFlags.length);
   });
 
   test('frees the FLASH when it is closed, and answers nothing afterwards', async () => {

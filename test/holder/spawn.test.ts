@@ -1,7 +1,7 @@
 // How the holder process is started: small from its first moment, as the front.
 import { once } from 'node:events';
 import { afterEach, expect, test, vi } from 'vitest';
-import { nodeEnvironment, nodeFlags } from '#ground/runtime.ts';
+import { holderFlags, nodeEnvironment } from '#ground/runtime.ts';
 import { spawnHolder } from '#holder/spawn.ts';
 
 async function told(): Promise<unknown> {
@@ -17,10 +17,10 @@ afterEach(() => vi.unstubAllEnvs());
 
 test('with the flags and the environment that keep it small', async () => {
   vi.stubEnv('MALLOC_ARENA_MAX', undefined);
-  expect(await told()).toEqual({ flags: nodeFlags, arenas: nodeEnvironment['MALLOC_ARENA_MAX'] });
+  expect(await told()).toEqual({ flags: holderFlags, arenas: nodeEnvironment['MALLOC_ARENA_MAX'] });
 });
 
 test("with the machine's own environment where it has one", async () => {
   vi.stubEnv('MALLOC_ARENA_MAX', '7');
-  expect(await told()).toEqual({ flags: nodeFlags, arenas: '7' });
+  expect(await told()).toEqual({ flags: holderFlags, arenas: '7' });
 });

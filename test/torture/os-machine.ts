@@ -5,7 +5,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { LedgerCheck, type LedgerReport } from '#ctl/ledger-check.ts';
-import { nodeEnvironment, nodeFlags } from '#ground/runtime.ts';
+import { frontFlags, nodeEnvironment } from '#ground/runtime.ts';
 import { joinHolder } from '#holder/joined.ts';
 import { partsOf } from '#holder/parts.ts';
 import { type Client, connect } from '#ipc-schema/client.ts';
@@ -82,7 +82,7 @@ export class Machine {
 
   start(wrapping: readonly string[] = []): void {
     const main = path.resolve(import.meta.dirname, '../../daemon/main.ts');
-    const [command = process.execPath, ...args] = [...wrapping, process.execPath, ...nodeFlags, main, '--config', this.#config];
+    const [command = process.execPath, ...args] = [...wrapping, process.execPath, ...frontFlags, main, '--config', this.#config];
     const log = openSync(this.logFile, 'a');
     this.#child = spawn(command, args, { env: { ...nodeEnvironment, ...process.env }, stdio: ['ignore', 'ignore', log] });
     this.#wrapped = wrapping.length > 0;

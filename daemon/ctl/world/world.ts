@@ -6,7 +6,7 @@
 import { existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { endAs } from '#ctl/exit-codes.ts';
 import type { Lock } from '#ground/lock.ts';
-import { nodeEnvironment, nodeFlags } from '#ground/runtime.ts';
+import { frontFlags, nodeEnvironment } from '#ground/runtime.ts';
 import type { Client } from '#ipc-schema/client.ts';
 import { asUkeyError, type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
 import type { Params } from '#ipc-schema/methods.ts';
@@ -288,7 +288,7 @@ export class World {
     const { layout } = this;
     const service = new TendedProcess({
       name: 'the service',
-      args: [...nodeFlags, programFile('daemon/main'), '--config', layout.config],
+      args: [...frontFlags, programFile('daemon/main'), '--config', layout.config],
       env: { ...nodeEnvironment, ...processEnv(layout), ...(this.#memory.module === null ? {} : { SOFTHSM2_CONF: layout.softhsmConfig }) },
       logFile: layout.serviceLog,
       onStarted: () => {
