@@ -2,8 +2,8 @@
 // Invariants: only what is durable; a page is bounded, and one is read at a time over all callers: who reads a whole ledger stands between
 // two commits of a till for one page at most. Who would wait behind too many others is told busy.
 // Must not: look into a batch; what is read says of itself whether it holds.
+import { mapUnpacked } from '#ground/unpacking.ts';
 import type { Holder } from '#holder/holder.ts';
-import { mapUnpacked } from '#holder/packed.ts';
 import { batchMaxBytes } from '#ipc-schema/batch.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { ledgerPageBytes } from '#ipc-schema/ledger-page.ts';
@@ -57,7 +57,9 @@ export class LedgerReading {
       throw asUkeyError(error).code === 'not-found' ? released(Math.max(first + 1, ledger.kept.oldestBatch)) : error;
     });
     const durable = read.filter(({ batchIndex }) => batchIndex <= newestBatch);
-    const batches = await mapUnpacked(durable, ({ batchIndex, bytes }) => ({ batchIndex, bytes: base64Of(bytes) }));
+    const packed = durable.map((batch) => batch.packed);
+    const batches = await mapUnpacked(packed, (bytes, place) => ({ batchIndex: first + place, bytes: base64Of(bytes) }));
+    if (batches.length === 0) throw new UkeyError('halted', `batch ${first} does not unpack`);
     const next = first + batches.length;
     return {
       batches,

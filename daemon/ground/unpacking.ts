@@ -32,15 +32,7 @@ export function unpack({ isZstd, bytes, plainBytes }: Packed): Uint8Array | null
   }
 }
 
-/**
- * The memory of what was unpacked, back to the system at once and not when V8 comes to collect it. Nobody may hold it any more. What is small enough
- * to stand in Node's pool beside others stays.
- */
-export function giveBack({ buffer }: Uint8Array): void {
-  if (buffer instanceof ArrayBuffer && buffer.byteLength > Buffer.poolSize) buffer.transfer(0);
-}
-
-/** As `unpack`; much of it in another thread. */
+/** The same; much of it in another thread. */
 export function unpackAside(packed: Packed): Promise<Uint8Array | null> {
   const { isZstd, bytes, plainBytes } = packed;
   if (!isZstd || plainBytes < asideMinBytes) return Promise.resolve(unpack(packed));
@@ -53,4 +45,27 @@ export function unpackAside(packed: Packed): Promise<Uint8Array | null> {
       resolve(null); // announced is more than memory can hold
     }
   });
+}
+
+/**
+ * What `use` makes of each, in order, up to the first that does not unpack. The bytes are lent for the call: their memory goes back to the system at once
+ * and not when V8 comes to collect it, so that whoever reads a whole ledger leaves no heap of batches behind. One more is unpacked meanwhile.
+ */
+export async function mapUnpacked<T>(all: readonly Packed[], use: (bytes: Uint8Array, place: number) => T): Promise<T[]> {
+  const begin = (place: number): Promise<Uint8Array | null> => (all[place] === undefined ? Promise.resolve(null) : unpackAside(all[place]));
+  const made: T[] = [];
+  let coming = begin(0);
+  for (const [place, { isZstd }] of all.entries()) {
+    const bytes = await coming;
+    if (bytes === null) break;
+    coming = begin(place + 1);
+    made.push(use(bytes, place));
+    if (isZstd) giveBack(bytes);
+  }
+  return made;
+}
+
+/** What is small enough to stand in Node's pool, beside others' bytes, stays. */
+function giveBack({ buffer }: Uint8Array): void {
+  if (buffer instanceof ArrayBuffer && buffer.byteLength > Buffer.poolSize) buffer.transfer(0);
 }

@@ -68,7 +68,7 @@ export class Link {
   readonly #child: ChildProcess;
   readonly #events: LinkEvents;
   readonly #deadlines: Deadlines;
-  /** The process's main thread: token calls. The device's thread: syncs and reads. */
+  /** The process's main thread: token calls. The devices' turns in Node's pool: syncs and reads. */
   readonly #tokenLane: Lane;
   readonly #deviceLane: Lane;
   readonly #calls = new Map<number, Waiting>();

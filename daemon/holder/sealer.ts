@@ -99,7 +99,7 @@ export class Sealer {
     return this.#lastSignedMs;
   }
 
-  /** Signs at once (the call blocks for one signature), then appends; the sync runs in the device's thread meanwhile. */
+  /** Signs at once (the call blocks for one signature), then appends; the sync runs in Node's pool meanwhile. */
   commit(draft: BatchDraft): Commit {
     let sealBytes: Uint8Array;
     try {

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { zstdCompressSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
-import { type Packed, unpack, unpackAside } from '#ground/unpacking.ts';
+import { mapUnpacked, type Packed, unpack, unpackAside } from '#ground/unpacking.ts';
 
 const plainOf = (bytes: number): Buffer =>
   Buffer.from(
@@ -46,5 +46,33 @@ describe.each(ways)('$name', ({ open }) => {
     const packed = packedFrom(plainOf(size));
     expect(await open({ ...packed, bytes: packed.bytes.subarray(0, -1) })).toBeNull();
     expect(await open({ ...packed, bytes: plainOf(size) })).toBeNull();
+  });
+});
+
+describe('lent one by one', () => {
+  const plains = [100, 200_000, 300, 100_000, 40_000, 70_000, 500].map(plainOf);
+  const all = plains.map(packedFrom);
+  const lengths = plains.map(({ length }) => length);
+
+  test('each comes in order, as it was, and its memory is given back', async () => {
+    const seen: Uint8Array[] = [];
+    const found = await mapUnpacked(all, (bytes, place) => {
+      seen.push(bytes);
+      return Buffer.compare(bytes, plains[place] ?? Buffer.alloc(0)) === 0 ? bytes.length : null;
+    });
+    expect(found).toEqual(lengths);
+    // What is small stands in Node's pool, beside what is others'.
+    expect(seen.map(({ length }) => length)).toEqual(lengths.map((length) => (length >= Buffer.poolSize ? 0 : length)));
+  });
+
+  test('what stands as it is stays whole: it is not ours', async () => {
+    const bytes = plainOf(200_000);
+    const lent = await mapUnpacked([{ isZstd: false, bytes, plainBytes: bytes.length }], (each) => each);
+    expect(lent.map(({ length }) => length)).toEqual([bytes.length]);
+  });
+
+  test.each([0, 1, 2, 6])('nothing behind the one at place %i, which does not unpack', async (at) => {
+    const spoilt = all.map((packed, place) => (place === at ? { ...packed, bytes: Buffer.alloc(20) } : packed));
+    expect(await mapUnpacked(spoilt, (_, place) => place)).toEqual(all.map((_, place) => place).slice(0, at));
   });
 });
