@@ -1,5 +1,5 @@
 // Owns: the batches of the next upload, as the FLASH holds them.
-// Invariants: consecutive, at least one, within the bounds of an upload; only what is durable.
+// Invariants: consecutive, at least one, within the bounds; only what is durable.
 import type { Holder, PackedBatch } from '#holder/holder.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { uploadMaxBytes } from '#ipc-schema/upstream.ts';
@@ -16,9 +16,19 @@ export interface Gathered {
   readonly lastBatch: number;
 }
 
-export async function gather(holder: Holder, ledger: Ledger, fromBatch: number, batchesMax: number): Promise<Gathered> {
+export interface Bounds {
+  readonly batches: number;
+  /** Of what the batches are unpacked; the first batch goes in any case. */
+  readonly plainBytes: number;
+}
+
+/** No upload holds more. */
+export const mostPlainBytes = uploadMaxBytes - framingBytes;
+
+export async function gather(holder: Holder, ledger: Ledger, fromBatch: number, bounds: Bounds): Promise<Gathered> {
+  const { batches: batchesMax } = bounds;
   const batches: PackedBatch[] = [];
-  let roomBytes = uploadMaxBytes - framingBytes;
+  let roomBytes = bounds.plainBytes;
   const next = (): number => fromBatch + batches.length;
   while (next() < ledger.tip.nextBatch && batches.length < batchesMax) {
     const read = await holder.readPacked(next(), Math.min(readChunkBytes, roomBytes));

@@ -17,7 +17,7 @@ export type FromPackingThread =
   | { readonly id: number; readonly failed: { readonly code: ErrorCode; readonly message: string } };
 
 /** What tills may wait for: some milliseconds of work. */
-const hereMaxBytes = 256 * 1024;
+export const hereMaxBytes = 256 * 1024;
 const idleMs = 10_000;
 /** The shipped program is compiled: then the thread stands beside it as .js. */
 const threadUrl = new URL(import.meta.url.endsWith('.ts') ? './packing-thread.ts' : './packing-thread.js', import.meta.url);

@@ -1,15 +1,14 @@
 // Owns: uploads made ready to be sent: read from the FLASH, packed (packer.ts); and in a backlog the next one while the one before is on its way.
 // Invariants: what was made ready is used only where it begins where the next upload begins, for the same ledger and server, and within the bound of
 // batches of that moment; at most one waits, as its sealed bytes. What is decoded anyway is noted for the ledger. It is made ahead only behind a full upload: behind another one, more may come.
+// The first one of a process is small enough to be packed where tills are served: starting a thread takes longer than a service lives that is ended again and again,
+// and each time something comes home.
 import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder } from '#holder/holder.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import type { Ledger } from '#ledger/ledger.ts';
-import { gather } from './gathering.ts';
-import { Packer } from './packer.ts';
-
-/** Batches in the first upload: small enough that also a service which is ended again and again brings something home each time. */
-export const firstBatches = 4;
+import { gather, mostPlainBytes } from './gathering.ts';
+import { hereMaxBytes, Packer } from './packer.ts';
 
 export interface Prepared {
   readonly body: Uint8Array;
@@ -29,6 +28,7 @@ export interface Wish {
 export class Preparing {
   readonly #holder: Holder;
   readonly #packer: Packer;
+  #isFirst = true;
   #ahead: { readonly wish: Wish; readonly made: Promise<Prepared | null> } | null = null;
 
   constructor(holder: Holder, log: Log) {
@@ -63,7 +63,9 @@ export class Preparing {
   }
 
   async #make({ ledger, charter, fromBatch, batchesMax }: Wish): Promise<Prepared> {
-    const { batches, lastBatch } = await gather(this.#holder, ledger, fromBatch, batchesMax);
+    const plainBytes = this.#isFirst ? hereMaxBytes : mostPlainBytes;
+    this.#isFirst = false;
+    const { batches, lastBatch } = await gather(this.#holder, ledger, fromBatch, { batches: batchesMax, plainBytes });
     const isFull = lastBatch + 1 < ledger.tip.nextBatch;
     const sealKey = Buffer.from(charter.server.sealKey, 'base64');
     const { body, summaries } = await this.#packer.pack({ tokenId: ledger.mount.tokenId, sealKey, batches });

@@ -20,7 +20,7 @@ import type { Ledger } from '#ledger/ledger.ts';
 import { Account, type UploadCounts, type UploadReport, uploadName } from './account.ts';
 import { AlarmWatch } from './alarm-watch.ts';
 import { Pace } from './pace.ts';
-import { firstBatches, Preparing } from './preparing.ts';
+import { Preparing } from './preparing.ts';
 import { afterOutcome, backOffMs, isForGood, type LinkState, unknownLink } from './probe.ts';
 import { ProvenTime } from './proven-time.ts';
 import { type UploadAnswer, Upstream } from './upstream.ts';
@@ -66,8 +66,8 @@ export class Uploader {
   #notBeforeMs = 0;
   /** The server asked for batches from here on (its own loss); null: after the last acknowledged. */
   #wanted: number | null = null;
-  /** Batches in one upload: twice as many after one that got through, fewer after one that did not. */
-  #batchesMax = firstBatches;
+  /** Batches in one upload: fewer after one that did not get through, more again after one that did. */
+  #batchesMax = uploadMaxBatches;
   readonly #watch: AlarmWatch;
   readonly #account = new Account();
   #closed = false;

@@ -38,6 +38,13 @@ async function filled(): Promise<Reading & { readonly wish: Wish }> {
   return Object.assign(reading, { wish: { ledger: rig.ledger, charter, fromBatch: 1, batchesMax: 2 } });
 }
 
+/** As if each batch were that large. */
+function inflate(plainBytes: number): void {
+  const readPacked = rig.holder.readPacked.bind(rig.holder);
+  rig.holder.readPacked = async (fromBatch, maxBytes) =>
+    (await readPacked(fromBatch, maxBytes)).map(({ batchIndex, packed }) => ({ batchIndex, packed: { ...packed, plainBytes } }));
+}
+
 const settled = async (): Promise<void> => await new Promise((resolve) => setTimeout(resolve, 50));
 
 describe('the next upload', () => {
@@ -87,5 +94,26 @@ describe('the next upload', () => {
     await settled();
     reading.fail = false;
     expect(await preparing.take({ ...wish, fromBatch: 3 })).toMatchObject({ lastBatch: 4 });
+  });
+});
+
+describe('the first upload of a process', () => {
+  test('is no larger than what is packed without a thread; those behind it take what there is', async () => {
+    const { preparing, wish } = await filled();
+    inflate(100 * 1024);
+    const whole = { ...wish, batchesMax: 256 };
+    const first = await preparing.take(whole);
+    expect(first).toMatchObject({ batchCount: 2, isFull: true });
+    const rest = await preparing.take({ ...whole, fromBatch: first.lastBatch + 1 });
+    expect(rest).toMatchObject({ lastBatch: rig.ledger.tip.nextBatch - 1, isFull: false });
+    expect(rest.batchCount).toBeGreaterThan(2);
+    await preparing.close();
+  });
+
+  test('has one batch, however large that is', async () => {
+    const { preparing, wish } = await filled();
+    inflate(900 * 1024);
+    expect(await preparing.take(wish)).toMatchObject({ batchCount: 1, isFull: true });
+    await preparing.close();
   });
 });
