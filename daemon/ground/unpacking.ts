@@ -12,6 +12,8 @@ export interface Packed {
 
 /** The trip to a thread costs as much as unpacking less. */
 const asideMinBytes = 16 * 1024;
+/** Small ones are unpacked one after the other: after so many bytes others have their turn. */
+export const turnBytes = 64 * 1024;
 /** zlib takes no smaller piece. */
 const chunkMinBytes = 64;
 
@@ -49,18 +51,24 @@ export function unpackAside(packed: Packed): Promise<Uint8Array | null> {
 
 /**
  * What `use` makes of each, in order, up to the first that does not unpack. The bytes are lent for the call: their memory goes back to the system at once
- * and not when V8 comes to collect it, so that whoever reads a whole ledger leaves no heap of batches behind. One more is unpacked meanwhile.
+ * and not when V8 comes to collect it, so that whoever reads a whole ledger leaves no heap of batches behind. One more is unpacked meanwhile, and others have
+ * their turn after each `turnBytes`.
  */
 export async function mapUnpacked<T>(all: readonly Packed[], use: (bytes: Uint8Array, place: number) => T): Promise<T[]> {
   const begin = (place: number): Promise<Uint8Array | null> => (all[place] === undefined ? Promise.resolve(null) : unpackAside(all[place]));
   const made: T[] = [];
+  let sinceTurnBytes = 0;
   let coming = begin(0);
-  for (const [place, { isZstd }] of all.entries()) {
+  for (const [place, { isZstd, plainBytes }] of all.entries()) {
     const bytes = await coming;
     if (bytes === null) break;
     coming = begin(place + 1);
     made.push(use(bytes, place));
     if (isZstd) giveBack(bytes);
+    sinceTurnBytes += plainBytes;
+    if (sinceTurnBytes < turnBytes) continue;
+    await new Promise((resolve) => setImmediate(resolve));
+    sinceTurnBytes = 0;
   }
   return made;
 }

@@ -1,12 +1,9 @@
 // Owns: unpacking batches that were read as they stand in their frames: so they cross from the holder process to the front,
 // a sixth of their size, and a backlog that is read takes little of the process in which tills' batches are signed.
 // Invariants: in order, without a hole: what lies behind one that does not unpack is left out, and the next call names it.
-import { unpackAside } from '#ground/unpacking.ts';
+import { turnBytes, unpackAside } from '#ground/unpacking.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { PackedBatch, StoredBatch } from './holder.ts';
-
-/** Small ones are unpacked one after the other: after so many bytes others have their turn. */
-const turnBytes = 64 * 1024;
 
 /** Throws halted for the first that does not unpack: its tag did fit, so it was written so. */
 export async function unpackBatches(batches: readonly PackedBatch[]): Promise<StoredBatch[]> {

@@ -62,8 +62,11 @@ export class Presence {
   }
 
   async #sight(): Promise<ReadonlyMap<string, string | null>> {
-    const paths = this.#flashPath === null ? this.#paths : [...this.#paths, this.#flashPath];
-    return new Map(await Promise.all(paths.map(async (path) => [path, await seenAt(path, path === this.#flashPath)] as const)));
+    const seen = new Map<string, string | null>();
+    // One after the other: paths on a mount that hangs take one thread of Node's pool, and FLASH and mirror are written on.
+    for (const path of this.#flashPath === null ? this.#paths : [...this.#paths, this.#flashPath])
+      seen.set(path, await seenAt(path, path === this.#flashPath));
+    return seen;
   }
 }
 

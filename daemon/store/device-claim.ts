@@ -3,9 +3,10 @@
 // open locks nothing.
 // Errors are UkeyError: no-token (nothing there), halted (in use, mounted, unfit). Must not: read or write; device-file.ts does.
 import { spawn } from 'node:child_process';
-import { constants } from 'node:fs';
-import { type FileHandle, open, readFile } from 'node:fs/promises';
+import { close, constants, fstat, open } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
 
 /** Sector of an image: files are written in sectors of at least this size on every disk. */
@@ -13,8 +14,13 @@ const imageSectorBytes = 512;
 const lockRetryMs = 50;
 const absentCodes: ReadonlySet<string> = new Set(['ENOENT', 'ENXIO', 'ENODEV', 'ENOMEDIUM']);
 
+/** Descriptors and not FileHandles: those are closed, and with them the lock, when nothing names them any more. */
+const openDescriptor = promisify(open);
+const statDescriptor = promisify(fstat);
+export const closeDescriptor = promisify(close);
+
 export interface Claimed {
-  readonly file: FileHandle;
+  readonly descriptor: number;
   /** Whole sectors. */
   readonly sizeBytes: number;
   readonly sectorBytes: number;
@@ -49,19 +55,19 @@ export async function claimDevice(claim: Claim): Promise<Claimed> {
 
 async function claimOnce({ path, readOnly }: Claim): Promise<Claimed | 'in-use'> {
   const access = readOnly ? constants.O_RDONLY : constants.O_RDWR;
-  const file = await open(path, access | constants.O_NONBLOCK);
+  const descriptor = await openDescriptor(path, access | constants.O_NONBLOCK);
   let isKept = false;
   let rdev: number;
   try {
-    const stat = await file.stat();
+    const stat = await statDescriptor(descriptor);
     if (stat.isFile()) {
-      isKept = readOnly || (await tryLock(file.fd));
-      return isKept ? { file, sizeBytes: wholeSectors(stat.size, imageSectorBytes), sectorBytes: imageSectorBytes } : 'in-use';
+      isKept = readOnly || (await tryLock(descriptor));
+      return isKept ? { descriptor, sizeBytes: wholeSectors(stat.size, imageSectorBytes), sectorBytes: imageSectorBytes } : 'in-use';
     }
     if (!stat.isBlockDevice()) throw refused('halted', `${path} is neither a block device nor a file`);
     rdev = stat.rdev;
   } finally {
-    if (!isKept) await file.close(); // and with it the lock
+    if (!isKept) await closeDescriptor(descriptor); // and with it the lock
   }
   return await claimBlockDevice(path, rdev, readOnly ? access : access | constants.O_EXCL);
 }
@@ -77,7 +83,7 @@ async function claimBlockDevice(path: string, rdev: number, flags: number): Prom
   if (sectors === 0) throw refused('no-token', `${path} has no medium`);
   try {
     // Sizes in /sys are in units of 512 bytes whatever the sector.
-    return { file: await open(path, flags), sizeBytes: wholeSectors(sectors * 512, sectorBytes), sectorBytes };
+    return { descriptor: await openDescriptor(path, flags), sizeBytes: wholeSectors(sectors * 512, sectorBytes), sectorBytes };
   } catch (thrown) {
     if (codeOf(thrown) === 'EBUSY') return 'in-use';
     throw thrown;

@@ -1,14 +1,15 @@
 // Owns: a FLASH that is a raw block device or a preallocated image: reading it, writing it durably, and creating images.
-// Invariants: system calls run in Node's pool, one after the other for each device, so a device that hangs takes one thread of it;
+// Invariants: calls are made one after the other for each device, reads and syncs in Node's pool, so a device that hangs in one takes one thread of it; a
+// write, which ends in the kernel's memory, is made at once, so that its sync begins before whatever this thread does next (a signature, which blocks it);
 // a write counts as done only when all bytes were taken and fdatasync said yes; after the first write or sync that failed every
 // further one is refused (a second fdatasync would say yes without having written). Positions and lengths are whole sectors.
 // Errors are UkeyError: no-token (nothing there), halted (in use, mounted, unfit, unreadable), unknown-outcome (a write failed).
-import { fdatasync, read, write } from 'node:fs';
+import { fdatasync, read, writeSync } from 'node:fs';
 import { open as openFile, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
-import { type Claimed, claimDevice } from './device-claim.ts';
+import { type Claimed, claimDevice, closeDescriptor } from './device-claim.ts';
 
 /** How long a writable open waits for a predecessor that is dying. */
 export const lockWaitMs = 3000;
@@ -28,24 +29,24 @@ class FileDevice implements Device {
   readonly sizeBytes: number;
   readonly sectorBytes: number;
   readonly readOnly: boolean;
-  readonly #file: Claimed['file'];
+  readonly #descriptor: number;
   #last: Promise<unknown> = Promise.resolve();
   #pending = 0;
   #closing: Promise<void> | null = null;
   #writeFailed = false;
 
-  constructor(path: string, readOnly: boolean, { file, sizeBytes, sectorBytes }: Claimed) {
+  constructor(path: string, readOnly: boolean, { descriptor, sizeBytes, sectorBytes }: Claimed) {
     this.path = path;
     this.readOnly = readOnly;
     this.sizeBytes = sizeBytes;
     this.sectorBytes = sectorBytes;
-    this.#file = file;
+    this.#descriptor = descriptor;
   }
 
   async read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
     this.#check(positionBytes, lengthBytes);
     return await this.#inTurn(() =>
-      readAll(this.#file.fd, positionBytes, lengthBytes).catch((cause: unknown) => {
+      readAll(this.#descriptor, positionBytes, lengthBytes).catch((cause: unknown) => {
         throw new UkeyError('halted', `${this.path} cannot be read at ${positionBytes}`, { cause });
       }),
     );
@@ -54,14 +55,14 @@ class FileDevice implements Device {
   async writeAndSync(positionBytes: number, bytes: Uint8Array): Promise<void> {
     this.#check(positionBytes, bytes.length);
     if (this.readOnly) throw new UkeyError('halted', `${this.path} was opened for reading only`);
-    // As they are now: the caller may change its own afterwards.
-    const taken = Uint8Array.from(bytes);
+    // As they are now: the caller may change its own before their turn comes.
+    const taken = this.#pending === 0 ? bytes : Uint8Array.from(bytes);
     await this.#inTurn(() => this.#write(positionBytes, taken));
   }
 
   close(): Promise<void> {
-    this.#closing ??= this.#inTurn(() =>
-      this.#file.close().catch((cause: unknown) => {
+    this.#closing ??= this.#last.then(() =>
+      closeDescriptor(this.#descriptor).catch((cause: unknown) => {
         throw new UkeyError('halted', `${this.path} did not close`, { cause });
       }),
     );
@@ -71,9 +72,9 @@ class FileDevice implements Device {
   async #write(positionBytes: number, bytes: Uint8Array): Promise<void> {
     if (this.#writeFailed) throw new UkeyError('unknown-outcome', `an earlier write to ${this.path} failed`);
     try {
-      await writeAll(this.#file.fd, positionBytes, bytes);
+      writeAll(this.#descriptor, positionBytes, bytes);
       // Not durable before this.
-      await synced(this.#file.fd);
+      await synced(this.#descriptor);
     } catch (cause) {
       this.#writeFailed = true;
       throw new UkeyError('unknown-outcome', `${this.path} failed to write at ${positionBytes}`, { cause });
@@ -84,7 +85,7 @@ class FileDevice implements Device {
     if (this.#pending >= pendingCallsMax) throw new UkeyError('busy', 'too many requests wait for the device');
     this.#pending += 1;
     const turn = this.#pending === 1 ? call() : this.#last.then(call);
-    this.#last = turn.catch(() => undefined);
+    this.#last = turn.then(nothing, nothing); // and not what was read
     try {
       return await turn;
     } finally {
@@ -104,26 +105,30 @@ class FileDevice implements Device {
 async function readAll(descriptor: number, positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
   const bytes = new Uint8Array(lengthBytes);
   for (let done = 0; done < lengthBytes; ) {
-    const count = await counted((told) => read(descriptor, bytes, done, lengthBytes - done, positionBytes + done, told));
+    const count = await readOnce(descriptor, bytes, done, positionBytes + done);
     if (count === 0) throw new Error(`the device ends at byte ${positionBytes + done}`);
     done += count;
   }
   return bytes;
 }
 
-async function writeAll(descriptor: number, positionBytes: number, bytes: Uint8Array): Promise<void> {
+function writeAll(descriptor: number, positionBytes: number, bytes: Uint8Array): void {
   for (let done = 0; done < bytes.length; ) {
-    const count = await counted((told) => write(descriptor, bytes, done, bytes.length - done, positionBytes + done, told));
+    const count = writeSync(descriptor, bytes, done, bytes.length - done, positionBytes + done);
     if (count === 0) throw new Error(`the device takes nothing at byte ${positionBytes + done}`);
     done += count;
   }
 }
 
+const nothing = (): void => undefined;
+
 const synced = (descriptor: number): Promise<void> =>
   new Promise((resolve, reject) => fdatasync(descriptor, (error) => (error === null ? resolve() : reject(error))));
 
-const counted = (call: (told: (error: Error | null, count: number) => void) => void): Promise<number> =>
-  new Promise((resolve, reject) => call((error, count) => (error === null ? resolve(count) : reject(error))));
+const readOnce = (descriptor: number, bytes: Uint8Array, at: number, positionBytes: number): Promise<number> =>
+  new Promise((resolve, reject) =>
+    read(descriptor, bytes, at, bytes.length - at, positionBytes, (error, count) => (error === null ? resolve(count) : reject(error))),
+  );
 
 /**
  * Opens a block device or an image. Writable: for this process alone (O_EXCL, or flock on an image); waits up to

@@ -30,7 +30,7 @@ export async function gather(holder: Holder, ledger: Ledger, fromBatch: number, 
   const batches: PackedBatch[] = [];
   let roomBytes = bounds.plainBytes;
   const next = (): number => fromBatch + batches.length;
-  while (next() < ledger.tip.nextBatch && batches.length < batchesMax) {
+  while (next() < ledger.tip.nextBatch && batches.length < batchesMax && roomBytes > 0) {
     const read = await holder.readPacked(next(), Math.min(readChunkBytes, roomBytes));
     if (read.length === 0) throw new UkeyError('halted', `batch ${next()} cannot be read`);
     for (const batch of read) {

@@ -71,6 +71,23 @@ describe('lent one by one', () => {
     expect(lent.map(({ length }) => length)).toEqual([bytes.length]);
   });
 
+  test('many small ones let others have their turn', async () => {
+    let turns = 0;
+    let isOver = false;
+    const turn = (): void => {
+      turns += 1;
+      if (!isOver) setImmediate(turn);
+    };
+    setImmediate(turn);
+    const small = packedFrom(plainOf(2_000));
+    await mapUnpacked(
+      Array.from({ length: 320 }, () => small),
+      () => null,
+    );
+    isOver = true;
+    expect(turns).toBeGreaterThanOrEqual(9); // 640,000 bytes, 64 KiB a turn
+  });
+
   test.each([0, 1, 2, 6])('nothing behind the one at place %i, which does not unpack', async (at) => {
     const spoilt = all.map((packed, place) => (place === at ? { ...packed, bytes: Buffer.alloc(20) } : packed));
     expect(await mapUnpacked(spoilt, (_, place) => place)).toEqual(all.map((_, place) => place).slice(0, at));

@@ -3,6 +3,8 @@ import { once } from 'node:events';
 import { mkdtemp, open, readFile, rm, stat, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Device } from '#store/device.ts';
 import { createImage, openFileDevice } from '#store/device-file.ts';
@@ -10,6 +12,7 @@ import { formatStore, openLog } from '#store/log.ts';
 import { restoreFromMirror } from '#store/restore.ts';
 import type { StoreLog } from '#store/store.ts';
 import { deviceSuite } from '#test/suites/device-suite.ts';
+import { missingForStrace, underStrace } from '#test/torture/os-strace.ts';
 import { appendAll, dataKey, formatOptions, payloadOf } from './rig.ts';
 
 const mebibyte = 1024 * 1024;
@@ -22,6 +25,14 @@ beforeAll(async () => {
 afterAll(async () => {
   await rm(folder, { recursive: true, force: true });
 });
+
+const codeOf = (error: unknown): unknown => (error as { code?: unknown }).code;
+
+/** Node's own, which a program must ask for. */
+const collect = (): void => {
+  setFlagsFromString('--expose-gc');
+  runInNewContext('gc')();
+};
 
 const newImage = async (sizeBytes = mebibyte): Promise<string> => {
   made += 1;
@@ -127,6 +138,61 @@ describe('an image', () => {
     expect(await first(two)).toBe(7);
     await two.close();
   });
+
+  it('is closed behind what is under way, however much that is', async () => {
+    const path = await newImage();
+    const device = await openFileDevice(path);
+    const reads = Array.from({ length: 1_100 }, () => device.read(0, 512).then(({ length }) => length, codeOf));
+    const closing = device.close();
+    const done = await Promise.all(reads);
+    await closing;
+    expect([done.filter((one) => one === 512).length, done.filter((one) => one === 'busy').length]).toEqual([1_024, 76]);
+    await (await openFileDevice(path, { lockWaitMs: 0 })).close();
+  });
+
+  it('keeps nothing of what was read from it', async () => {
+    const device = await openFileDevice(await newImage(32 * mebibyte));
+    const held = async (): Promise<number> => {
+      await new Promise((resolve) => setImmediate(resolve));
+      collect();
+      return process.memoryUsage().arrayBuffers;
+    };
+    const before = await held();
+    expect((await device.read(0, 32 * mebibyte)).length).toBe(32 * mebibyte);
+    expect((await held()) - before).toBeLessThan(16 * mebibyte);
+    await device.close();
+  });
+
+  it('is not given away when the device is forgotten', async () => {
+    const path = await newImage();
+    await openFileDevice(path);
+    for (let time = 0; time < 3; time += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      collect();
+    }
+    await expect(openFileDevice(path, { lockWaitMs: 0 })).rejects.toMatchObject({ code: 'halted' });
+  });
+
+  it.skipIf(missingForStrace() !== null && process.env['CI'] === undefined)(
+    'counts nothing as written that was not synced, and takes nothing more after that',
+    { timeout: 20_000 },
+    async () => {
+      const path = await newImage();
+      const script = `
+        const { openFileDevice } = await import(${JSON.stringify(new URL('../../daemon/store/device-file.ts', import.meta.url).href)});
+        const device = await openFileDevice(${JSON.stringify(path)});
+        for (const at of [0, 512]) console.log(await device.writeAndSync(at, Buffer.alloc(512, 5)).then(() => 'written', (error) => error.code + ': ' + error.message));
+        await device.close();`;
+      const [strace = '', ...args] = underStrace('fdatasync', '1', { kind: 'error', error: 'EIO' });
+      const done = spawnSync(strace, [...args, process.execPath, '--input-type=module', '-e', script], {
+        encoding: 'utf8',
+        timeout: 15_000,
+      });
+      const [first, second] = done.stdout.trim().split('\n');
+      expect(first).toBe(`unknown-outcome: ${path} failed to write at 0`);
+      expect(second).toBe(`unknown-outcome: an earlier write to ${path} failed`);
+    },
+  );
 
   it('that could not be read is no harm to the one that is opened after it', async () => {
     const [path, image] = [await newImage(), await newImage()];

@@ -1,5 +1,5 @@
 // Owns: how a program is started under strace(1) so that a system call of it fails or kills it, and why that may not work here.
-// Invariants: counts are per thread, as strace counts. Without --seccomp-bpf: strace 6.1 does not count with it.
+// Invariants: counts are per thread, as strace counts; so the program's pool, in which it syncs, is given one thread. Without --seccomp-bpf: strace 6.1 does not count with it.
 import { spawnSync } from 'node:child_process';
 import { unreachable } from '#ipc-schema/errors.ts';
 
@@ -20,7 +20,7 @@ export function missingForStrace(): string | null {
 /** What to put before the program. `when`: strace's own form, as `7` or `7..9`. */
 export function underStrace(call: 'fdatasync' | 'pwrite64', when: string, injection: Injection): readonly string[] {
   const inject = `inject=${call}:${wordsOf(injection)}:when=${when}`;
-  return ['strace', '-f', '-qq', '-o', '/dev/null', '-e', `trace=${call}`, '-e', inject];
+  return ['strace', '-E', 'UV_THREADPOOL_SIZE=1', '-f', '-qq', '-o', '/dev/null', '-e', `trace=${call}`, '-e', inject];
 }
 
 function wordsOf(injection: Injection): string {
