@@ -1,6 +1,6 @@
 // Owns: the floors: one raw signature of the same module and key, one verification, one write + fdatasync of the same bytes beside the same image.
 // Invariants: synchronous calls, each timed alone, nothing around them; the file is preallocated and a sync says that its bytes are on the disk.
-// With a mirror the second write runs at the same time in a thread of its own, as in the holder.
+// With a mirror the second write runs at the same time in a thread of its own, as the holder's two run in Node's pool.
 import { createPublicKey, generateKeyPairSync, type KeyObject, sign, verify } from 'node:crypto';
 import { closeSync, fdatasyncSync, openSync, rmSync, writeSync } from 'node:fs';
 import process from 'node:process';

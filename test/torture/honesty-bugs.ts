@@ -14,6 +14,22 @@ export interface SeededBug {
 
 export const seededBugs: readonly SeededBug[] = [
   {
+    name: 'written is as good as synced',
+    file: 'daemon/store/device-file.ts',
+    find: '      await synced(this.#descriptor);\n',
+    replace: '',
+    test: 'store/device-file.test.ts',
+    only: 'that was not synced',
+  },
+  {
+    name: 'a device takes writes after a failed sync',
+    file: 'daemon/store/device-file.ts',
+    find: '      this.#writeFailed = true;\n',
+    replace: '',
+    test: 'store/device-file.test.ts',
+    only: 'that was not synced',
+  },
+  {
     name: 'reply before sync',
     file: 'daemon/store/writer.ts',
     find: 'await this.#enqueue(job.what, () => this.#write(job));\n    return job.after.nextIndex - 1;',
