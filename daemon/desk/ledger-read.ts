@@ -59,7 +59,7 @@ export class LedgerReading {
     const durable = read.filter(({ batchIndex }) => batchIndex <= newestBatch);
     const packed = durable.map((batch) => batch.packed);
     const batches = await mapUnpacked(packed, (bytes, place) => ({ batchIndex: first + place, bytes: base64Of(bytes) }));
-    if (batches.length === 0) throw new UkeyError('halted', `batch ${first} does not unpack`);
+    if (durable.length > 0 && batches.length === 0) throw new UkeyError('halted', `batch ${first} does not unpack`);
     const next = first + batches.length;
     return {
       batches,

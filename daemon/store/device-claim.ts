@@ -1,5 +1,5 @@
 // Owns: opening a raw block device or an image for one process alone, and what is known of it then: its descriptor, size and sector.
-// Invariants: a writable open excludes every other writer until this process dies (O_EXCL, or flock on an image); a read-only
+// Invariants: a writable open excludes every other writer until it is closed or this process dies (O_EXCL, or flock on an image); a read-only
 // open locks nothing.
 // Errors are UkeyError: no-token (nothing there), halted (in use, mounted, unfit). Must not: read or write; device-file.ts does.
 import { spawn } from 'node:child_process';

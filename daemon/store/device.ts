@@ -1,5 +1,5 @@
 // Owns: what the store asks of a FLASH: bytes at positions, and a sync. Implementations: device-file.ts (raw device or
-// preallocated image, calls in Node's pool), mirror.ts (two of them as one) and test/support/memory-device.ts (with faults).
+// preallocated image), mirror.ts (two of them as one) and test/support/memory-device.ts (with faults).
 // Invariants: positions and lengths are multiples of sectorBytes; a resolved `writeAndSync` means that the device said
 // "durable"; after any rejected write or sync the device must be closed and opened again (no retry of a sync).
 
