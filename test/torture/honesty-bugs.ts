@@ -30,6 +30,14 @@ export const seededBugs: readonly SeededBug[] = [
     only: 'that was not synced',
   },
   {
+    name: 'what a failed sync dropped is believed because it can be read',
+    file: 'daemon/store/log.ts',
+    find: '!device.readOnly && isBehind(before, read) ? await writeLastAgain(device, before, found) : 0',
+    replace: '0',
+    test: 'store/log.test.ts',
+    only: 'made good by the next opening',
+  },
+  {
     name: 'reply before sync',
     file: 'daemon/store/writer.ts',
     find: 'await this.#enqueue(job.what, () => this.#write(job));\n    return job.after.nextIndex - 1;',
