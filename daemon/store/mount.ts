@@ -1,7 +1,7 @@
 // Owns: reading a store from a device up to the point where its state is known: superblocks, segment heads, the newest segment.
 // Invariants: mounting reads four superblocks, one page per segment and two segments, however many frames there are; it writes
 // nothing (log.ts does, afterwards). Damage is believed only when it is read again and again: another process may be appending meanwhile.
-// Errors are UkeyError `halted`, with the frames named. Must not: append, repair, or keep the data key.
+// Errors are UkeyError: `halted`, with the frames named; `no-token` where the device gives nothing at all. Must not: append, repair, or keep the data key.
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import type { StoreHeader } from '#store/store.ts';
@@ -36,6 +36,7 @@ import { type Gap, type Walk, walkSegment } from './walk.ts';
 
 /** Readings of the tail before damage is believed. A reader beside a busy writer needs a second one now and then. */
 const tailReadings = 6;
+const unreadableAction = 'Plug the token in again. If it stays so the FLASH is broken: put another in its place (ukeyctl store restore).';
 /** Segments whose first pages are asked for at once: the device gives one after the other, and nobody waits for the way there and back of each. */
 const headsAhead = 64;
 
@@ -115,8 +116,8 @@ export async function readCopies(device: Device): Promise<CopyState[]> {
     unreadable += bytes === null ? 1 : 0;
     copies.push(bytes === null ? { kind: 'damaged' } : decodeSuperblock(bytes));
   }
-  // That is no rot, but a device that went away.
-  if (unreadable === copyCount) throw new UkeyError('halted', `${device.path} cannot be read`);
+  // That is no rot, but a device that went away and may come back: whoever looks for the token looks again.
+  if (unreadable === copyCount) throw new UkeyError('no-token', `${device.path} cannot be read`, { action: unreadableAction });
   return copies;
 }
 

@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
 import { UkeyError } from '#ipc-schema/errors.ts';
+import type { Device } from '#store/device.ts';
 import { FakeToken } from '#test/support/fake-token.ts';
 import { codeOf, DraftMaker, pinBytes, provisionHolder, readVerified } from '#test/support/holder-rig.ts';
 import type { WriteFault } from '#test/support/memory-device.ts';
@@ -162,6 +163,42 @@ describe('a token that is pulled while its ledger is opened', { timeout: 60_000 
     }
     expect(points).toBeGreaterThan(10);
   });
+});
+
+test('a FLASH of which nothing can be read any more is waited for, and opened when it can be read again', async () => {
+  let isDead = false;
+  const dying = (device: Device): Device =>
+    new Proxy(device, {
+      get: (target, name) => {
+        const value: unknown = Reflect.get(target, name);
+        if (typeof value !== 'function') return value;
+        if (!isDead || (name !== 'read' && name !== 'writeAndSync')) return value.bind(target);
+        return () => Promise.reject(new UkeyError(name === 'read' ? 'halted' : 'unknown-outcome', 'dead', { cause: new Error('EIO') }));
+      },
+    });
+  const memory: MemoryRig = new MemoryRig({
+    pollMs: 50,
+    openDevice: async (readOnly) => dying(readOnly ? await memory.flash() : memory.openForWriting()),
+  });
+  rig = memory;
+  await rig.watch.until('blank');
+  const drafts = new DraftMaker(await provisionHolder(rig.holder));
+  const stored = ['a', 'b', 'c'];
+  for (const body of stored) await rig.holder.commit(drafts.next([body])).durable;
+  const from = rig.watch.seen.length;
+  isDead = true;
+  expect(await codeOf(rig.holder.commit(drafts.next(['d'])).durable)).toBe('unknown-outcome');
+  expect(await rig.watch.until('absent', from)).toMatchObject({
+    reason: 'memory cannot be read',
+    action: expect.stringContaining('broken'),
+  });
+  await setTimeout(200);
+  expect(rig.watch.seen.slice(from).map(({ kind }) => kind)).not.toContain('halted');
+  expect(await codeOf(rig.holder.login(pinBytes(), false))).toBe('no-token');
+  isDead = false;
+  await rig.watch.until('locked', from);
+  const mount = await rig.holder.login(pinBytes(), false);
+  expect((await readVerified(rig.holder, mount)).slice(0, stored.length)).toEqual(stored);
 });
 
 describe('a token that is pulled while it works', { timeout: 60_000 }, () => {
