@@ -22,6 +22,7 @@ import { mendStore } from '#desk/store-mend.ts';
 import type { UnattendedLogin } from '#desk/unattended-login.ts';
 import type { Clock } from '#ground/clock.ts';
 import type { Log } from '#ground/log.ts';
+import { sharing } from '#ground/sharing.ts';
 import type { Holder } from '#holder/holder.ts';
 import type { Handlers } from '#ipc/serve.ts';
 import type { Methods, TokenMethod } from '#ipc-schema/methods.ts';
@@ -66,7 +67,7 @@ export function errandsOf(parts: ErrandParts): Errands {
     'session.unblock': (_caller, params) => session.unblock(door, params),
     'backlog.status': () => backlog.status(waiting),
     'backlog.flush': () => backlog.flush(waiting),
-    'service.status': () => status.serviceStatus(standing),
+    'service.status': sharing(() => status.serviceStatus(standing)),
     'service.identity': () => status.identity(custody),
     'token.provision': (_caller, params) => provisioning.provision(provision, params),
     'token.handOver': () => handover.handOver(),

@@ -29,15 +29,18 @@ export interface StatusParts {
 export async function serviceStatus(parts: StatusParts): Promise<ServiceStatus> {
   const { custody, clock, usb } = parts;
   usb.refresh(); // what is found is told to the next who asks
+  const isOpen = custody.state.kind === 'open' || custody.ledger !== null;
+  const figures = isOpen ? await figuresOf(parts.holder) : null;
+  // From here on at one go: a state that fits itself.
   const { ledger } = custody;
   const nowMs = clock.wallMs();
   const floorMs = ledger === null ? null : floorOf(ledger.tip);
   const charter = ledger?.charter ?? null;
   return {
     ...custody.standing(),
-    token: await tokenStatus(parts),
+    token: tokenStatus(parts, figures),
     usb: usb.sight === null ? null : { smartCards: [...usb.sight.smartCards], storage: [...usb.sight.storage] },
-    store: await storeStatus(parts, ledger),
+    store: ledger === null || figures === null ? null : storeStatus(parts, ledger, figures),
     templates: (ledger?.templates ?? []).map(({ id, version, currency }) => ({ id, version, currency })),
     issuer: charter === null ? null : { taxId: charter.issuer.taxId, name: charter.issuer.name },
     mode: charter?.mode ?? null,
@@ -57,16 +60,26 @@ function alarmOf(alarm: CloneAlarm | null): ServiceStatus['alarm'] {
   return alarm === null ? null : { kind: 'clone', batchIndex: alarm.batchIndex, raisedAt: new Date(alarm.raisedAtMs).toISOString() };
 }
 
-async function tokenStatus({ custody, holder, unattended }: StatusParts): Promise<ServiceStatus['token']> {
+function tokenStatus({ custody, unattended }: StatusParts, figures: HolderStatus | null): ServiceStatus['token'] {
   const { state } = custody;
   if (!('facts' in state)) return null;
   const { module, label, serial, model, triesLeft, pinState } = state.facts;
   const tokenId = state.kind === 'open' ? Buffer.from(state.mount.tokenId).toString('hex') : null;
   const term = state.kind === 'open' ? (custody.ledger?.certificateTerm ?? termOf(state.mount.certificate)) : null;
   const certificateExpires = term === null ? null : new Date(term.untilMs).toISOString();
-  const figures = state.kind === 'open' ? await figuresOf(holder) : null;
   const storedPin = unattended?.storedPin ?? 'none';
-  return { module, label, serial, model, tokenId, certificateExpires, triesLeft, pinState, storedPin, ...healthOf(figures) };
+  return {
+    module,
+    label,
+    serial,
+    model,
+    tokenId,
+    certificateExpires,
+    triesLeft,
+    pinState,
+    storedPin,
+    ...healthOf(state.kind === 'open' ? figures : null),
+  };
 }
 
 type Health = Pick<
@@ -83,9 +96,7 @@ function healthOf(figures: HolderStatus | null): Health {
   };
 }
 
-async function storeStatus({ holder, filling }: StatusParts, ledger: Ledger | null): Promise<ServiceStatus['store']> {
-  const figures = ledger === null ? null : await figuresOf(holder);
-  if (ledger === null || figures === null) return null;
+function storeStatus({ filling }: StatusParts, ledger: Ledger, figures: HolderStatus): NonNullable<ServiceStatus['store']> {
   const { storePath, sizeBytes, usedBytes, usedPercent, capacityBytes, freeBytes, bytesWritten, mirror } = figures;
   const { nextBatch, nextSequence } = ledger.tip;
   return {
