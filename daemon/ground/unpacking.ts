@@ -1,6 +1,7 @@
 // Owns: bytes back from what was packed (zstd, RFC 8878) and of which is known how much comes out, at once or beside the event loop.
 // Invariants: never more comes out than was announced, and never less.
 import { zstdDecompress, zstdDecompressSync } from 'node:zlib';
+import { giveBack } from './give-back.ts';
 
 export interface Packed {
   /** False: it stands as it is. */
@@ -71,9 +72,4 @@ export async function mapUnpacked<T>(all: readonly Packed[], use: (bytes: Uint8A
     sinceTurnBytes = 0;
   }
   return made;
-}
-
-/** What is small enough to stand in Node's pool, beside others' bytes, stays. */
-function giveBack({ buffer }: Uint8Array): void {
-  if (buffer instanceof ArrayBuffer && buffer.byteLength > Buffer.poolSize) buffer.transfer(0);
 }

@@ -7,11 +7,11 @@ import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { missingIn } from './check.ts';
 import { openCheckpoint } from './cipher.ts';
-import { segmentPosition } from './format.ts';
 import { type MendScope, mendSegment } from './mend.ts';
-import { headerOf, identityOf, type Reading, readOnce, readSuperblock, salvage, verifiedWalk } from './mount.ts';
+import { headerOf, identityOf, type Reading, readOnce, readSuperblock, verifiedWalk } from './mount.ts';
 import { Reader, unpackedFrames } from './reader.ts';
 import { type Head, joinGaps } from './recover.ts';
+import { lendSegment } from './salvage.ts';
 import type { Frame, StoreHeader } from './store.ts';
 import type { Superblock } from './superblock.ts';
 import type { Gap, Walk } from './walk.ts';
@@ -141,6 +141,7 @@ class Wreck implements DamagedLog {
 }
 
 async function walkOf(device: Device, key: Buffer, superblock: Superblock, head: Head): Promise<Walk> {
-  const { bytes } = await salvage(device, segmentPosition(superblock, head.segment), superblock.segmentBytes);
-  return verifiedWalk(superblock, key, head.segment, [bytes], head.runIndex - 1);
+  return await lendSegment([device], superblock, head.segment, ([{ bytes }]) =>
+    verifiedWalk(superblock, key, head.segment, [bytes], head.runIndex - 1),
+  );
 }

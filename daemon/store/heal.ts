@@ -5,8 +5,9 @@
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { isBlank, pageBytes, runHeaderBytes, segmentPosition, view } from './format.ts';
-import { type Salvaged, salvage, verifiedWalk } from './mount.ts';
+import { verifiedWalk } from './mount.ts';
 import { decideUnit, type UnitState } from './recover.ts';
+import { lendSegment, type Salvaged } from './salvage.ts';
 import type { Superblock } from './superblock.ts';
 import type { Walk } from './walk.ts';
 
@@ -96,11 +97,26 @@ export async function healSegment(
   heal: boolean,
 ): Promise<SegmentHealed> {
   const { flash, mirror } = pair;
+  const healed = (onFlash: Salvaged, onMirror: Salvaged | null): Promise<SegmentHealed> =>
+    healSides({ pair, superblock, dataKey, segment, aboveRunIndex, heal, onFlash, onMirror });
+  if (mirror === null) return await lendSegment([flash], superblock, segment, ([onFlash]) => healed(onFlash, null));
+  return await lendSegment([flash, mirror], superblock, segment, ([onFlash, onMirror]) => healed(onFlash, onMirror));
+}
+
+interface Sides {
+  readonly pair: Pair;
+  readonly superblock: Superblock;
+  readonly dataKey: Uint8Array;
+  readonly segment: number;
+  readonly aboveRunIndex: number;
+  readonly heal: boolean;
+  readonly onFlash: Salvaged;
+  readonly onMirror: Salvaged | null;
+}
+
+async function healSides({ pair, superblock, dataKey, segment, aboveRunIndex, heal, onFlash, onMirror }: Sides): Promise<SegmentHealed> {
+  const { flash, mirror } = pair;
   const base = segmentPosition(superblock, segment);
-  const [onFlash, onMirror] = await Promise.all([
-    salvage(flash, base, superblock.segmentBytes),
-    mirror === null ? null : salvage(mirror, base, superblock.segmentBytes),
-  ]);
   const sides = onMirror === null ? [onFlash.bytes] : [onFlash.bytes, onMirror.bytes];
   const walk = verifiedWalk(superblock, dataKey, segment, sides, aboveRunIndex);
   const units = unitsOf(walk);
@@ -142,6 +158,5 @@ export async function healSegment(
 
 export async function copySegment(from: Device, to: Device, superblock: Superblock, segment: number): Promise<void> {
   const position = segmentPosition(superblock, segment);
-  const { bytes } = await salvage(from, position, superblock.segmentBytes);
-  await to.writeAndSync(position, bytes);
+  await lendSegment([from], superblock, segment, ([{ bytes }]) => to.writeAndSync(position, bytes));
 }

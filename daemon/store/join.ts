@@ -5,7 +5,7 @@
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import type { MirrorReport } from '#store/store.ts';
-import { copyCount, copyStrideBytes, type DecodedRun, segmentOf, segmentPosition, view } from './format.ts';
+import { copyCount, copyStrideBytes, type DecodedRun, segmentOf, view } from './format.ts';
 import { copySegment, healSegment } from './heal.ts';
 import {
   checkDevice,
@@ -17,10 +17,10 @@ import {
   readHeadRuns,
   readLog,
   readTail,
-  salvage,
   verifiedWalk,
 } from './mount.ts';
 import { decideHistories, type Head, orderHeads } from './recover.ts';
+import { lendSegment } from './salvage.ts';
 import { type CopyState, type Superblock, superblockBytes, superblockMark } from './superblock.ts';
 import { tagOf } from './walk.ts';
 
@@ -127,8 +127,7 @@ async function lastOf(device: Device, superblock: Superblock, dataKey: Uint8Arra
   const { newest, walk } = await readTail(device, superblock, dataKey, heads);
   if (newest === undefined || walk === null) return null;
   const frame = walk.frames.at(-1);
-  const { bytes } = await salvage(device, segmentPosition(superblock, newest.segment), superblock.segmentBytes);
-  const tag = frame === undefined ? null : tagOf([bytes], frame);
+  const tag = frame === undefined ? null : await lendSegment([device], superblock, newest.segment, ([{ bytes }]) => tagOf([bytes], frame));
   return { index: frame?.header.index ?? Math.max(0, walk.nextIndex - 1), segment: newest.segment, tag };
 }
 
@@ -199,10 +198,11 @@ class Joining {
     if (head === undefined) return false;
     const { flash, mirror } = this.#pair;
     const { best } = this.#superblocks;
-    const base = segmentPosition(best, head.segment);
-    const sides = [(await salvage(flash, base, best.segmentBytes)).bytes, (await salvage(mirror, base, best.segmentBytes)).bytes];
-    const walk = verifiedWalk(best, this.#dataKey, head.segment, sides, head.runIndex - 1);
-    return walk.frames.some((frame) => frame.header.index === last.index && tagOf(sides, frame).equals(tag));
+    const holds = (sides: readonly Uint8Array[]): boolean =>
+      verifiedWalk(best, this.#dataKey, head.segment, sides, head.runIndex - 1).frames.some(
+        (frame) => frame.header.index === last.index && tagOf(sides, frame).equals(tag),
+      );
+    return await lendSegment([flash, mirror], best, head.segment, (sides) => holds(sides.map(({ bytes }) => bytes)));
   }
 }
 

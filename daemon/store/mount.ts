@@ -14,7 +14,6 @@ import {
   decodeRunHeader,
   formatVersion,
   idBytes,
-  pageBytes,
   type RunHeader,
   runHeaderBytes,
   segmentOf,
@@ -31,6 +30,7 @@ import {
   orderHeads,
   type TailDecision,
 } from './recover.ts';
+import { lendSegment, readOrNull } from './salvage.ts';
 import { type CopyState, decodeSuperblock, isAuthentic, type Superblock, superblockBytes } from './superblock.ts';
 import { type Gap, type Walk, walkSegment } from './walk.ts';
 
@@ -61,51 +61,6 @@ export interface LogFound {
   readonly carried: Carried;
   readonly lastIndex: number;
   readonly tornBytes: number;
-}
-
-/** Null where the device cannot be read: that counts as damage of what should stand there. */
-async function readOrNull(device: Device, positionBytes: number, lengthBytes: number): Promise<Uint8Array | null> {
-  try {
-    return await device.read(positionBytes, lengthBytes);
-  } catch (thrown) {
-    if (thrown instanceof UkeyError && thrown.code === 'halted' && thrown.cause !== undefined) return null;
-    throw thrown;
-  }
-}
-
-export interface Salvaged {
-  readonly bytes: Uint8Array;
-  /** Offsets of pages that the device refuses to read; zeros in `bytes`. */
-  readonly unreadable: readonly number[];
-}
-
-/** One reading of the device: a write waits no longer than for this. */
-const salvageBytes = 1024 * 1024;
-
-/** All that can be read, page by page where the whole cannot. Positions and lengths are whole pages. */
-export async function salvage(device: Device, positionBytes: number, lengthBytes: number): Promise<Salvaged> {
-  const first = lengthBytes <= salvageBytes ? await readOrNull(device, positionBytes, lengthBytes) : null;
-  if (first !== null) return { bytes: first, unreadable: [] };
-  const bytes = new Uint8Array(lengthBytes);
-  const unreadable: number[] = [];
-  for (let at = 0; at < lengthBytes; at += salvageBytes) {
-    const pieceBytes = Math.min(salvageBytes, lengthBytes - at);
-    const piece = lengthBytes <= salvageBytes ? null : await readOrNull(device, positionBytes + at, pieceBytes);
-    if (piece !== null) bytes.set(piece, at);
-    else unreadable.push(...(await salvagePages(device, positionBytes, bytes, at, at + pieceBytes)));
-  }
-  return { bytes, unreadable };
-}
-
-/** Fills `bytes` from `from` to `to`; answers the offsets of pages that cannot be read. */
-async function salvagePages(device: Device, positionBytes: number, bytes: Uint8Array, from: number, to: number): Promise<number[]> {
-  const unreadable: number[] = [];
-  for (let at = from; at < to; at += pageBytes) {
-    const page = await readOrNull(device, positionBytes + at, pageBytes);
-    if (page === null) unreadable.push(at);
-    else bytes.set(page, at);
-  }
-  return unreadable;
 }
 
 export async function readCopies(device: Device): Promise<CopyState[]> {
@@ -264,8 +219,9 @@ async function readVerified(
   segment: number,
   aboveRunIndex: number,
 ): Promise<Walk> {
-  const { bytes } = await salvage(device, segmentPosition(superblock, segment), superblock.segmentBytes);
-  return verifiedWalk(superblock, dataKey, segment, [bytes], aboveRunIndex);
+  return await lendSegment([device], superblock, segment, ([{ bytes }]) =>
+    verifiedWalk(superblock, dataKey, segment, [bytes], aboveRunIndex),
+  );
 }
 
 /** Frames that stood in segments whose heads are gone: between the end of the segment before and the head behind. */

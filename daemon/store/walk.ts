@@ -239,10 +239,10 @@ class Walker {
   }
 }
 
-/** The tag of a frame of these sides. */
+/** The tag of a frame of these sides, as a copy. */
 export function tagOf(sides: readonly Uint8Array[], frame: SeenFrame): Buffer {
   const at = frame.offset + frameHeaderBytes + frame.header.sealedBytes;
-  return view((sides[frame.side] ?? new Uint8Array(0)).subarray(at, at + tagBytes));
+  return Buffer.from((sides[frame.side] ?? new Uint8Array(0)).subarray(at, at + tagBytes));
 }
 
 export function walkSegment(input: WalkInput): Walk {

@@ -16,6 +16,7 @@ const mounts = 3;
 async function run(context: Context): Promise<Row[]> {
   const rows: Row[] = [];
   let before = { entries: 0, mountMs: Number.NaN };
+  const largest = context.sizes.ledgers.at(-1);
   for (const entries of context.sizes.ledgers) {
     const world = await context.ledger(entries);
     const rebuilt = await mountOnce(world, true);
@@ -31,12 +32,12 @@ async function run(context: Context): Promise<Row[]> {
         growth: { series: 'mount (ms)', entries },
       }),
       row(id, `index rebuilt, ${many} entries`, (rebuilt.entries / rebuilt.indexMs) * 1_000, '/s', {
-        aim: `>= ${rebuildAim}/s`,
-        met: (value) => value >= rebuildAim,
+        // The smaller ones show what it costs to begin.
+        ...(entries === largest ? { aim: `>= ${rebuildAim}/s`, met: (value: number) => value >= rebuildAim } : {}),
         growth: { series: 'index rebuild (entries/s)', entries },
       }),
     );
-    if (entries === context.sizes.ledgers.at(-1))
+    if (entries === largest)
       rows.push(
         row(id, `mount, ${many} entries, beside a smaller ledger`, mountMs, 'ms', {
           beside: { name: `mount, ${before.entries.toLocaleString('en')} entries`, value: before.mountMs },

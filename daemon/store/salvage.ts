@@ -1,0 +1,75 @@
+// Owns: reading what a device still gives: whole segments, page by page where the whole cannot be read.
+// Invariants: a page that cannot be read is zeros and named; it is never taken for what was written. What is lent is given back.
+import { giveBack } from '#ground/give-back.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import type { Device } from '#store/device.ts';
+import { pageBytes, segmentPosition } from './format.ts';
+import type { Superblock } from './superblock.ts';
+
+/** Null where the device cannot be read: that counts as damage of what should stand there. */
+export async function readOrNull(device: Device, positionBytes: number, lengthBytes: number): Promise<Uint8Array | null> {
+  try {
+    return await device.read(positionBytes, lengthBytes);
+  } catch (thrown) {
+    if (thrown instanceof UkeyError && thrown.code === 'halted' && thrown.cause !== undefined) return null;
+    throw thrown;
+  }
+}
+
+export interface Salvaged {
+  readonly bytes: Uint8Array;
+  /** Offsets of pages that the device refuses to read; zeros in `bytes`. */
+  readonly unreadable: readonly number[];
+}
+
+/** One reading of the device: a write waits no longer than for this. */
+const salvageBytes = 1024 * 1024;
+
+/** All that can be read, page by page where the whole cannot. Positions and lengths are whole pages. */
+export async function salvage(device: Device, positionBytes: number, lengthBytes: number): Promise<Salvaged> {
+  const first = lengthBytes <= salvageBytes ? await readOrNull(device, positionBytes, lengthBytes) : null;
+  if (first !== null) return { bytes: first, unreadable: [] };
+  const bytes = new Uint8Array(lengthBytes);
+  const unreadable: number[] = [];
+  for (let at = 0; at < lengthBytes; at += salvageBytes) {
+    const pieceBytes = Math.min(salvageBytes, lengthBytes - at);
+    const piece = lengthBytes <= salvageBytes ? null : await readOrNull(device, positionBytes + at, pieceBytes);
+    if (piece !== null) {
+      bytes.set(piece, at);
+      giveBack(piece);
+    } else unreadable.push(...(await salvagePages(device, positionBytes, bytes, at, at + pieceBytes)));
+  }
+  return { bytes, unreadable };
+}
+
+/** Fills `bytes` from `from` to `to`; answers the offsets of pages that cannot be read. */
+async function salvagePages(device: Device, positionBytes: number, bytes: Uint8Array, from: number, to: number): Promise<number[]> {
+  const unreadable: number[] = [];
+  for (let at = from; at < to; at += pageBytes) {
+    const page = await readOrNull(device, positionBytes + at, pageBytes);
+    if (page === null) unreadable.push(at);
+    else bytes.set(page, at);
+  }
+  return unreadable;
+}
+
+/**
+ * A segment on one device or more, lent for the call: its memory goes back at once, so that whoever walks many leaves none behind. `use` keeps no view
+ * of it.
+ */
+export async function lendSegment<const D extends readonly Device[], T>(
+  devices: D,
+  superblock: Superblock,
+  segment: number,
+  use: (sides: { readonly [K in keyof D]: Salvaged }) => T | Promise<T>,
+): Promise<T> {
+  const position = segmentPosition(superblock, segment);
+  const sides = (await Promise.all(devices.map((device) => salvage(device, position, superblock.segmentBytes)))) as {
+    readonly [K in keyof D]: Salvaged;
+  };
+  try {
+    return await use(sides);
+  } finally {
+    for (const { bytes } of sides) giveBack(bytes);
+  }
+}
