@@ -30,7 +30,7 @@ function packagesOf({ service, server }: Trees, version: string): readonly Packa
     {
       ...{ name: 'ukeyd', tree: service, summary: 'owns a USB token and issues invoices, online or not' },
       text: 'A service that lets every till and business program of the machine issue invoices through a local socket, sealed by a USB token, whether or not the network is up. Brings its own runtime.',
-      // util-linux: flock, setpriv and prlimit, which the service runs.
+      // util-linux: flock, setpriv and prlimit, which the service runs; dd is of an essential package.
       relations: [
         `Depends: ${linked}, debconf (>= 0.5), init-system-helpers, systemd (>= 252), util-linux`,
         'Recommends: pcscd',

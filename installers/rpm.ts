@@ -19,7 +19,7 @@ export function buildRpms({ service, server, product }: Trees, out: string, revi
   const packages: readonly Package[] = [
     {
       ...{ name: 'ukeyd', tree: service, summary: 'owns a USB token and issues invoices, online or not' },
-      requires: ['systemd >= 252', 'util-linux'],
+      requires: ['systemd >= 252', 'util-linux', 'coreutils'],
     },
     {
       ...{ name: 'ukeyd-server', tree: server, summary: 'ticket server of ukeyd, and its sandbox' },

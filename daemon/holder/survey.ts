@@ -38,23 +38,24 @@ export class Survey {
     try {
       return (await this.readFlash(token)) === 'formatted' ? { kind: 'locked', facts } : { kind: 'blank', facts };
     } catch (thrown) {
-      const error = asUkeyError(thrown);
-      return error.code === 'halted' ? { kind: 'halted', reason: error.message } : absentBy(error);
+      const { code, message } = asUkeyError(thrown);
+      return code === 'halted' ? { kind: 'halted', reason: message } : { kind: 'absent', reason: message };
     }
   }
 
-  /** Throws no-token (missing, and none may be made; or there, and nothing of it can be read) and halted (another token's, not a store, newer, damaged). */
+  /** Throws no-token (missing, and none may be made) and halted (another token's, not a store, newer, damaged). */
   async readFlash(token: Token | null): Promise<FlashState> {
-    const device = await this.#parts.openDevice(true).catch((thrown: unknown) => {
-      if (this.#parts.createDevice !== undefined && thrown instanceof UkeyError && thrown.code === 'no-token') return null;
-      throw thrown;
-    });
-    if (device === null) return 'missing';
     try {
-      const publicKey = token === null ? null : publicKeyIfShown(token);
-      return (await readOwnHeader(device, publicKey, this.#parts.mirror ?? null)) === null ? 'blank' : 'formatted';
-    } finally {
-      await device.close();
+      const device = await this.#parts.openDevice(true);
+      try {
+        const publicKey = token === null ? null : publicKeyIfShown(token);
+        return (await readOwnHeader(device, publicKey, this.#parts.mirror ?? null)) === null ? 'blank' : 'formatted';
+      } finally {
+        await device.close();
+      }
+    } catch (thrown) {
+      if (this.#parts.createDevice !== undefined && thrown instanceof UkeyError && thrown.code === 'no-token') return 'missing';
+      throw thrown;
     }
   }
 
@@ -87,11 +88,6 @@ export class Survey {
     const flash = this.#presence.isFlashMissing ? 'missing' : await this.readFlash(null).catch(() => 'blank');
     return flash === 'formatted' ? { kind: 'absent', reason: 'the FLASH belongs to a token that is not there' } : { kind: 'blank', facts };
   }
-}
-
-function absentBy(error: UkeyError): HolderState {
-  const { code, message: reason, action } = error;
-  return { kind: 'absent', reason, ...(action === errorTable[code].action ? {} : { action }) };
 }
 
 /** Null where the module shows its public key only after login. */

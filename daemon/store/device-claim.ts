@@ -1,6 +1,6 @@
 // Owns: opening a raw block device or an image for one process alone, and what is known of it then: its descriptor, size and sector.
-// Invariants: a writable open excludes every other writer until it is closed or this process dies (O_EXCL, or flock on an image); a read-only
-// open locks nothing.
+// Invariants: a writable open excludes every other writer until it is closed or this process dies (O_EXCL, or flock on an image), and begins by making
+// the kernel forget what it remembers of the device; a read-only open locks nothing.
 // Errors are UkeyError: no-token (nothing there), halted (in use, mounted, unfit). Must not: read or write; device-file.ts does.
 import { spawn } from 'node:child_process';
 import { close, constants, fstat, open } from 'node:fs';
@@ -62,6 +62,7 @@ async function claimOnce({ path, readOnly }: Claim): Promise<Claimed | 'in-use'>
     const stat = await statDescriptor(descriptor);
     if (stat.isFile()) {
       isKept = readOnly || (await tryLock(descriptor));
+      if (isKept && !readOnly) await forgetCached(descriptor);
       return isKept ? { descriptor, sizeBytes: wholeSectors(stat.size, imageSectorBytes), sectorBytes: imageSectorBytes } : 'in-use';
     }
     if (!stat.isBlockDevice()) throw refused('halted', `${path} is neither a block device nor a file`);
@@ -82,8 +83,10 @@ async function claimBlockDevice(path: string, rdev: number, flags: number): Prom
   if (sectors === null || sectorBytes === null) throw refused('halted', `${path}: the kernel does not tell its size`);
   if (sectors === 0) throw refused('no-token', `${path} has no medium`);
   try {
+    const descriptor = await openDescriptor(path, flags);
+    if ((flags & constants.O_EXCL) !== 0) await forgetCached(descriptor);
     // Sizes in /sys are in units of 512 bytes whatever the sector.
-    return { descriptor: await openDescriptor(path, flags), sizeBytes: wholeSectors(sectors * 512, sectorBytes), sectorBytes };
+    return { descriptor, sizeBytes: wholeSectors(sectors * 512, sectorBytes), sectorBytes };
   } catch (thrown) {
     if (codeOf(thrown) === 'EBUSY') return 'in-use';
     throw thrown;
@@ -116,11 +119,25 @@ async function sysNumber(path: string): Promise<number | null> {
 
 /** flock(1) locks the open file description that it inherits; the kernel frees it when this process dies, however it dies. */
 async function tryLock(descriptor: number): Promise<boolean> {
-  const status = await new Promise<number | string | null>((resolve, reject) => {
-    const locking = spawn('flock', ['-n', '-x', '3'], { stdio: ['ignore', 'ignore', 'ignore', descriptor] });
-    locking.on('error', (cause) => reject(refused('halted', `flock(1) is needed to lock an image: ${cause.message}`, cause)));
-    locking.on('exit', (code, signal) => resolve(code ?? signal));
-  });
+  const status = await runOn(descriptor, 'flock', ['-n', '-x', '0'], 'to lock an image');
   if (status !== 0 && status !== 1) throw refused('halted', `flock(1) ended with ${status}`);
   return status === 0;
+}
+
+/**
+ * What a failed sync has dropped can be read until the kernel forgets it, and the next sync says yes without having written it. So whoever is going to
+ * write reads what stands on the disk: dd(1) advises POSIX_FADV_DONTNEED (posix_fadvise(2)), which leaves only what is still to be written.
+ */
+async function forgetCached(descriptor: number): Promise<void> {
+  const status = await runOn(descriptor, 'dd', ['iflag=nocache', 'count=0', 'status=none'], 'to read what is on the disk');
+  if (status !== 0) throw refused('halted', `dd(1) ended with ${status}`);
+}
+
+/** Exit status or signal of a command that has the descriptor as its standard input. */
+function runOn(descriptor: number, command: string, args: readonly string[], purpose: string): Promise<number | string | null> {
+  return new Promise((resolve, reject) => {
+    const running = spawn(command, args, { stdio: [descriptor, 'ignore', 'ignore'] });
+    running.on('error', (cause) => reject(refused('halted', `${command}(1) is needed ${purpose}: ${cause.message}`, cause)));
+    running.on('exit', (code, signal) => resolve(code ?? signal));
+  });
 }

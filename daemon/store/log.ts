@@ -252,7 +252,8 @@ class BlockLog implements StoreLog {
     try {
       await writer.drain();
       // The superblock vouches for the last run and frame of a clean close: should they rot, they will not pass as a torn tail.
-      const isNews = isBehind(keeper.current, writer.durable);
+      const { tail } = keeper.current;
+      const isNews = writer.durable.runIndex > tail.runIndex || writer.durable.nextIndex > tail.frameIndex + 1;
       if (!device.readOnly && writer.failed === null && isNews) await keeper.write(stateOf(writer.durable));
     } finally {
       writer.wipe();
@@ -268,24 +269,6 @@ const stateOf = (cursor: WriteCursor): Pick<Superblock, 'tail' | 'carryPosition'
   carryPosition: cursor.carryPosition,
   lifeBytes: cursor.lifeBytes + superblockWriteBytes,
 });
-
-/** The log has grown since the superblock was written. */
-const isBehind = ({ tail }: Superblock, end: WriteCursor): boolean => end.runIndex > tail.runIndex || end.nextIndex > tail.frameIndex + 1;
-
-/**
- * A sync that failed leaves in the kernel's cache what it has dropped: it can be read, and the next sync says yes without writing it. Writes are
- * made one after the other, and none behind one that failed, so only the last one of a log can be of that kind. Returns its bytes.
- */
-async function writeLastAgain(device: Device, superblock: Superblock, { walk }: LogFound): Promise<number> {
-  const run = walk?.runs.at(-1);
-  if (walk === null || run === undefined) return 0;
-  const frame = walk.frames.at(-1);
-  const isAlone = frame !== undefined && frame.header.runIndex === run.header.runIndex && frame.header.ordinal > 1;
-  const from = isAlone ? frame.header.position : run.header.position; // the first frame of a run is one write with its header
-  const end = segmentPosition(superblock, run.header.segment) + walk.endOffset;
-  await device.writeAndSync(from, await device.read(from, end - from));
-  return end - from;
-}
 
 export interface OpenOptions {
   /**
@@ -318,11 +301,8 @@ export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenO
     const mirrored = mirror === undefined || flash.readOnly ? null : new MirroredDevice(flash, mirror.device, mirror.mode);
     const device = mirrored ?? flash;
     const keeper = new SuperblockKeeper(device, before, key);
-    const read = cursorOf(before, found);
+    const end = cursorOf(before, found);
     const checkpoint = checkpointOf(before, found, key);
-    // Durable afterwards: all that can be read, whatever an earlier sync has said of it.
-    const againBytes = !device.readOnly && isBehind(before, read) ? await writeLastAgain(device, before, found) : 0;
-    const end = { ...read, lifeBytes: read.lifeBytes + againBytes };
     // Durable afterwards, before any append: the new epoch and the tail that this mount starts from. Also repairs stale copies.
     const mountEpoch = Math.max(before.mountEpoch + 1, options.epochMin ?? 0);
     if (!device.readOnly) await keeper.write({ ...stateOf(end), mountEpoch });

@@ -12,6 +12,7 @@ import { formatStore, openLog } from '#store/log.ts';
 import { restoreFromMirror } from '#store/restore.ts';
 import type { StoreLog } from '#store/store.ts';
 import { deviceSuite } from '#test/suites/device-suite.ts';
+import { missingForPower, openPowerDevice } from '#test/torture/os-power-device.ts';
 import { missingForStrace, underStrace } from '#test/torture/os-strace.ts';
 import { appendAll, dataKey, formatOptions, payloadOf } from './rig.ts';
 
@@ -191,6 +192,32 @@ describe('an image', () => {
       const [first, second] = done.stdout.trim().split('\n');
       expect(first).toBe(`unknown-outcome: ${path} failed to write at 0`);
       expect(second).toBe(`unknown-outcome: an earlier write to ${path} failed`);
+    },
+  );
+
+  it.skipIf(missingForPower() !== null && process.env['CI'] === undefined)(
+    'is opened for writing with what stands on the disk, not with what a failed sync has dropped and the kernel still shows',
+    { timeout: 20_000 },
+    async () => {
+      const disk = await openPowerDevice(mebibyte, ['flash']);
+      try {
+        disk.tell('mode flash cached');
+        const path = disk.pathOf('flash');
+        const device = await openFileDevice(path);
+        await device.writeAndSync(0, Buffer.alloc(4096, 1));
+        disk.tell('fault flash sync 1 1 eio');
+        await expect(device.writeAndSync(0, Buffer.alloc(4096, 2))).rejects.toMatchObject({ code: 'unknown-outcome' });
+        await device.close();
+        const shown = await openFileDevice(path, { readOnly: true });
+        expect([...new Set(await shown.read(0, 4096))]).toEqual([2]);
+        await shown.close();
+        const next = await openFileDevice(path);
+        // Half of the sectors were dropped.
+        expect([...new Set(await next.read(0, 4096))].sort()).toEqual([1, 2]);
+        await next.close();
+      } finally {
+        await disk.close();
+      }
     },
   );
 

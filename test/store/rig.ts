@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto';
 import { formatStore, openLog } from '#store/log.ts';
 import type { Frame, MirrorMode, StoreLog } from '#store/store.ts';
-import { type Forgotten, type Medium, MemoryDevice } from '#test/support/memory-device.ts';
+import { type Medium, MemoryDevice } from '#test/support/memory-device.ts';
 
 export const segmentBytes = 64 * 1024;
 export const storeId = Uint8Array.from({ length: 16 }, (_, at) => at + 1);
@@ -49,7 +49,7 @@ export async function newStore(segments: number, sectorBytes = 512): Promise<Mem
 export const deviceOn = (
   medium: Medium,
   segments: number,
-  more: { readOnly?: boolean; lies?: boolean; sectorBytes?: number; forgotten?: Forgotten } = {},
+  more: { readOnly?: boolean; lies?: boolean; sectorBytes?: number } = {},
 ): MemoryDevice => new MemoryDevice({ sizeBytes: sizeFor(segments), medium, ...more });
 
 export async function appendAll(log: StoreLog, fromIndex: number, sizes: readonly number[], label = ''): Promise<void> {

@@ -152,9 +152,8 @@ it('no key meets a nonce twice while the ring goes round under crashes and old i
       restored += 1;
     }
     const device = deviceOn(medium, segments);
+    device.failWrite(5 + Math.floor(random() * 14), { kind: 'torn', keeps: () => random() < 0.5 });
     const log = await openLog(device, dataKey);
-    const opening = device.writes.length;
-    device.failWrite(1 + Math.floor(random() * 14), { kind: 'torn', keeps: () => random() < 0.5 });
     let next = log.mounted.nextIndex;
     for (let append = 0; append < 8; append += 1, next += 1) {
       const add = (): Promise<{ code: string } | null> =>
@@ -169,7 +168,7 @@ it('no key meets a nonce twice while the ring goes round under crashes and old i
     highest = Math.max(highest, next);
     // Every opening begins a run of its own, so each frame's salt is written in the same life.
     const salts = new Map<number, string>();
-    for (const { positionBytes, bytes } of device.writes.slice(opening).filter((write) => write.positionBytes >= logStart)) {
+    for (const { positionBytes, bytes } of device.writes.filter((write) => write.positionBytes >= logStart)) {
       const segment = Math.floor((positionBytes - logStart) / segmentBytes);
       const run = decodeRunHeader(bytes.subarray(0, 4096), storeId, segment, positionBytes);
       if (run !== null) salts.set(run.header.runIndex, Buffer.from(run.header.salt).toString('hex'));

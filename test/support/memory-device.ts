@@ -15,8 +15,7 @@ export interface Write {
 }
 
 /**
- * `not-written`: error and nothing on the medium. `written`: error although all of it is durable. `torn`: error and only `keeps` is. `forgotten`:
- * error and nothing on the medium, but it can be read until it is written again or the power goes, as Linux does after a failed sync. The others
+ * `not-written`: error and nothing on the medium. `written`: error although all of it is durable. `torn`: error and only `keeps` is. The others
  * say that all is well: `dropped` writes nothing, `flipped` one bit wrong, `misdirected` the bytes to another place.
  */
 export type WriteFault =
@@ -25,7 +24,6 @@ export type WriteFault =
   | { readonly kind: 'misdirected'; readonly positionBytes: number }
   | { readonly kind: 'not-written' }
   | { readonly kind: 'written' }
-  | { readonly kind: 'forgotten' }
   | { readonly kind: 'torn'; readonly keeps: (sector: number) => boolean };
 
 export interface MemoryDeviceOptions {
@@ -35,12 +33,7 @@ export interface MemoryDeviceOptions {
   readonly readOnly?: boolean;
   /** Says "durable" at once and leaves everything in the cache. */
   readonly lies?: boolean;
-  /** Of the device before this one: nothing in the kernel's cache goes with a process. */
-  readonly forgotten?: Forgotten;
 }
-
-/** Sectors that can be read and are not on the medium, by position. */
-export type Forgotten = ReadonlyMap<number, Uint8Array>;
 
 export class MemoryDevice implements Device {
   readonly path = 'memory';
@@ -50,7 +43,6 @@ export class MemoryDevice implements Device {
   readonly #lies: boolean;
   #medium: Map<number, Uint8Array>;
   #cached: Write[] = [];
-  readonly #forgotten: Map<number, Uint8Array>;
   #closed = false;
   #dead = false;
   readonly #unreadable = new Set<number>();
@@ -69,11 +61,6 @@ export class MemoryDevice implements Device {
     this.readOnly = options.readOnly ?? false;
     this.#lies = options.lies ?? false;
     this.#medium = new Map(options.medium);
-    this.#forgotten = new Map(options.forgotten);
-  }
-
-  get forgotten(): Forgotten {
-    return new Map(this.#forgotten);
   }
 
   /** Fault of the nth write from now, 1 for the next. */
@@ -120,7 +107,6 @@ export class MemoryDevice implements Device {
         throw new UkeyError('halted', 'read failed', { cause: new Error('EIO') });
     }
     const over = new Map(this.#medium);
-    for (const [at, sector] of this.#forgotten) applyWrite(over, at, sector);
     for (const write of this.#cached) applyWrite(over, write.positionBytes, write.bytes);
     return readMedium(over, positionBytes, lengthBytes);
   }
@@ -143,8 +129,7 @@ export class MemoryDevice implements Device {
     }
     if (fault !== undefined) {
       this.#dead = true;
-      if (fault.kind === 'forgotten') this.#forget(write);
-      else if (fault.kind !== 'not-written') this.#settle(write, fault.kind === 'torn' ? fault.keeps : () => true);
+      if (fault.kind !== 'not-written') this.#settle(write, fault.kind === 'torn' ? fault.keeps : () => true);
       throw new UkeyError('unknown-outcome', `write failed: ${fault.kind}`);
     }
     if (this.#lies) this.#cached.push(write);
@@ -157,15 +142,7 @@ export class MemoryDevice implements Device {
 
   #settle(write: Write, keeps: (sector: number) => boolean): void {
     this.#medium = new Map(tornWrite(this.#medium, write, this.sectorBytes, keeps));
-    for (let at = 0; at < write.bytes.length; at += this.sectorBytes) {
-      this.#unreadable.delete(write.positionBytes + at);
-      this.#forgotten.delete(write.positionBytes + at);
-    }
-  }
-
-  #forget({ positionBytes, bytes }: Write): void {
-    for (let at = 0; at < bytes.length; at += this.sectorBytes)
-      this.#forgotten.set(positionBytes + at, bytes.subarray(at, at + this.sectorBytes));
+    for (let at = 0; at < write.bytes.length; at += this.sectorBytes) this.#unreadable.delete(write.positionBytes + at);
   }
 
   #check(positionBytes: number, lengthBytes: number): void {

@@ -31,11 +31,11 @@ export const seededBugs: readonly SeededBug[] = [
   },
   {
     name: 'what a failed sync dropped is believed because it can be read',
-    file: 'daemon/store/log.ts',
-    find: '!device.readOnly && isBehind(before, read) ? await writeLastAgain(device, before, found) : 0',
-    replace: '0',
-    test: 'store/log.test.ts',
-    only: 'made good by the next opening',
+    file: 'daemon/store/device-claim.ts',
+    find: '      if (isKept && !readOnly) await forgetCached(descriptor);\n',
+    replace: '',
+    test: 'store/device-file.test.ts',
+    only: 'what stands on the disk',
   },
   {
     name: 'reply before sync',

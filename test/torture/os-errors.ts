@@ -67,6 +67,7 @@ export async function strikeStore(order: ErrorOrder): Promise<ErrorTally> {
   const tally = { points: 0, failed: 0, late: 0, lost: 0 };
   try {
     const life = new StoreLife(device.pathOf('flash'), order.mirrored ? device.pathOf('mirror') : null);
+    for (const name of ['flash', 'mirror']) device.tell(`mode ${name} cached`);
     await life.begin(draw());
     for (const nth of order.places) {
       for (const { op, how } of storeFaults) {
@@ -80,7 +81,7 @@ export async function strikeStore(order: ErrorOrder): Promise<ErrorTally> {
           device.tell(`cut ${draw()} 0`);
           device.tell('on');
         }
-        const after = await life.run({ seed: draw(), steps: 0, checkSides: true });
+        const after = await life.run({ seed: draw(), steps: 0, checkSides: true, sidesFirst: between !== null });
         tally.points += 1;
         tally.failed += struck.failure === null ? 0 : 1;
         tally.late += struck.late;

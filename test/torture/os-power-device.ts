@@ -65,7 +65,12 @@ export async function openPowerDevice(sizeBytes: number, images: readonly string
     folder,
     sizeBytes,
     pathOf: (image) => path.join(folder, image),
-    tell: (command) => writeFileSync(control, command),
+    tell: (command) => {
+      writeFileSync(control, command);
+      // With the power goes what the kernel remembers.
+      if (command === 'on')
+        for (const image of images) spawnSync('dd', [`if=${path.join(folder, image)}`, 'iflag=nocache', 'count=0', 'status=none']);
+    },
     state: () => parseState(readFileSync(control, 'utf8')),
     close: async () => {
       // Fails where it has unmounted itself: then nothing is mounted any more.

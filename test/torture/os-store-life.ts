@@ -26,8 +26,9 @@ export interface Session {
   readonly steps: number;
   readonly known: Known;
   readonly eager: boolean;
-  /** Each side is read alone as well. */
+  /** Each side is read alone as well: after the opening has healed it, or before. */
   readonly checkSides: boolean;
+  readonly sidesFirst: boolean;
 }
 
 export interface Outcome {
@@ -81,7 +82,15 @@ export class StoreLife {
   }
 
   async run(session: Pick<Session, 'seed' | 'steps'> & Partial<Session>, options: RunOptions = {}): Promise<Outcome> {
-    const whole: Session = { flash: this.flash, mirror: this.mirror, known: this.known, eager: false, checkSides: false, ...session };
+    const whole: Session = {
+      flash: this.flash,
+      mirror: this.mirror,
+      known: this.known,
+      eager: false,
+      checkSides: false,
+      sidesFirst: false,
+      ...session,
+    };
     const lines = await this.#lines(whole, options);
     return this.#read(lines);
   }

@@ -127,7 +127,7 @@ async function compare(log: StoreLog, known: Known, side: string): Promise<numbe
   return found ?? known.carriedTo;
 }
 
-/** After healing each side must have everything by itself. */
+/** Each side must have everything by itself: after an opening that heals, and after a clean end. */
 async function compareAlone(side: string, file: string, known: Known): Promise<void> {
   const device = await openFileDevice(file, { readOnly: true });
   try {
@@ -143,12 +143,14 @@ async function run(session: Session): Promise<void> {
   const device = await openFileDevice(flash);
   const second: Device | null = mirror === null ? null : await openFileDevice(mirror);
   const options = { randomBytes: randomSource(seed), ...(second === null ? {} : { mirror: { device: second, mode: 'sync' as const } }) };
+  const checkSides = async (): Promise<void> => {
+    await compareAlone('flash', flash, known);
+    if (mirror !== null) await compareAlone('mirror', mirror, known);
+  };
+  if (session.sidesFirst) await checkSides();
   const log = await openLog(device, dataKey, options);
   const carried = await compare(log, known, 'store');
-  if (mirror !== null && session.checkSides) {
-    await compareAlone('flash', flash, known);
-    await compareAlone('mirror', mirror, known);
-  }
+  if (session.checkSides) await checkSides();
   const healed = log.mounted.mirror;
   tell(`open ${log.mounted.nextIndex} ${carried} ${(healed?.healedFlash ?? 0) + (healed?.healedMirror ?? 0)}`);
   const player = new Player(log, session, carried);

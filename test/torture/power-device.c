@@ -3,12 +3,14 @@
  * Model: a write is seen by readers at once; its sectors become durable at fsync. A cut keeps a random subset of the sectors
  * written since, each write of a sector on its own, so that an older one may outlive a newer one. A sector is never torn itself.
  * Commands, one per write to `control` (EINVAL: not understood); reading it answers `ops=.. pending=.. cut=.. fired=..`:
- *   mode <name> honest|lie          lie: fsync says yes and makes nothing durable
+ *   mode <name> honest|lie|cached   lie: fsync says yes and makes nothing durable; cached: the kernel keeps what it has read and
+ *                                   written, from the next opening on
  *   arm <nth> <seed> <pid>          cut at the nth write or fsync from now; the pid gets SIGKILL, everything after is EIO
  *   cut <seed> <pid>                cut now (pid 0: nobody)
  *   on                              power is back: only what is durable is there
  *   fault <name> write|sync <nth> <seed> eio|enospc|short|<ms>   once, at the nth from now. A failed fsync drops what it did not
- *                                   write, and the next one says yes, as Linux does; short takes half; <ms> is slow
+ *                                   write, and the next one says yes; what it dropped stays in the kernel's cache, where it can be
+ *                                   read until that is dropped, as on any file system of Linux. short takes half; <ms> is slow
  *   clear                           no faults, not armed
  * Must not: be fast, or keep anything after it ends. */
 #define FUSE_USE_VERSION 31
@@ -28,7 +30,7 @@ enum { sector_bytes = 512, images_max = 4, faults_max = 16, name_max_bytes = 32 
 
 struct image {
   char name[name_max_bytes];
-  int lies;
+  int lies, is_cached;
   uint8_t *current, *durable;
 };
 struct pending {
@@ -133,7 +135,8 @@ static int command(const char *text) {
   if (sscanf(text, "mode %31s %15s", name, how) == 2) {
     int image = image_of(name);
     if (image < 0) return -EINVAL;
-    images[image].lies = strcmp(how, "lie") == 0;
+    if (strcmp(how, "cached") == 0) images[image].is_cached = 1;
+    else images[image].lies = strcmp(how, "lie") == 0;
     return 0;
   }
   if (sscanf(text, "arm %ld %llu %ld", &nth, &seed, &pid) == 3 && nth > 0) {
@@ -201,8 +204,9 @@ static int on_readdir(const char *path, void *list, fuse_fill_dir_t fill, off_t 
 
 /* Nothing is cached in between: every read and write of the program is one of ours. */
 static int on_open(const char *path, struct fuse_file_info *fi) {
-  fi->direct_io = 1;
   fi->fh = strcmp(path, "/control") == 0 ? images_max : (uint64_t)image_of(path + 1);
+  fi->keep_cache = fi->fh < images_max && images[fi->fh].is_cached;
+  fi->direct_io = !fi->keep_cache;
   return 0;
 }
 
@@ -277,6 +281,7 @@ static int sync_image(int image, long *slow_ms) {
   if (fault.error) {
     chance = fault.seed;
     settle(image, 0.5);
+    memcpy(images[image].current, images[image].durable, (size_t)image_bytes);
     return -fault.error;
   }
   if (armed_left > 0 && --armed_left == 0) {
@@ -298,7 +303,15 @@ static int on_fsync(const char *path, int datasync, struct fuse_file_info *fi) {
   return result;
 }
 
+/* Only whoever reads decides when the kernel's cache is dropped. */
+static void *on_init(struct fuse_conn_info *conn, struct fuse_config *config) {
+  (void)config;
+  conn->want &= ~(unsigned)FUSE_CAP_AUTO_INVAL_DATA;
+  return NULL;
+}
+
 static const struct fuse_operations operations = {
+    .init = on_init,
     .getattr = on_getattr,
     .readdir = on_readdir,
     .open = on_open,
