@@ -37,7 +37,9 @@ export class BegunProvisioning {
   }
 
   begin(): void {
+    // Also where one is there: it may have been read from a cache and never have reached the disk.
     if (this.#before === null) this.#write(null);
+    else writeDurably(this.#file, JSON.stringify(this.#before));
   }
 
   /** Nothing was made after all. */

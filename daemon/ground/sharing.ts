@@ -6,11 +6,11 @@ export function sharing<T>(make: () => Promise<T>): () => Promise<T> {
   let current: Promise<T> | null = null;
   let next: Promise<T> | null = null;
   const begin = (): Promise<T> => {
-    const made = make();
+    next = null;
+    const made = (async () => await make())(); // one that throws at once has failed like any other
     const ended = (): void => {
       if (next === null) current = null;
     };
-    next = null;
     current = made;
     made.then(ended, ended);
     return made;

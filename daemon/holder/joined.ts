@@ -238,7 +238,7 @@ class JoinedHolder implements Holder {
     await device?.close().catch((error: unknown) => this.#parts.note('the FLASH did not close', error));
     const error = asUkeyError(thrown);
     this.#logOut(token);
-    if (error.code === 'halted') this.#setState(haltedBy(error));
+    if (error.code === 'halted' && !(await this.#survey.isFlashSilent(token))) this.#setState(haltedBy(error));
     else await this.#lookAnew();
     return error;
   }

@@ -77,6 +77,8 @@ async function readFromMirror(
   }
   try {
     return await readStoreHeader(device, second, keyIdOf(publicKey));
+  } catch {
+    throw thrown; // no better a witness
   } finally {
     await second.close();
   }

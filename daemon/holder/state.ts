@@ -11,7 +11,7 @@ export function whyNotOpen(state: HolderState, cause?: unknown): UkeyError {
     case 'starting':
       return new UkeyError('token-failed', 'the token is being opened', { cause });
     case 'absent':
-      return new UkeyError('no-token', state.reason, { cause });
+      return new UkeyError('no-token', state.reason, { cause, action: state.action });
     case 'blank':
       return state.facts.provisioned && !state.facts.loggedIn
         ? new UkeyError('locked', 'the KEY is provisioned, its FLASH is blank', { cause, action: blankFlashAction })

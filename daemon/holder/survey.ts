@@ -2,6 +2,7 @@
 // Invariants: opens the FLASH for reading only and closes it again; a blank token never hides that ours is gone.
 import type { KeyObject } from 'node:crypto';
 import { asUkeyError, errorTable, UkeyError } from '#ipc-schema/errors.ts';
+import { SilentDevice } from '#store/salvage.ts';
 import type { Token, TokenFacts } from '#token/token.ts';
 import type { HolderState } from './holder.ts';
 import { readOwnHeader } from './mounting.ts';
@@ -12,6 +13,7 @@ import type { Presence } from './presence.ts';
 export type FlashState = 'formatted' | 'blank' | 'missing';
 
 export const provisionedAction = 'Nothing is left to provision: log in (ukeyctl login), or plug in a blank token for another ledger.';
+const silentAction = 'Plug the token in again. If it stays so the FLASH is broken: put another in its place (ukeyctl store restore).';
 const plugOrProvision = 'Plug the token in; where none was provisioned yet, provision it (ukeyctl provision).';
 
 type SurveyParts = Pick<HolderParts, 'openDevice' | 'createDevice' | 'openBlank' | 'flashPath' | 'mirror'>;
@@ -39,6 +41,7 @@ export class Survey {
       return (await this.readFlash(token)) === 'formatted' ? { kind: 'locked', facts } : { kind: 'blank', facts };
     } catch (thrown) {
       const { code, message } = asUkeyError(thrown);
+      if (isOfSilence(thrown)) return { kind: 'absent', reason: message, action: silentAction };
       return code === 'halted' ? { kind: 'halted', reason: message } : { kind: 'absent', reason: message };
     }
   }
@@ -57,6 +60,11 @@ export class Survey {
       if (this.#parts.createDevice !== undefined && thrown instanceof UkeyError && thrown.code === 'no-token') return 'missing';
       throw thrown;
     }
+  }
+
+  /** Nothing of the FLASH can be read. It may come back, so whatever an opening took for damage was none. */
+  async isFlashSilent(token: Token): Promise<boolean> {
+    return await this.readFlash(token).then(() => false, isOfSilence);
   }
 
   /**
@@ -89,6 +97,8 @@ export class Survey {
     return flash === 'formatted' ? { kind: 'absent', reason: 'the FLASH belongs to a token that is not there' } : { kind: 'blank', facts };
   }
 }
+
+const isOfSilence = (thrown: unknown): boolean => asUkeyError(thrown).cause instanceof SilentDevice;
 
 /** Null where the module shows its public key only after login. */
 export function publicKeyIfShown(token: Token): KeyObject | null {

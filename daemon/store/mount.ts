@@ -1,7 +1,7 @@
 // Owns: reading a store from a device up to the point where its state is known: superblocks, segment heads, the newest segment.
 // Invariants: mounting reads four superblocks, one page per segment and two segments, however many frames there are; it writes
 // nothing (log.ts does, afterwards). Damage is believed only when it is read again and again: another process may be appending meanwhile.
-// Errors are UkeyError: `halted`, with the frames named; `no-token` where the device gives nothing at all. Must not: append, repair, or keep the data key.
+// Errors are UkeyError `halted`, with the frames named, or because of a SilentDevice. Must not: append, repair, or keep the data key.
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import type { StoreHeader } from '#store/store.ts';
@@ -30,13 +30,12 @@ import {
   orderHeads,
   type TailDecision,
 } from './recover.ts';
-import { lendSegment, readOrNull } from './salvage.ts';
+import { lendSegment, readOrNull, SilentDevice } from './salvage.ts';
 import { type CopyState, decodeSuperblock, isAuthentic, type Superblock, superblockBytes } from './superblock.ts';
 import { type Gap, type Walk, walkSegment } from './walk.ts';
 
 /** Readings of the tail before damage is believed. A reader beside a busy writer needs a second one now and then. */
 const tailReadings = 6;
-const unreadableAction = 'Plug the token in again. If it stays so the FLASH is broken: put another in its place (ukeyctl store restore).';
 /** Segments whose first pages are asked for at once: the device gives one after the other, and nobody waits for the way there and back of each. */
 const headsAhead = 64;
 
@@ -71,8 +70,8 @@ export async function readCopies(device: Device): Promise<CopyState[]> {
     unreadable += bytes === null ? 1 : 0;
     copies.push(bytes === null ? { kind: 'damaged' } : decodeSuperblock(bytes));
   }
-  // That is no rot, but a device that went away and may come back: whoever looks for the token looks again.
-  if (unreadable === copyCount) throw new UkeyError('no-token', `${device.path} cannot be read`, { action: unreadableAction });
+  // That is no rot, but a device that went away.
+  if (unreadable === copyCount) throw new UkeyError('halted', `${device.path} cannot be read`, { cause: new SilentDevice() });
   return copies;
 }
 

@@ -6,6 +6,9 @@ import type { Device } from '#store/device.ts';
 import { pageBytes, segmentPosition } from './format.ts';
 import type { Superblock } from './superblock.ts';
 
+/** The cause of a refusal: of this device nothing can be read. It may have gone away, and come back. */
+export class SilentDevice extends Error {}
+
 /** Null where the device cannot be read: that counts as damage of what should stand there. */
 export async function readOrNull(device: Device, positionBytes: number, lengthBytes: number): Promise<Uint8Array | null> {
   try {
