@@ -61,9 +61,10 @@ async function claimOnce({ path, readOnly }: Claim): Promise<Claimed | 'in-use'>
   try {
     const stat = await statDescriptor(descriptor);
     if (stat.isFile()) {
-      isKept = readOnly || (await tryLock(descriptor));
-      if (isKept && !readOnly) await forgetCached(descriptor);
-      return isKept ? { descriptor, sizeBytes: wholeSectors(stat.size, imageSectorBytes), sectorBytes: imageSectorBytes } : 'in-use';
+      const isOurs = readOnly || (await tryLock(descriptor));
+      if (isOurs && !readOnly) await forgetCached(descriptor);
+      isKept = isOurs;
+      return isOurs ? { descriptor, sizeBytes: wholeSectors(stat.size, imageSectorBytes), sectorBytes: imageSectorBytes } : 'in-use';
     }
     if (!stat.isBlockDevice()) throw refused('halted', `${path} is neither a block device nor a file`);
     rdev = stat.rdev;
@@ -84,7 +85,12 @@ async function claimBlockDevice(path: string, rdev: number, flags: number): Prom
   if (sectors === 0) throw refused('no-token', `${path} has no medium`);
   try {
     const descriptor = await openDescriptor(path, flags);
-    if ((flags & constants.O_EXCL) !== 0) await forgetCached(descriptor);
+    if ((flags & constants.O_EXCL) !== 0) {
+      await forgetCached(descriptor).catch(async (thrown: unknown) => {
+        await closeDescriptor(descriptor);
+        throw thrown;
+      });
+    }
     // Sizes in /sys are in units of 512 bytes whatever the sector.
     return { descriptor, sizeBytes: wholeSectors(sectors * 512, sectorBytes), sectorBytes };
   } catch (thrown) {
