@@ -288,7 +288,8 @@ class TokenPlace implements Place {
     if (unattended !== null && state.kind === 'locked')
       void this.custody.loggingIn(unattended.attempt(state)); // never rejects
     else unattended?.leave();
-    if (state.kind === 'absent' || state.kind === 'open') unattended?.resume();
+    const isAway = state.kind === 'absent' && state.plugged !== true;
+    if (isAway || state.kind === 'open') unattended?.resume();
     this.custody.follow(state);
   }
 

@@ -12,8 +12,8 @@ import type { EraseConsent } from './occupied.ts';
 /** What the holder is, as the front sees it. */
 export type HolderState =
   | { readonly kind: 'starting' }
-  /** No token, or its FLASH is missing; the holder looks again by itself. */
-  | { readonly kind: 'absent'; readonly reason: string /** Where more is to be done than to plug it in. */; readonly action?: string }
+  /** No token, or its FLASH is missing or (`plugged`) cannot be read; the holder looks again by itself. `action`: where more is to be done than to plug it in. */
+  | { readonly kind: 'absent'; readonly reason: string; readonly action?: string; readonly plugged?: true }
   /** A token without keys: provision first. Or one with keys (`facts.provisioned`) whose FLASH is blank: a step of provisioning, or a loss. */
   | { readonly kind: 'blank'; readonly facts: TokenFacts }
   | { readonly kind: 'locked'; readonly facts: TokenFacts }

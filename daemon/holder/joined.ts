@@ -40,7 +40,7 @@ import { changePin, unblockPin } from './pins.ts';
 import { Presence, presencePollMs } from './presence.ts';
 import type { Restoration } from './restoring.ts';
 import { refusedCommit } from './sealer.ts';
-import { haltedBy, isOtherToken, isSameState, whyNotOpen } from './state.ts';
+import { haltedBy, isOtherToken, isSameState, whyNotOpen, withReasonOf } from './state.ts';
 import { Survey } from './survey.ts';
 import { Turns } from './turns.ts';
 
@@ -240,7 +240,7 @@ class JoinedHolder implements Holder {
     this.#logOut(token);
     if (error.code === 'halted' && !(await this.#survey.isFlashSilent(token))) this.#setState(haltedBy(error));
     else await this.#lookAnew();
-    return error;
+    return withReasonOf(this.#state, error);
   }
 
   // ---- Presence

@@ -26,6 +26,12 @@ export function whyNotOpen(state: HolderState, cause?: unknown): UkeyError {
   }
 }
 
+/** The error of an opening, which may tell as damage what only could not be read. Its code stays: it says what was done until then. */
+export function withReasonOf(state: HolderState, error: UkeyError): UkeyError {
+  if (state.kind !== 'absent' || state.plugged !== true) return error;
+  return new UkeyError(error.code, state.reason, { action: state.action, cause: error });
+}
+
 /** The state behind an opening that has failed for good. */
 export function haltedBy(error: UkeyError): Extract<HolderState, { kind: 'halted' }> {
   const { message: reason, action } = error;

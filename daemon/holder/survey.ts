@@ -41,7 +41,7 @@ export class Survey {
       return (await this.readFlash(token)) === 'formatted' ? { kind: 'locked', facts } : { kind: 'blank', facts };
     } catch (thrown) {
       const { code, message } = asUkeyError(thrown);
-      if (isOfSilence(thrown)) return { kind: 'absent', reason: message, action: silentAction };
+      if (isOfSilence(thrown)) return { kind: 'absent', reason: message, action: silentAction, plugged: true };
       return code === 'halted' ? { kind: 'halted', reason: message } : { kind: 'absent', reason: message };
     }
   }
@@ -62,9 +62,12 @@ export class Survey {
     }
   }
 
-  /** Nothing of the FLASH can be read. It may come back, so whatever an opening took for damage was none. */
+  /** Nothing of the FLASH can be read, or the token is gone. It may come back, so whatever an opening took for damage was none. */
   async isFlashSilent(token: Token): Promise<boolean> {
-    return await this.readFlash(token).then(() => false, isOfSilence);
+    return await this.readFlash(token).then(
+      () => false,
+      (thrown) => asUkeyError(thrown).code !== 'halted' || isOfSilence(thrown),
+    );
   }
 
   /**

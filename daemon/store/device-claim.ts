@@ -1,7 +1,7 @@
 // Owns: opening a raw block device or an image for one process alone, and what is known of it then: its descriptor, size and sector.
 // Invariants: a writable open excludes every other writer until it is closed or this process dies (O_EXCL, or flock on an image), and begins by making
 // the kernel forget what it remembers of the device; a read-only open locks nothing.
-// Errors are UkeyError: no-token (nothing there), halted (in use, mounted, unfit). Must not: read or write; device-file.ts does.
+// Errors are UkeyError: no-token (nothing there), halted (in use, mounted, unfit), busy (a tool that failed this time). Must not: read or write; device-file.ts does.
 import { spawn } from 'node:child_process';
 import { close, constants, fstat, open } from 'node:fs';
 import { readFile } from 'node:fs/promises';
@@ -12,7 +12,10 @@ import { type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
 /** Sector of an image: files are written in sectors of at least this size on every disk. */
 const imageSectorBytes = 512;
 const lockRetryMs = 50;
-const absentCodes: ReadonlySet<string> = new Set(['ENOENT', 'ENXIO', 'ENODEV', 'ENOMEDIUM']);
+/** Of a tool that takes milliseconds. */
+const toolWaitMs = 10_000;
+const saidMaxChars = 200;
+const absentCodes: ReadonlySet<string> = new Set(['ENOENT', 'ENXIO', 'ENODEV', 'ENOMEDIUM', 'EIO']);
 
 /** Descriptors and not FileHandles: those are closed, and with them the lock, when nothing names them any more. */
 const openDescriptor = promisify(open);
@@ -36,7 +39,7 @@ export interface Claim {
 const refused = (code: ErrorCode, text: string, cause?: unknown): UkeyError => new UkeyError(code, text, { cause });
 const codeOf = (thrown: unknown): string => (thrown instanceof Error && 'code' in thrown ? String(thrown.code) : '');
 
-/** Throws no-token and halted. A killed predecessor needs a moment to die: waits for it, but not for ever. */
+/** Throws no-token, halted and busy. A killed predecessor needs a moment to die: waits for it, but not for ever. */
 export async function claimDevice(claim: Claim): Promise<Claimed> {
   const giveUpAtMs = performance.now() + claim.lockWaitMs;
   try {
@@ -62,7 +65,7 @@ async function claimOnce({ path, readOnly }: Claim): Promise<Claimed | 'in-use'>
     const stat = await statDescriptor(descriptor);
     if (stat.isFile()) {
       const isOurs = readOnly || (await tryLock(descriptor));
-      if (isOurs && !readOnly) await forgetCached(descriptor);
+      if (isOurs && !readOnly) await forgetCached(path);
       isKept = isOurs;
       return isOurs ? { descriptor, sizeBytes: wholeSectors(stat.size, imageSectorBytes), sectorBytes: imageSectorBytes } : 'in-use';
     }
@@ -86,7 +89,7 @@ async function claimBlockDevice(path: string, rdev: number, flags: number): Prom
   try {
     const descriptor = await openDescriptor(path, flags);
     if ((flags & constants.O_EXCL) !== 0) {
-      await forgetCached(descriptor).catch(async (thrown: unknown) => {
+      await forgetCached(path).catch(async (thrown: unknown) => {
         await closeDescriptor(descriptor);
         throw thrown;
       });
@@ -125,25 +128,51 @@ async function sysNumber(path: string): Promise<number | null> {
 
 /** flock(1) locks the open file description that it inherits; the kernel frees it when this process dies, however it dies. */
 async function tryLock(descriptor: number): Promise<boolean> {
-  const status = await runOn(descriptor, 'flock', ['-n', '-x', '0'], 'to lock an image');
-  if (status !== 0 && status !== 1) throw refused('halted', `flock(1) ended with ${status}`);
+  const { status } = await runTool('flock', ['-n', '-x', '0'], descriptor);
+  if (status !== 0 && status !== 1) throw refused('busy', `flock(1) ended with ${status}`);
   return status === 0;
 }
 
 /**
  * What a failed sync has dropped can be read until the kernel forgets it, and the next sync says yes without having written it. So whoever is going to
- * write reads what stands on the disk: dd(1) advises POSIX_FADV_DONTNEED (posix_fadvise(2)), which leaves only what is still to be written.
+ * write reads what stands on the disk: dd(1) advises POSIX_FADV_DONTNEED (posix_fadvise(2)), which leaves only what is still to be written. It opens the
+ * path itself: one that hangs on a dying disk must not keep our lock after we are gone.
  */
-async function forgetCached(descriptor: number): Promise<void> {
-  const status = await runOn(descriptor, 'dd', ['iflag=nocache', 'count=0', 'status=none'], 'to read what is on the disk');
-  if (status !== 0) throw refused('halted', `dd(1) ended with ${status}`);
+async function forgetCached(path: string): Promise<void> {
+  const { status, said } = await runTool('dd', [`if=${path}`, 'iflag=nocache', 'count=0', 'status=none'], 'ignore');
+  if (status !== 0) throw refused('busy', `${path} cannot be read afresh: dd(1) ended with ${status} ${said}`);
 }
 
-/** Exit status or signal of a command that has the descriptor as its standard input. */
-function runOn(descriptor: number, command: string, args: readonly string[], purpose: string): Promise<number | string | null> {
+/** Exit status or signal, and what was said on standard error. Throws halted where it is not installed, and busy where it does not start or end in time. */
+function runTool(
+  command: string,
+  args: readonly string[],
+  input: number | 'ignore',
+): Promise<{ status: number | string | null; said: string }> {
   return new Promise((resolve, reject) => {
-    const running = spawn(command, args, { stdio: [descriptor, 'ignore', 'ignore'] });
-    running.on('error', (cause) => reject(refused('halted', `${command}(1) is needed ${purpose}: ${cause.message}`, cause)));
-    running.on('exit', (code, signal) => resolve(code ?? signal));
+    const tool = spawn(command, args, { stdio: [input, 'ignore', 'pipe'] });
+    let said = '';
+    tool.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      said = (said + text).slice(0, saidMaxChars);
+    });
+    const timer = setTimeout(() => {
+      tool.kill('SIGKILL');
+      reject(refused('busy', `${command}(1) did not end within ${toolWaitMs / 1_000} s`));
+    }, toolWaitMs);
+    tool.on('error', (cause) => {
+      clearTimeout(timer);
+      const isMissing = codeOf(cause) === 'ENOENT';
+      reject(
+        refused(
+          isMissing ? 'halted' : 'busy',
+          `${command}(1) ${isMissing ? 'is needed and not installed' : 'does not start'}: ${cause.message}`,
+          cause,
+        ),
+      );
+    });
+    tool.on('close', (code, signal) => {
+      clearTimeout(timer);
+      resolve({ status: code ?? signal, said: said.trim() });
+    });
   });
 }

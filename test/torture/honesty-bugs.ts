@@ -32,7 +32,7 @@ export const seededBugs: readonly SeededBug[] = [
   {
     name: 'what a failed sync dropped is believed because it can be read',
     file: 'daemon/store/device-claim.ts',
-    find: '      if (isOurs && !readOnly) await forgetCached(descriptor);\n',
+    find: '      if (isOurs && !readOnly) await forgetCached(path);\n',
     replace: '',
     test: 'store/device-file.test.ts',
     only: 'what stands on the disk',

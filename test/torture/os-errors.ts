@@ -187,6 +187,7 @@ export interface ServiceTally {
 export async function strikeService(seed: number, points: number, note: (text: string) => void): Promise<ServiceTally> {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'ukeyd-errors-'));
   const device: PowerDevice = await openPowerDevice(32 * mib, ['flash', 'mirror']);
+  for (const name of ['flash', 'mirror']) device.tell(`mode ${name} cached`);
   const server = await startServer({ directory: path.join(folder, 'server') });
   const machine = new Machine({ directory: folder, flash: device.pathOf('flash'), mirror: { path: device.pathOf('mirror') } });
   const random = seededRandom(seed);

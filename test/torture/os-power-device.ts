@@ -67,9 +67,7 @@ export async function openPowerDevice(sizeBytes: number, images: readonly string
     pathOf: (image) => path.join(folder, image),
     tell: (command) => {
       writeFileSync(control, command);
-      // With the power goes what the kernel remembers.
-      if (command === 'on')
-        for (const image of images) spawnSync('dd', [`if=${path.join(folder, image)}`, 'iflag=nocache', 'count=0', 'status=none']);
+      if (command === 'on') for (const image of images) forget(path.join(folder, image));
     },
     state: () => parseState(readFileSync(control, 'utf8')),
     close: async () => {
@@ -90,6 +88,12 @@ export async function openPowerDevice(sizeBytes: number, images: readonly string
     await new Promise((resolve) => setTimeout(resolve, pollMs));
   }
   return device;
+}
+
+/** With the power goes what the kernel remembers. */
+function forget(file: string): void {
+  const done = spawnSync('dd', [`if=${file}`, 'iflag=nocache', 'count=0', 'status=none'], { encoding: 'utf8' });
+  if (done.status !== 0) throw new Error(`the kernel does not forget ${file}: ${done.stderr}`);
 }
 
 function stop(child: ChildProcess): void {
