@@ -3,13 +3,16 @@
 // Invariants: positions and lengths are multiples of sectorBytes; a resolved `writeAndSync` means that the device said
 // "durable"; after any rejected write or sync the device must be closed and opened again (no retry of a sync).
 
-export interface Device {
+export interface ReadableDevice {
   readonly path: string;
+  read(positionBytes: number, lengthBytes: number): Promise<Uint8Array>;
+}
+
+export interface Device extends ReadableDevice {
   readonly sizeBytes: number;
   /** Smallest unit that a torn write can destroy: 512 or 4096. */
   readonly sectorBytes: number;
   readonly readOnly: boolean;
-  read(positionBytes: number, lengthBytes: number): Promise<Uint8Array>;
   /** Writes all of `bytes` at the position, and resolves when the device says "durable". */
   writeAndSync(positionBytes: number, bytes: Uint8Array): Promise<void>;
   close(): Promise<void>;

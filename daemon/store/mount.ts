@@ -2,8 +2,9 @@
 // Invariants: mounting reads four superblocks, one page per segment and two segments, however many frames there are; it writes
 // nothing (log.ts does, afterwards). Damage is believed only when it is read again and again: another process may be appending meanwhile.
 // Errors are UkeyError `halted`, with the frames named, or because of a SilentDevice. Must not: append, repair, or keep the data key.
+import { setTimeout as pause } from 'node:timers/promises';
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
-import type { Device } from '#store/device.ts';
+import type { Device, ReadableDevice } from '#store/device.ts';
 import type { StoreHeader } from '#store/store.ts';
 import { deriveKey, isFrameWhole, openCheckpoint, openFrame, openIdentity } from './cipher.ts';
 import {
@@ -36,6 +37,8 @@ import { type Gap, type Walk, walkSegment } from './walk.ts';
 
 /** Readings of the tail before damage is believed. A reader beside a busy writer needs a second one now and then. */
 const tailReadings = 6;
+/** Before what could not be read is read again: a bus that was reset is back after a moment. */
+const unsurePauseMs = 200;
 /** Segments whose first pages are asked for at once: the device gives one after the other, and nobody waits for the way there and back of each. */
 const headsAhead = 64;
 
@@ -169,7 +172,7 @@ export function headOf({ header }: DecodedRun): Head {
 }
 
 /** The run header that each segment begins with, where there is one. */
-export async function readHeadRuns(device: Device, superblock: Superblock): Promise<DecodedRun[]> {
+export async function readHeadRuns(device: ReadableDevice, superblock: Superblock): Promise<DecodedRun[]> {
   const runs: DecodedRun[] = [];
   for (let from = 0; from < superblock.segmentCount; from += headsAhead) {
     const segments = Array.from({ length: Math.min(headsAhead, superblock.segmentCount - from) }, (_, at) => from + at);
@@ -178,7 +181,7 @@ export async function readHeadRuns(device: Device, superblock: Superblock): Prom
   return runs;
 }
 
-async function readHeadRun(device: Device, superblock: Superblock, segment: number): Promise<DecodedRun | null> {
+async function readHeadRun(device: ReadableDevice, superblock: Superblock, segment: number): Promise<DecodedRun | null> {
   const page = await readOrNull(device, segmentPosition(superblock, segment), runHeaderBytes);
   return page === null ? null : decodeRunHeader(page, superblock.storeId, segment, segmentPosition(superblock, segment));
 }
@@ -212,7 +215,7 @@ export function verifiedWalk(
 }
 
 async function readVerified(
-  device: Device,
+  device: ReadableDevice,
   superblock: Superblock,
   dataKey: Uint8Array,
   segment: number,
@@ -225,7 +228,7 @@ async function readVerified(
 
 /** Frames that stood in segments whose heads are gone: between the end of the segment before and the head behind. */
 async function missingInHoles(
-  device: Device,
+  device: ReadableDevice,
   superblock: Superblock,
   dataKey: Uint8Array,
   heads: readonly Head[],
@@ -255,7 +258,7 @@ export interface Tail {
 }
 
 /** The newest segment. A head that carries and is torn does not count, unless the superblock knows its run. */
-export async function readTail(device: Device, superblock: Superblock, dataKey: Uint8Array, heads: readonly Head[]): Promise<Tail> {
+export async function readTail(device: ReadableDevice, superblock: Superblock, dataKey: Uint8Array, heads: readonly Head[]): Promise<Tail> {
   const newest = heads.at(-1);
   if (newest === undefined) return { heads, newest, walk: null };
   const walk = await readVerified(device, superblock, dataKey, newest.segment, newest.runIndex - 1);
@@ -264,7 +267,7 @@ export async function readTail(device: Device, superblock: Superblock, dataKey: 
 }
 
 /** Never throws for damage. */
-export async function readOnce(device: Device, superblock: Superblock, dataKey: Uint8Array): Promise<Reading> {
+export async function readOnce(device: ReadableDevice, superblock: Superblock, dataKey: Uint8Array): Promise<Reading> {
   const seen = (await readHeadRuns(device, superblock)).map(headOf);
   const order = orderHeads(seen, superblock.segmentCount, superblock.oldestRun);
   const { heads, newest, walk } = await readTail(device, superblock, dataKey, order.heads);
@@ -296,7 +299,12 @@ export async function readOnce(device: Device, superblock: Superblock, dataKey: 
 }
 
 /** What the newest run carries or points to; null when it was durable and cannot be read. */
-async function readCarried(device: Device, superblock: Superblock, dataKey: Uint8Array, walk: Walk | null): Promise<Carried | null> {
+async function readCarried(
+  device: ReadableDevice,
+  superblock: Superblock,
+  dataKey: Uint8Array,
+  walk: Walk | null,
+): Promise<Carried | null> {
   const newest = walk?.runs.at(-1)?.header;
   const position = newest === undefined ? superblock.carryPosition : newest.carryFrameBytes > 0 ? newest.position : newest.carryPosition;
   if (position === 0) return { position, bytes: null };
@@ -333,6 +341,27 @@ export function damaged(found: Damage): UkeyError {
   return new UkeyError('halted', `the store is damaged: ${what} were durable and cannot be read`, { cause: damage });
 }
 
+/** What reading a log asks of a device; knows how many readings have failed. */
+class CountedReads {
+  failures = 0;
+  readonly path: string;
+  readonly #device: ReadableDevice;
+
+  constructor(device: ReadableDevice) {
+    this.path = device.path;
+    this.#device = device;
+  }
+
+  async read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
+    try {
+      return await this.#device.read(positionBytes, lengthBytes);
+    } catch (thrown) {
+      this.failures += 1;
+      throw thrown;
+    }
+  }
+}
+
 /** Reads where the log ends. Throws `halted` naming the frames (damageOf) when something that was durable is not there any more. */
 export async function readLog(device: Device, superblock: Superblock, dataKey: Uint8Array): Promise<LogFound> {
   let damage: Damage = { kind: 'damage', missing: [], carryLost: false };
@@ -340,11 +369,16 @@ export async function readLog(device: Device, superblock: Superblock, dataKey: U
   for (let reading = 0; reading < tailReadings; reading += 1) {
     // The writer beside this reader may have freed segments meanwhile.
     if (reading > 0 && device.readOnly) current = (await readSuperblock(device, dataKey)).superblock;
-    const found = await readOnce(device, current, dataKey);
+    const counted = new CountedReads(device);
+    const found = await readOnce(counted, current, dataKey);
+    // What cannot be read passes for blank: an end of the log is believed when it was read whole, or could not be again and again.
+    const isSure = counted.failures === 0 || reading === tailReadings - 1;
+    if (!isSure) await pause(unsurePauseMs);
     switch (found.decision.kind) {
       case 'empty':
       case 'tail':
-        return found;
+        if (isSure) return found;
+        break;
       case 'damage':
         damage = found.decision;
         break;

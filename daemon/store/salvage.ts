@@ -2,7 +2,7 @@
 // Invariants: a page that cannot be read is zeros and named; it is never taken for what was written. What is lent is given back.
 import { giveBack } from '#ground/give-back.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
-import type { Device } from '#store/device.ts';
+import type { ReadableDevice } from '#store/device.ts';
 import { pageBytes, segmentPosition } from './format.ts';
 import type { Superblock } from './superblock.ts';
 
@@ -10,7 +10,7 @@ import type { Superblock } from './superblock.ts';
 export class SilentDevice extends Error {}
 
 /** Null where the device cannot be read: that counts as damage of what should stand there. */
-export async function readOrNull(device: Device, positionBytes: number, lengthBytes: number): Promise<Uint8Array | null> {
+export async function readOrNull(device: ReadableDevice, positionBytes: number, lengthBytes: number): Promise<Uint8Array | null> {
   try {
     return await device.read(positionBytes, lengthBytes);
   } catch (thrown) {
@@ -29,7 +29,7 @@ export interface Salvaged {
 const salvageBytes = 1024 * 1024;
 
 /** All that can be read, page by page where the whole cannot. Positions and lengths are whole pages. */
-export async function salvage(device: Device, positionBytes: number, lengthBytes: number): Promise<Salvaged> {
+export async function salvage(device: ReadableDevice, positionBytes: number, lengthBytes: number): Promise<Salvaged> {
   const first = lengthBytes <= salvageBytes ? await readOrNull(device, positionBytes, lengthBytes) : null;
   if (first !== null) return { bytes: first, unreadable: [] };
   const bytes = new Uint8Array(lengthBytes);
@@ -46,7 +46,7 @@ export async function salvage(device: Device, positionBytes: number, lengthBytes
 }
 
 /** Fills `bytes` from `from` to `to`; answers the offsets of pages that cannot be read. */
-async function salvagePages(device: Device, positionBytes: number, bytes: Uint8Array, from: number, to: number): Promise<number[]> {
+async function salvagePages(device: ReadableDevice, positionBytes: number, bytes: Uint8Array, from: number, to: number): Promise<number[]> {
   const unreadable: number[] = [];
   for (let at = from; at < to; at += pageBytes) {
     const page = await readOrNull(device, positionBytes + at, pageBytes);
@@ -60,7 +60,7 @@ async function salvagePages(device: Device, positionBytes: number, bytes: Uint8A
  * A segment on one device or more, lent for the call: its memory goes back at once, so that whoever walks many leaves none behind. `use` keeps no view
  * of it.
  */
-export async function lendSegment<const D extends readonly Device[], T>(
+export async function lendSegment<const D extends readonly ReadableDevice[], T>(
   devices: D,
   superblock: Superblock,
   segment: number,

@@ -1,5 +1,6 @@
 // Rot: bytes that were durable change. Nothing wrong is ever handed out, and nothing that was there is silently missing.
 import { describe, expect, it } from 'vitest';
+import { UkeyError } from '#ipc-schema/errors.ts';
 import { formatStore, readStoreHeader } from '#store/log.ts';
 import { flipBit, type Medium, MemoryDevice, patchMedium, readMedium } from '#test/support/memory-device.ts';
 import {
@@ -161,6 +162,52 @@ describe('after a kill', () => {
       if (verdict.kind === 'served') expect(verdict.frames, `sector at ${position}`).toBeGreaterThanOrEqual(sizes.length - 1);
     }
   });
+});
+
+/** Gives these bytes only after so many readings of them have failed. */
+class StutteringDevice extends MemoryDevice {
+  failuresLeft = 0;
+  fromBytes = 0;
+
+  override async read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
+    if (positionBytes + lengthBytes > this.fromBytes && this.failuresLeft > 0) {
+      this.failuresLeft -= 1;
+      throw new UkeyError('halted', 'read failed', { cause: new Error('EIO') });
+    }
+    return await super.read(positionBytes, lengthBytes);
+  }
+}
+
+it('what cannot be read for a moment does not pass for the end of the log', { timeout: 60_000 }, async () => {
+  const count = 40; // over two segments, and nothing of it in the superblock
+  const device = await newStore(segments);
+  const log = await open(device);
+  await appendAll(
+    log,
+    1,
+    Array.from({ length: count }, () => 2_000),
+  );
+  let stuttered = 0;
+  for (const failures of [1, 3, 20]) {
+    for (const place of [0, 1, 5, 12, 17, 25]) {
+      const again = new StutteringDevice({ sizeBytes: sizeFor(segments), medium: device.snapshot() });
+      again.fromBytes = 4 * mebibyte + place * 4096;
+      again.failuresLeft = failures;
+      const opened = await open(again, 50);
+      expect(opened.mounted.nextIndex).toBe(count + 1);
+      stuttered += again.failuresLeft === 0 ? 1 : 0;
+    }
+  }
+  expect(stuttered).toBeGreaterThan(10);
+});
+
+it('what cannot be read at all behind the end is torn, as a write is that was cut', async () => {
+  const device = await newStore(segments);
+  const log = await open(device);
+  await appendAll(log, 1, [2_000, 2_000]);
+  const again = deviceOn(device.snapshot(), segments);
+  again.failReads(4 * mebibyte + 5 * 4096, 4096);
+  expect((await open(again, 51)).mounted.nextIndex).toBe(3);
 });
 
 describe('damage', () => {
