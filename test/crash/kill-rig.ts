@@ -63,9 +63,12 @@ export async function openKillRig(
   const log = createWriteStream(path.join(directory, 'ukeyd.log'), { flags: 'a' });
   const full = logEnd === 'full' ? openSync('/dev/full', 'w') : null;
   let child: ChildProcess | null = null;
+  // Compiled once: most of a start would else be reading its own source, and little of it would be killed at work.
+  const env = { ...process.env, NODE_COMPILE_CACHE: path.join(directory, 'compile-cache') };
   const start = async (): Promise<void> => {
     const main = path.resolve(import.meta.dirname, '../../daemon/main.ts');
     const started = spawn(process.execPath, [main, '--config', path.join(directory, 'ukeyd.toml')], {
+      env,
       stdio: ['ignore', 'ignore', full ?? 'pipe'],
     });
     if (logEnd === 'closed') started.stderr?.destroy();
