@@ -113,8 +113,8 @@ test('what the server never got is not cut: the standing says so, and what is le
   await rig.stopServer();
   const known = Math.max(...places().keys());
   await issue(3, 5);
-  await rig.startServer();
   await damage(3, known + 2);
+  await rig.startServer(); // not before the service was stopped: it would upload them
   const spoilt = area();
   await expect(login()).rejects.toMatchObject({ code: 'halted' });
   await expect(mend()).rejects.toMatchObject({ code: 'halted' });
