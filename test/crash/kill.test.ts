@@ -93,7 +93,7 @@ test(`kill -9 at ${kills} random instants, ${tills} tills`, async () => {
   expect(onServer.length).toBeGreaterThan(0);
   expect(onServer.every((batch, at) => Buffer.compare(batch, batches[at] as Uint8Array) === 0)).toBe(true);
   expect(report.pending).toBe(0);
-}, 1_200_000);
+}, 900_000);
 
 async function untilIssuing(admin: Client): Promise<void> {
   for (;;) {

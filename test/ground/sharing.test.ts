@@ -47,4 +47,17 @@ describe('what is shared by all who ask at once', () => {
     made[1]?.settle.resolve(2);
     expect(await second).toBe(2);
   });
+
+  test('goes on after a making that throws at once', async () => {
+    let asked = 0;
+    const ask = sharing((): Promise<number> => {
+      asked += 1;
+      if (asked < 3) throw new Error(`${asked}`);
+      return Promise.resolve(asked);
+    });
+    const [first, second] = [ask(), ask()];
+    await expect(first).rejects.toThrow('1');
+    await expect(second).rejects.toThrow('2');
+    expect(await ask()).toBe(3);
+  });
 });

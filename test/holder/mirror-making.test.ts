@@ -49,7 +49,10 @@ test('a large mirror is made beside the tills, with its progress, and taken betw
   expect(state.kind === 'open' ? state.mirrorWaits : null).toBeUndefined();
   expect(existsSync(path.join(directory, 'state', `mirror-${Buffer.from(mount.tokenId).toString('hex')}.img`))).toBe(true);
   // Where it was whole before the ledger was open, one `open` tells both.
-  expect(states.slice(states.indexOf('open')).filter((kind, at, all) => kind !== all[at - 1])).toEqual(['open', 'starting', 'open']);
+  expect([
+    ['open', 'open', 'starting', 'open'],
+    ['open', 'starting', 'open'],
+  ]).toContainEqual(states.slice(states.indexOf('open')));
 });
 
 test('one that was made and cannot be opened, or is gone again, is not on its way for ever', async () => {

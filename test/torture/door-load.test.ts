@@ -5,7 +5,7 @@ import { doorLine, loadDoor, ratioMax } from './door-load.ts';
 
 const sales = 60;
 
-test('an ordinary till beside idle and deaf connections', { timeout: 480_000 }, async () => {
+test('an ordinary till beside idle and deaf connections', { timeout: 240_000 }, async () => {
   const load = await loadDoor(['idle', 'deaf'], sales, () => undefined);
   console.log(doorLine(load));
   expect(load.failed).toEqual([]);

@@ -202,7 +202,7 @@ static int on_readdir(const char *path, void *list, fuse_fill_dir_t fill, off_t 
   return 0;
 }
 
-/* Nothing is cached in between: every read and write of the program is one of ours. */
+/* Nothing is cached in between, unless it was asked for: every read and write of the program is one of ours. */
 static int on_open(const char *path, struct fuse_file_info *fi) {
   fi->fh = strcmp(path, "/control") == 0 ? images_max : (uint64_t)image_of(path + 1);
   fi->keep_cache = fi->fh < images_max && images[fi->fh].is_cached;
