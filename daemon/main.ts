@@ -6,6 +6,7 @@ import process from 'node:process';
 import { readCommandLine, usageText } from '#ground/command-line.ts';
 import { changesBetween, configFileDefault, type Given, loadConfig, type Sources, settings } from '#ground/config.ts';
 import { type Log, openProcessLog, type ProcessLog, whyOf } from '#ground/log.ts';
+import { restWhenQuiet } from '#ground/rest.ts';
 import { asUkeyError, type UkeyError } from '#ipc-schema/errors.ts';
 import { compose, type RunningService } from './compose.ts';
 import { greet, type ManagerWish, takeWish, Watchdog } from './watchdog.ts';
@@ -29,6 +30,7 @@ async function main(): Promise<void> {
   process.on('SIGHUP', () => reload());
   const running = await compose(config, log);
   flushCompileCache(); // where NODE_COMPILE_CACHE names a folder: the next start is faster, also after a kill
+  restWhenQuiet();
   const watchdog = wish === null ? null : openWatchdog(wish, config.admin_socket, running, log);
   reload = reloading(sources, given, running, log);
   let ending = false;
