@@ -5,7 +5,7 @@ import type { Params, Result } from '#ipc-schema/methods.ts';
 import type { Custody } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { keyHashOf } from '#ledger/lookup.ts';
-import { answer, budgetOf, charterOf } from './issue.ts';
+import { answer, budgetOf, charterOf, textsOf } from './issue.ts';
 
 type Which = Parameters<Ledger['find']>[0];
 
@@ -23,11 +23,6 @@ async function found(custody: Custody, which: Which): Promise<Result<'invoice.ge
   const ledger = await custody.use();
   const committed = await ledger.find(which);
   if (!isFiscal(committed.leaf.kind)) throw new UkeyError('not-found', 'this entry is not a document');
-  return answer(
-    { ...committed, repeated: true },
-    charterOf(ledger),
-    budgetOf(custody),
-    committed.batchIndex <= ledger.tip.ackedBatch,
-    false,
-  );
+  const isAcknowledged = committed.batchIndex <= ledger.tip.ackedBatch;
+  return answer({ ...committed, repeated: true }, textsOf(committed, charterOf(ledger), false), budgetOf(custody), isAcknowledged);
 }

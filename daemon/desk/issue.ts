@@ -31,17 +31,19 @@ type IssueRequest = Params<'invoice.issue'>;
 
 export async function issue(parts: IssueParts, terminal: string | null, request: IssueRequest): Promise<Result<'invoice.issue'>> {
   const name = terminalOf(terminal);
-  const { ledger, charter, issued } = await issueIn(await parts.custody.use(), parts, name, request);
+  const { ledger, charter, issued, texts } = await issueIn(await parts.custody.use(), parts, name, request);
   // With it a till's request is followed to its batch, and with the upload's line to the server.
   parts.log.debug('document', { sequence: issued.leaf.sequence, batch: issued.batchIndex, repeated: issued.repeated });
   const acknowledged = await waitIfAsked(parts, ledger, charter, issued, request.wait);
-  return answer(issued, charter, budgetOf(parts.custody), acknowledged, request.brief === true);
+  return answer(issued, texts ?? textsOf(issued, charter, request.brief === true), budgetOf(parts.custody), acknowledged);
 }
 
 interface IssuedIn {
   readonly ledger: Ledger;
   readonly charter: Charter;
   readonly issued: Issued;
+  /** Made ready while it was on its way; null: it was issued before. */
+  readonly texts: Texts | null;
 }
 
 /** A request is taken along by so many ledgers that are set aside under it; then its caller hears `busy` and comes again. */
@@ -52,7 +54,7 @@ async function issueIn(ledger: Ledger, parts: IssueParts, terminal: string, requ
   const charter = charterOf(ledger);
   refuseOtherIssuer(request, charter);
   try {
-    return { ledger, charter, issued: await issueOnce(parts, ledger, charter, terminal, request) };
+    return { ledger, charter, ...(await issueOnce(parts, ledger, charter, terminal, request)) };
   } catch (error) {
     if (asUkeyError(error).code !== 'busy' || parts.custody.ledger === ledger || setAside >= setAsideMax) throw error;
     const next = await parts.custody.use();
@@ -61,16 +63,27 @@ async function issueIn(ledger: Ledger, parts: IssueParts, terminal: string, requ
   }
 }
 
-async function issueOnce(parts: IssueParts, ledger: Ledger, charter: Charter, terminal: string, request: InvoiceRequest): Promise<Issued> {
+async function issueOnce(
+  parts: IssueParts,
+  ledger: Ledger,
+  charter: Charter,
+  terminal: string,
+  request: InvoiceRequest,
+): Promise<Pick<IssuedIn, 'issued' | 'texts'>> {
   let draft: DocumentDraft;
   try {
     draft = draftOf(parts, ledger, charter, terminal, request, await originalOf(ledger, request));
   } catch (error) {
     const repeated = await ledger.repeat(keyHashOf(terminal, request.key), requestDigest(request));
     if (repeated === null) throw error;
-    return repeated;
+    return { issued: repeated, texts: null };
   }
-  return ledger.add(draft);
+  let texts: Texts | null = null;
+  draft.onSealed = (committed) => {
+    texts = textsOf(committed, charter, request.brief === true);
+  };
+  const issued = await ledger.add(draft);
+  return { issued, texts };
 }
 
 function draftOf(
@@ -138,15 +151,23 @@ async function awaitDelivery(parts: IssueParts, ledger: Ledger, issued: Issued, 
   return acknowledged;
 }
 
+/** What an answer spells out, all of it known once the batch is sealed. */
+type Texts = Pick<Result<'invoice.issue'>, 'document' | 'evidence' | 'qr'>;
+
+export function textsOf({ body, evidence }: Committed, { verifyUrl }: Charter, brief: boolean): Texts {
+  const evidenceBytes = encodeEvidence(evidence);
+  return {
+    ...(brief ? {} : { document: textOf(body, 'utf8'), evidence: textOf(evidenceBytes, 'base64') }),
+    qr: qrText(evidenceBytes, verifyUrl),
+  };
+}
+
 export function answer(
-  committed: Committed & { readonly repeated?: boolean },
-  charter: Charter,
+  { leaf, repeated }: Committed & { readonly repeated?: boolean },
+  texts: Texts,
   budget: Budget,
   acknowledged: boolean,
-  brief: boolean,
 ): Result<'invoice.issue'> {
-  const { leaf, body, evidence } = committed;
-  const evidenceBytes = encodeEvidence(evidence);
   return {
     number: leaf.number ?? '',
     sequence: leaf.sequence,
@@ -154,10 +175,9 @@ export function answer(
     currency: leaf.currency ?? '',
     total: leaf.total ?? '',
     taxTotal: leaf.taxTotal ?? '',
-    ...(brief ? {} : { document: textOf(body, 'utf8'), evidence: textOf(evidenceBytes, 'base64') }),
-    qr: qrText(evidenceBytes, charter.verifyUrl),
+    ...texts,
     delivery: acknowledged ? 'acknowledged' : 'pending',
-    repeated: committed.repeated ?? false,
+    repeated: repeated ?? false,
     budget,
   };
 }

@@ -4,7 +4,6 @@
 import type { Clock } from '#ground/clock.ts';
 import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder, Mount } from '#holder/holder.ts';
-import { sealHashOf } from '#ipc-schema/batch.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import { entryKinds, isFiscal } from '#ipc-schema/entry.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
@@ -18,7 +17,7 @@ import type { LimitFacts } from './limits.ts';
 import type { IndexRow } from './lookup.ts';
 import { type Circumstance, type DocumentDraft, giveBackCredits, type OwnDraft, type PlannedEntry, planBatch } from './numbering.ts';
 import type { Kept } from './reclaiming.ts';
-import { type DurableBatch, Sequencer } from './sequencer.ts';
+import { type SealedBatch, Sequencer, type WhenDurable } from './sequencer.ts';
 import { type Committed, committedAt, readBatch, released } from './stored.ts';
 import { Summaries } from './summaries.ts';
 import { encodeTip, type Tip } from './tip.ts';
@@ -90,7 +89,7 @@ export class Ledger {
       tip: open.tip,
       clock: parts.clock,
       circumstance: () => this.#circumstance(),
-      onDurable: (batch) => this.#durable(batch),
+      onSealed: (batch) => this.#sealed(batch),
       onFailed: (error) => {
         parts.log.error('the ledger stops and will be mounted again', { code: error.code, why: whyOf(error) });
         parts.onFailed(error);
@@ -373,24 +372,25 @@ export class Ledger {
     };
   }
 
-  #durable({ batchIndex, entries, sealBytes, commitMs }: DurableBatch): void {
+  #sealed({ batchIndex, entries, sealBytes }: SealedBatch): WhenDurable {
     const summary = summaryOf(
       entries.map((entry) => entry.leaf),
       sealBytes,
     );
-    this.#summaries.note(batchIndex, summary);
-    if (entries.some((entry) => entry.leaf.kind === 'acknowledgement')) this.#summaries.forgetUpTo(this.tip.ackedBatch);
-    const head = { tokenId: this.#tokenIdHex, batch: batchIndex, sealHash: Buffer.from(sealHashOf(sealBytes)).toString('hex') };
-    this.#parts.index.add(
-      entries.map((entry, place) => rowOf(entry, batchIndex, place)),
-      head,
-    );
-    try {
-      this.#parts.onCommitted(entries, batchIndex, commitMs);
-    } catch (error) {
-      // Whoever listens, what is durable is answered.
-      this.#parts.log.error('a listener failed', { why: whyOf(error) });
-    }
+    const rows = entries.map((entry, place) => rowOf(entry, batchIndex, place));
+    const head = { tokenId: this.#tokenIdHex, batch: batchIndex, sealHash: Buffer.from(summary.sealHash).toString('hex') };
+    const acknowledges = entries.some((entry) => entry.leaf.kind === 'acknowledgement');
+    return (commitMs) => {
+      this.#summaries.note(batchIndex, summary);
+      if (acknowledges) this.#summaries.forgetUpTo(this.tip.ackedBatch);
+      this.#parts.index.add(rows, head);
+      try {
+        this.#parts.onCommitted(entries, batchIndex, commitMs);
+      } catch (error) {
+        // Whoever listens, what is durable is answered.
+        this.#parts.log.error('a listener failed', { why: whyOf(error) });
+      }
+    };
   }
 }
 

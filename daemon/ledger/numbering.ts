@@ -9,6 +9,7 @@ import type { InvoiceKind } from '#ipc-schema/invoice.ts';
 import { decimalsOf, money, sumTextOf } from '#ipc-schema/money.ts';
 import type { CreditBook } from './credits.ts';
 import { judge, type LimitFacts, stampMs } from './limits.ts';
+import type { Committed } from './stored.ts';
 import { nextCounter, type Tip, withBatchEnd, withEntry } from './tip.ts';
 
 export interface Numbered {
@@ -32,6 +33,8 @@ export interface DocumentDraft {
   /** Upper bound of the body's size, for filling a batch. */
   readonly bodyBytes: number;
   body(numbered: Numbered): Uint8Array;
+  /** Told while the devices sync: its answer may be made ready. It may still fail, and then nothing was issued. */
+  onSealed?(committed: Committed): void;
 }
 
 /** An entry of the service's own: no number, no limit. */

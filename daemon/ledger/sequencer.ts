@@ -22,22 +22,23 @@ export const poolMaxDrafts = 4_096;
 export const inFlightMaxBatches = 4;
 const busyRetryMs = 50;
 
-/** A batch that is on FLASH (and mirror) with all before it. */
-export interface DurableBatch {
+/** A batch on its way to FLASH (and mirror). */
+export interface SealedBatch {
   readonly batchIndex: number;
   readonly entries: readonly PlannedEntry[];
   readonly sealBytes: Uint8Array;
-  /** From the request for its seal until it was durable. */
-  readonly commitMs: number;
 }
+
+/** Called once the batch is durable with all before it, before the callers are answered; must not throw. `commitMs`: since its seal was asked for. */
+export type WhenDurable = (commitMs: number) => void;
 
 export interface SequencerParts {
   readonly holder: Holder;
   readonly tip: Tip;
   readonly clock: Clock;
   circumstance(): Circumstance;
-  /** Told before the callers are answered; must not throw. */
-  onDurable(batch: DurableBatch): void;
+  /** Makes ready, while the devices sync, what is to be done once they have; must not throw. */
+  onSealed(batch: SealedBatch): WhenDurable;
   /** Told once: the ledger must be mounted again. */
   onFailed(error: UkeyError): void;
 }
@@ -48,13 +49,20 @@ interface Waiter {
   reject(error: UkeyError): void;
 }
 
-interface Flight extends Omit<DurableBatch, 'sealBytes' | 'commitMs'> {
+/** What is done when a batch is durable, made ready before. */
+interface Ready {
+  readonly whenDurable: WhenDurable;
+  readonly committed: readonly Committed[];
+}
+
+interface Flight extends Omit<SealedBatch, 'sealBytes'> {
   readonly plan: Plan;
   readonly waiters: readonly Waiter[];
   readonly before: Tip;
   readonly tree: ReturnType<typeof buildTree>;
   readonly sentMs: number;
-  sealBytes: Uint8Array | null;
+  /** Null: not sealed yet. */
+  ready: Ready | null;
   isDurable: boolean;
 }
 
@@ -227,7 +235,7 @@ export class Sequencer {
       before,
       tree,
       sentMs: this.#parts.clock.monotonicMs(),
-      sealBytes: null,
+      ready: null,
       isDurable: false,
     };
     this.#tip = plan.tip;
@@ -255,12 +263,26 @@ export class Sequencer {
   }
 
   #sealed(flight: Flight, sealBytes: Uint8Array): void {
-    flight.sealBytes = sealBytes;
+    if (this.#closed !== null) return;
     this.#sealing = false;
     this.#signatureMs = signatureMeanMs(this.#signatureMs, this.#parts.clock.monotonicMs() - flight.sentMs);
-    if (this.#closed === null) this.#gathering.begin(this.#signatureMs);
+    this.#gathering.begin(this.#signatureMs);
+    this.#pump(); // first: the signer is free
+    flight.ready = this.#makeReady(flight, sealBytes);
     this.#answer();
-    this.#pump();
+  }
+
+  /** The answers of a batch that is on its way to the devices. Nobody is told anything yet. */
+  #makeReady({ batchIndex, entries, waiters, tree }: Flight, sealBytes: Uint8Array): Ready {
+    const whenDurable = this.#parts.onSealed({ batchIndex, entries, sealBytes });
+    const committed = waiters.map(({ draft }, place): Committed => {
+      const entry = entries[place] as PlannedEntry;
+      const evidence = { leaf: entry.leafBytes, index: place, count: entries.length, path: inclusionPath(tree, place), sealBytes };
+      const one = { leaf: entry.leaf, body: entry.body, batchIndex, evidence };
+      if (draft.kind === 'document') draft.onSealed?.(one);
+      return one;
+    });
+    return { whenDurable, committed };
   }
 
   /** The holder would not seal: nothing of this batch was written, and it is the newest, so the tip steps back. */
@@ -291,18 +313,14 @@ export class Sequencer {
   /** Answers in order: a batch that is durable waits until all before it are. */
   #answer(): void {
     if (this.#closed !== null) return;
-    for (let first = this.#flights[0]; first?.isDurable === true && first.sealBytes !== null; first = this.#flights[0]) {
-      const { sealBytes, batchIndex, entries, plan, tree } = first;
+    for (let first = this.#flights[0]; first?.isDurable === true && first.ready !== null; first = this.#flights[0]) {
+      const { entries, plan, ready, waiters } = first;
       this.#flights.shift();
       this.#gathering.news();
       this.#durableTip = plan.tip;
       if (entries.some((entry) => entry.draft.kind === 'document')) this.#full = false;
-      this.#parts.onDurable({ batchIndex, entries, sealBytes, commitMs: this.#parts.clock.monotonicMs() - first.sentMs });
-      for (const [place, waiter] of first.waiters.entries()) {
-        const entry = entries[place] as PlannedEntry;
-        const evidence = { leaf: entry.leafBytes, index: place, count: entries.length, path: inclusionPath(tree, place), sealBytes };
-        waiter.resolve({ leaf: entry.leaf, body: entry.body, batchIndex, evidence });
-      }
+      ready.whenDurable(this.#parts.clock.monotonicMs() - first.sentMs);
+      for (const [place, waiter] of waiters.entries()) waiter.resolve(ready.committed[place] as Committed);
     }
     this.#pump();
   }

@@ -91,7 +91,7 @@ function sequencerOn(holder: Holder, { tip, charter }: OpenLedger): Sequencer {
         ackedServerMs: at.serverTimeMs,
       }),
     }),
-    onDurable: () => undefined,
+    onSealed: () => () => undefined,
     onFailed: (error) => {
       throw error;
     },

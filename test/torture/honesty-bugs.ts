@@ -64,8 +64,8 @@ export const seededBugs: readonly SeededBug[] = [
   {
     name: 'ledger answers when sealed, not when durable',
     file: 'daemon/ledger/sequencer.ts',
-    find: 'first?.isDurable === true && first.sealBytes !== null',
-    replace: 'first !== undefined && first.sealBytes !== null',
+    find: 'first?.isDurable === true && first.ready !== null',
+    replace: 'first !== undefined && first.ready !== null',
     test: 'ledger/ledger.test.ts',
     only: 'answers come in order',
   },
