@@ -30,7 +30,7 @@ async function main(): Promise<void> {
   process.on('SIGHUP', () => reload());
   const running = await compose(config, log);
   flushCompileCache(); // where NODE_COMPILE_CACHE names a folder: the next start is faster, also after a kill
-  restWhenQuiet();
+  restWhenQuiet((error) => log.warn('memory that is left over is kept', { why: whyOf(error) }));
   const watchdog = wish === null ? null : openWatchdog(wish, config.admin_socket, running, log);
   reload = reloading(sources, given, running, log);
   let ending = false;

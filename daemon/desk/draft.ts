@@ -18,6 +18,7 @@ export interface DraftFacts {
   readonly nowMs: number;
   /** Sequence of the document that `corrects.number` names; null when the request names none of ours. */
   readonly corrects: number | null;
+  readonly onSealed?: DocumentDraft['onSealed'];
 }
 
 /** Room for sequence, number and times in front of the rest of a document. */
@@ -62,6 +63,7 @@ export function makeDraft(request: InvoiceRequest, facts: DraftFacts): DocumentD
     corrects: facts.corrects,
     bodyBytes: Buffer.byteLength(tail) + headMaxBytes,
     body: (numbered) => Buffer.from(`${headText(kind, facts.tokenIdHex, numbered)},${tail}`),
+    onSealed: facts.onSealed,
   };
 }
 

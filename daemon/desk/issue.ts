@@ -70,18 +70,20 @@ async function issueOnce(
   terminal: string,
   request: InvoiceRequest,
 ): Promise<Pick<IssuedIn, 'issued' | 'texts'>> {
+  let texts: Texts | null = null;
+  const makeReady = (committed: Committed): void => {
+    texts = textsOf(committed, charter, request.brief === true);
+  };
   let draft: DocumentDraft;
   try {
-    draft = draftOf(parts, ledger, charter, terminal, request, await originalOf(ledger, request));
+    // Who waits for the acknowledgement as well does not hurry, and would only keep them in memory.
+    const onSealed = charter.mode === 'online' || request.wait === 'acknowledged' ? undefined : makeReady;
+    draft = draftOf(parts, ledger, charter, terminal, request, await originalOf(ledger, request), onSealed);
   } catch (error) {
     const repeated = await ledger.repeat(keyHashOf(terminal, request.key), requestDigest(request));
     if (repeated === null) throw error;
     return { issued: repeated, texts: null };
   }
-  let texts: Texts | null = null;
-  draft.onSealed = (committed) => {
-    texts = textsOf(committed, charter, request.brief === true);
-  };
   const issued = await ledger.add(draft);
   return { issued, texts };
 }
@@ -93,9 +95,11 @@ function draftOf(
   terminal: string,
   request: InvoiceRequest,
   corrects: number | null,
+  onSealed?: DocumentDraft['onSealed'],
 ): DocumentDraft {
   const tokenIdHex = Buffer.from(ledger.mount.tokenId).toString('hex');
-  return makeDraft(request, { terminal, tokenIdHex, charter, templates: ledger.templates, nowMs: parts.clock.wallMs(), corrects });
+  const { templates } = ledger;
+  return makeDraft(request, { terminal, tokenIdHex, charter, templates, nowMs: parts.clock.wallMs(), corrects, onSealed });
 }
 
 /** Sequence of our document that the request takes back; null: it names none of ours. */

@@ -1,13 +1,15 @@
-// Owns: what a process of the service does once it has nothing to do: it gives back the memory that its work has left behind.
+// Owns: what a process of the service does once it has hardly anything to do: it gives back the memory that its work has left behind.
 // V8 keeps the pages of what has died for more work, however long none comes; only a collection "as a last resort" hands them to the system. That takes
 // the time of some dozen sales, so it comes where nobody is likely to wait, and after at least as much work as makes it a small part.
-// Invariants: one collection for each stretch of work, in the first quiet look behind it.
+// Invariants: what a process does all the time (it looks after a token, it answers a screen) is no work: the quietest look that there was says how much it is.
 import { performance } from 'node:perf_hooks';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
 export const lookMs = 5_000;
-/** A look that found less work behind it was quiet: a till that sells something each second is. */
+/** The first looks belong to the start, which goes on behind the doors' opening: they only learn what is quiet. */
+export const startLooks = 3;
+/** A look that found less work was quiet: a till that sells something each second is. */
 export const quietMs = 50;
 /** Work since the last collection that is worth the next one. */
 export const worthMs = 1_000;
@@ -20,9 +22,11 @@ export interface RestParts {
 
 export class Rest {
   readonly #parts: RestParts;
+  #looks = 0;
   #seenMs = 0;
-  /** Null: a start is worth it, however short it was. */
-  #restedMs: number | null = null;
+  #leastMs = Number.POSITIVE_INFINITY;
+  /** A start is worth it, however short it was. */
+  #workMs = worthMs;
 
   constructor(parts: RestParts) {
     this.#parts = parts;
@@ -31,19 +35,31 @@ export class Rest {
   /** Called every lookMs. */
   look(): void {
     const activeMs = this.#parts.activeMs();
-    const isQuiet = activeMs - this.#seenMs < quietMs;
+    const sinceMs = activeMs - this.#seenMs;
     this.#seenMs = activeMs;
-    if (!isQuiet || (this.#restedMs !== null && activeMs - this.#restedMs < worthMs)) return;
+    this.#leastMs = Math.min(this.#leastMs, sinceMs);
+    this.#looks += 1;
+    if (this.#looks <= startLooks) return;
+    const workMs = sinceMs - this.#leastMs;
+    this.#workMs += workMs;
+    if (workMs >= quietMs || this.#workMs < worthMs) return;
     this.#parts.collect();
     this.#seenMs = this.#parts.activeMs(); // the collection was no work
-    this.#restedMs = this.#seenMs;
+    this.#workMs = 0;
   }
 }
 
-/** From now on, until the process ends; keeps none alive. */
-export function restWhenQuiet(): void {
+/** From now on, until the process ends; keeps none alive. Where V8 cannot be asked, `onFailed` hears why, once. */
+export function restWhenQuiet(onFailed: (error: unknown) => void): void {
   const rest = new Rest({ activeMs: () => performance.eventLoopUtilization().active, collect: collectAll });
-  setInterval(() => rest.look(), lookMs).unref();
+  const timer = setInterval(() => {
+    try {
+      rest.look();
+    } catch (error) {
+      clearInterval(timer);
+      onFailed(error);
+    }
+  }, lookMs).unref();
 }
 
 let collector: NodeJS.GCFunction | null = null;
@@ -54,8 +70,12 @@ export function collectAll(): void {
   collector({ type: 'major', execution: 'sync', flavor: 'last-resort' });
 }
 
-/** Node has no other way to it than V8's flag, which each context reads when it is made. */
+/** Node has no other way to it than V8's flag, which a context heeds when it is made. It goes again: what is compiled under other flags is not found in a compile cache. */
 function v8Collector(): NodeJS.GCFunction {
   setFlagsFromString('--expose-gc');
-  return runInNewContext('gc') as NodeJS.GCFunction;
+  try {
+    return runInNewContext('gc') as NodeJS.GCFunction;
+  } finally {
+    setFlagsFromString('--no-expose-gc');
+  }
 }

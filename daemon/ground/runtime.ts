@@ -22,3 +22,6 @@ export const nodeEnvironment: Readonly<Record<string, string>> = {
   MALLOC_ARENA_MAX: String(arenas),
   MALLOC_MMAP_THRESHOLD_: String(mappedFromBytes),
 };
+
+/** For the holder alone. Half of its threads may hang in the mirror, and the FLASH still has the others (store/device-file). */
+export const holderEnvironment: Readonly<Record<string, string>> = { ...nodeEnvironment, UV_THREADPOOL_SIZE: '8' };

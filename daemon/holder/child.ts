@@ -6,5 +6,5 @@ import { serveParent } from './child-loop.ts';
 import { partsOf } from './parts.ts';
 
 serveParent(partsOf);
-restWhenQuiet();
+restWhenQuiet((error) => process.stderr.write(`memory that is left over is kept: ${String(error)}\n`));
 flushCompileCache(); // where NODE_COMPILE_CACHE names a folder: the next start is faster, also after a kill

@@ -5,7 +5,7 @@
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { holderFlags, nodeEnvironment } from '#ground/runtime.ts';
+import { holderEnvironment, holderFlags } from '#ground/runtime.ts';
 import { pinPipeOf } from './pin-pipe.ts';
 
 const toolFolders = ['/usr/bin', '/bin', '/usr/sbin', '/sbin'];
@@ -27,7 +27,7 @@ export const childEntry = new URL(import.meta.url.endsWith('.ts') ? './child.ts'
 
 export function spawnHolder(entry: URL): ChildProcess {
   const [command = process.execPath, ...args] = [...wrapping(), process.execPath, ...holderFlags, fileURLToPath(entry)];
-  const env: NodeJS.ProcessEnv = { ...nodeEnvironment, ...process.env };
+  const env: NodeJS.ProcessEnv = { ...holderEnvironment, ...process.env };
   for (const name of withheld) delete env[name];
   const child = spawn(command, args, { env, serialization: 'advanced', stdio, windowsHide: true });
   // Its end is told by the process's own.

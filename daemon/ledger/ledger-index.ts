@@ -189,7 +189,7 @@ export class LedgerIndex {
   }
 }
 
-/** What the index keeps of an entry that has just been committed. */
+/** What the index keeps of an entry, once it is committed. */
 export function rowOf(entry: PlannedEntry, batch: number, place: number): IndexRow {
   const { draft, leaf } = entry;
   const base = { sequence: leaf.sequence, batch, place, kind: entryKinds[leaf.kind], number: leaf.number };

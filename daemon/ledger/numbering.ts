@@ -33,8 +33,8 @@ export interface DocumentDraft {
   /** Upper bound of the body's size, for filling a batch. */
   readonly bodyBytes: number;
   body(numbered: Numbered): Uint8Array;
-  /** Told while the devices sync: its answer may be made ready. It may still fail, and then nothing was issued. */
-  onSealed?(committed: Committed): void;
+  /** Told while the devices sync: its answer may be made ready. It may still fail, and then nothing was issued. What this throws is not heard. */
+  readonly onSealed?: ((committed: Committed) => void) | undefined;
 }
 
 /** An entry of the service's own: no number, no limit. */

@@ -13,7 +13,15 @@ import { batchMaxBytes, batchMaxEntries, joinEntries } from '#ipc-schema/batch.t
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { buildTree, inclusionPath, leafHash, rootOf } from '#ipc-schema/merkle.ts';
 import { Gathering } from './gathering.ts';
-import { type Circumstance, type Draft, giveBackCredits, type Plan, type PlannedEntry, planBatch } from './numbering.ts';
+import {
+  type Circumstance,
+  type DocumentDraft,
+  type Draft,
+  giveBackCredits,
+  type Plan,
+  type PlannedEntry,
+  planBatch,
+} from './numbering.ts';
 import { signatureMeanMs } from './rhythm.ts';
 import type { Committed } from './stored.ts';
 import { encodeTip, type Tip } from './tip.ts';
@@ -61,6 +69,8 @@ interface Flight extends Omit<SealedBatch, 'sealBytes'> {
   readonly before: Tip;
   readonly tree: ReturnType<typeof buildTree>;
   readonly sentMs: number;
+  /** #makingMs then. */
+  readonly makingMs: number;
   /** Null: not sealed yet. */
   ready: Ready | null;
   isDurable: boolean;
@@ -78,6 +88,8 @@ export class Sequencer {
   #closed: UkeyError | null = null;
   #pumpQueued = false;
   #signatureMs: number | null = null;
+  /** What making answers has taken so far: whoever waits for a seal meanwhile hears of it later, which is not the signer's doing. */
+  #makingMs = 0;
   readonly #gathering: Gathering;
   #full = false;
   #whenIdle: (() => void)[] = [];
@@ -235,6 +247,7 @@ export class Sequencer {
       before,
       tree,
       sentMs: this.#parts.clock.monotonicMs(),
+      makingMs: this.#makingMs,
       ready: null,
       isDurable: false,
     };
@@ -265,10 +278,13 @@ export class Sequencer {
   #sealed(flight: Flight, sealBytes: Uint8Array): void {
     if (this.#closed !== null) return;
     this.#sealing = false;
-    this.#signatureMs = signatureMeanMs(this.#signatureMs, this.#parts.clock.monotonicMs() - flight.sentMs);
+    const sealedMs = this.#parts.clock.monotonicMs();
+    this.#signatureMs = signatureMeanMs(this.#signatureMs, sealedMs - flight.sentMs - (this.#makingMs - flight.makingMs));
     this.#gathering.begin(this.#signatureMs);
     this.#pump(); // first: the signer is free
+    const fromMs = this.#parts.clock.monotonicMs();
     flight.ready = this.#makeReady(flight, sealBytes);
+    this.#makingMs += this.#parts.clock.monotonicMs() - fromMs;
     this.#answer();
   }
 
@@ -279,7 +295,7 @@ export class Sequencer {
       const entry = entries[place] as PlannedEntry;
       const evidence = { leaf: entry.leafBytes, index: place, count: entries.length, path: inclusionPath(tree, place), sealBytes };
       const one = { leaf: entry.leaf, body: entry.body, batchIndex, evidence };
-      if (draft.kind === 'document') draft.onSealed?.(one);
+      if (draft.kind === 'document') tellSealed(draft, one);
       return one;
     });
     return { whenDurable, committed };
@@ -333,5 +349,14 @@ export class Sequencer {
       isUnknown ? new UkeyError('busy', `the ledger is being recovered: ${whyOf(error)}`, { retryAfterMs: 500, cause: error }) : error,
     );
     this.#parts.onFailed(error);
+  }
+}
+
+/** One answer that cannot be made is its caller's trouble, who makes it again and hears why; the others' batch goes on. */
+function tellSealed(draft: DocumentDraft, committed: Committed): void {
+  try {
+    draft.onSealed?.(committed);
+  } catch {
+    // told as said above
   }
 }

@@ -1,5 +1,6 @@
 // Owns: a FLASH that is a raw block device or a preallocated image: reading it, writing it durably, and creating images.
-// Invariants: calls are made one after the other for each device, reads and syncs in Node's pool, so a device that hangs in one takes one thread of it; a
+// Invariants: a write is made behind every call before it, and a read behind every write before it, up to `readsAtOnce` of them together; reads and syncs
+// in Node's pool, so a device that hangs takes so many threads of it and leaves some to the other device; a
 // write, which ends in the kernel's memory, is made at once, so that its sync begins before whatever this thread does next (a signature, which blocks it);
 // a write counts as done only when all bytes were taken and fdatasync said yes; after the first write or sync that failed every
 // further one is refused (a second fdatasync would say yes without having written). Positions and lengths are whole sectors.
@@ -15,6 +16,8 @@ import { type Claimed, claimDevice, closeDescriptor } from './device-claim.ts';
 export const lockWaitMs = 3000;
 /** Calls that may wait for their turn. */
 const pendingCallsMax = 1024;
+/** The holder's pool has twice as many threads (ground/runtime): FLASH and mirror share it. One after the other, the way to a thread and back takes longer than a page does. */
+export const readsAtOnce = 4;
 const zeroChunkBytes = 1024 * 1024;
 const chunksPerSync = 64;
 
@@ -24,13 +27,19 @@ export interface FileDeviceOptions {
   readonly lockWaitMs?: number;
 }
 
+/** Calls that are made one after the other. */
+interface Lane {
+  last: Promise<unknown>;
+  pending: number;
+}
+
 class FileDevice implements Device {
   readonly path: string;
   readonly sizeBytes: number;
   readonly sectorBytes: number;
   readonly readOnly: boolean;
   readonly #descriptor: number;
-  #last: Promise<unknown> = Promise.resolve();
+  readonly #lanes: readonly Lane[] = Array.from({ length: readsAtOnce }, () => ({ last: Promise.resolve(), pending: 0 }));
   #pending = 0;
   #closing: Promise<void> | null = null;
   #writeFailed = false;
@@ -45,7 +54,8 @@ class FileDevice implements Device {
 
   async read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
     this.#check(positionBytes, lengthBytes);
-    return await this.#inTurn(() =>
+    const quietest = this.#lanes.reduce((a, b) => (b.pending < a.pending ? b : a));
+    return await this.#inTurn([quietest], () =>
       readAll(this.#descriptor, positionBytes, lengthBytes).catch((cause: unknown) => {
         throw new UkeyError('halted', `${this.path} cannot be read at ${positionBytes}`, { cause });
       }),
@@ -57,11 +67,11 @@ class FileDevice implements Device {
     if (this.readOnly) throw new UkeyError('halted', `${this.path} was opened for reading only`);
     // As they are now: the caller may change its own before their turn comes.
     const taken = this.#pending === 0 ? bytes : Uint8Array.from(bytes);
-    await this.#inTurn(() => this.#write(positionBytes, taken));
+    await this.#inTurn(this.#lanes, () => this.#write(positionBytes, taken));
   }
 
   close(): Promise<void> {
-    this.#closing ??= this.#last.then(() =>
+    this.#closing ??= Promise.all(this.#lanes.map(({ last }) => last)).then(() =>
       closeDescriptor(this.#descriptor).catch((cause: unknown) => {
         throw new UkeyError('halted', `${this.path} did not close`, { cause });
       }),
@@ -81,15 +91,22 @@ class FileDevice implements Device {
     }
   }
 
-  async #inTurn<T>(call: () => Promise<T>): Promise<T> {
+  /** Behind what is under way in these lanes; whatever comes in one of them later waits for it. */
+  async #inTurn<T>(lanes: readonly Lane[], call: () => Promise<T>): Promise<T> {
     if (this.#pending >= pendingCallsMax) throw new UkeyError('busy', 'too many requests wait for the device');
     this.#pending += 1;
-    const turn = this.#pending === 1 ? call() : this.#last.then(call);
-    this.#last = turn.then(nothing, nothing); // and not what was read
+    const before = lanes.filter(({ pending }) => pending > 0).map(({ last }) => last);
+    const turn = before.length === 0 ? call() : Promise.all(before).then(call);
+    const ended = turn.then(nothing, nothing); // and not what was read
+    for (const lane of lanes) {
+      lane.last = ended;
+      lane.pending += 1;
+    }
     try {
       return await turn;
     } finally {
       this.#pending -= 1;
+      for (const lane of lanes) lane.pending -= 1;
     }
   }
 

@@ -39,7 +39,7 @@ import { type Gap, type Walk, walkSegment } from './walk.ts';
 const tailReadings = 6;
 /** Before what could not be read is read again: a bus that was reset is back after a moment. */
 const unsurePauseMs = 200;
-/** Segments whose first pages are asked for at once: the device gives one after the other, and nobody waits for the way there and back of each. */
+/** Segments whose first pages are asked for at once: the device gives some together, and nobody waits for the way there and back of each. */
 const headsAhead = 64;
 
 export interface SuperblockFound {

@@ -1,6 +1,6 @@
 // Owns: B7 and B8, what grows with the ledger: the time of an invoice and the memory of the service. Measured together, because both need the same
 // services on the same ledgers.
-import { lookMs } from '#ground/rest.ts';
+import { lookMs, startLooks } from '#ground/rest.ts';
 import { type Bench, type Context, notMeasured, type Row, row } from './benchmark.ts';
 import { duringExport } from './export-memory.ts';
 import { interleaved, median, percentile } from './figures.ts';
@@ -16,9 +16,9 @@ const largeAimMb = 150;
 const exportAimMb = 64;
 const timeAim = 1.1;
 const settleMs = 1_500;
-/** What a service needs to see that nobody asks for anything, and to give back what its work has left; and to end its start, which goes on behind the first sale. */
+/** What a service needs to see that nobody asks for anything, and to give back what its work, or its start, has left. */
 const restMs = 2 * lookMs + settleMs;
-const idleMs = 4 * lookMs + settleMs;
+const idleMs = (startLooks + 2) * lookMs + settleMs;
 const untold = 'this system does not tell it';
 
 /** Null where the system does not tell. */

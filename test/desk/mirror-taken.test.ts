@@ -17,9 +17,11 @@ const failureOf = async ({ admin }: Rig): Promise<string | null | undefined> =>
 /** A service whose mirror is on its way. */
 async function openWhileMade(holder: 'joined' | 'child'): Promise<Rig> {
   for (const flashMib of sizesMib) {
-    rig = await openRig({ holder, mirror: true, flashMib });
-    if (/being made/.test((await failureOf(rig)) ?? '')) return rig;
-    await rig.close();
+    const opened = await openRig({ holder, mirror: true, flashMib });
+    rig = opened;
+    if (/being made/.test((await failureOf(opened)) ?? '')) return opened;
+    await opened.close();
+    rig = null;
   }
   throw new Error('every mirror was made before anybody could ask');
 }
@@ -28,7 +30,8 @@ test.each(['joined', 'child'] as const)(
   'a mirror is taken into use between two batches (%s holder)',
   { timeout: 90_000 },
   async (holder) => {
-    const { admin, till } = await openWhileMade(holder);
+    const opened = await openWhileMade(holder);
+    const { admin, till } = opened;
     let isTaken = false;
     const wrong: unknown[] = [];
     const sell = async (name: number): Promise<number> => {
@@ -37,7 +40,7 @@ test.each(['joined', 'child'] as const)(
       return sold;
     };
     const selling = Array.from({ length: tills }, (_, name) => sell(name));
-    await expect.poll(() => failureOf(rig as Rig), { timeout: 30_000 }).toBeNull();
+    await expect.poll(() => failureOf(opened), { timeout: 30_000 }).toBeNull();
     isTaken = true;
     const sold = (await Promise.all(selling)).reduce((sum, each) => sum + each, 0);
     expect(wrong).toEqual([]);

@@ -1,9 +1,11 @@
 // When a process gives back what its work has left, and that the system gets it.
 import { spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
-import { quietMs, Rest, worthMs } from '#ground/rest.ts';
+import { quietMs, Rest, startLooks, worthMs } from '#ground/rest.ts';
 
-/** `work` is what the loop did before each look, in ms; a collection takes 70. Looks at which was collected, from 0. */
+const collectionMs = 70;
+
+/** `work` is what the loop did before each look, in ms. Looks at which was collected, from 0. */
 function collectedAt(work: readonly number[]): number[] {
   const found: number[] = [];
   let activeMs = 0;
@@ -12,7 +14,7 @@ function collectedAt(work: readonly number[]): number[] {
     activeMs: () => activeMs,
     collect: () => {
       found.push(at);
-      activeMs += 70;
+      activeMs += collectionMs;
     },
   });
   for (at = 0; at < work.length; at += 1) {
@@ -22,38 +24,67 @@ function collectedAt(work: readonly number[]): number[] {
   return found;
 }
 
-test('the start is given back in the first quiet look, and then nothing until there was work', () => {
-  expect(collectedAt([400, 20, 20, 20, 20])).toEqual([1]);
-  expect(collectedAt([10, 10, 10])).toEqual([0]);
+const looks = (count: number, workMs: number): number[] => Array.from({ length: count }, () => workMs);
+/** A start; its last look is quiet. */
+const start = [400, ...looks(startLooks - 1, 0)];
+
+test('the start is given back in the first quiet look behind it, and then nothing until there was work', () => {
+  expect(collectedAt([...start, ...looks(10, 0)])).toEqual([startLooks]);
+  expect(collectedAt([...start, quietMs, 0, 0])).toEqual([startLooks + 1]);
 });
 
 test('after work, in the first quiet look; not while it lasts', () => {
-  expect(collectedAt([0, worthMs, worthMs, worthMs, quietMs - 1, 0, 0])).toEqual([0, 4]);
-  expect(collectedAt([0, worthMs, quietMs, quietMs, 0])).toEqual([0, 4]);
+  expect(collectedAt([...start, 0, ...looks(3, worthMs), quietMs - 1, 0, 0])).toEqual([startLooks, startLooks + 4]);
+  expect(collectedAt([...start, 0, worthMs, quietMs, quietMs, 0])).toEqual([startLooks, startLooks + 4]);
 });
 
 test('little work is gathered until it is worth it', () => {
-  const seldom = Array.from({ length: 60 }, () => 40);
-  const times = collectedAt([0, ...seldom]);
-  expect(times[1]).toBe(worthMs / 40);
-  expect(times).toHaveLength(1 + 2); // of 60 x 40 ms
+  const [, second, ...more] = collectedAt([...start, 0, ...looks(60, 40)]);
+  expect(second).toBe(startLooks + worthMs / 40);
+  expect(more).toHaveLength(1); // of 60 x 40 ms
 });
 
-test.skipIf(process.platform !== 'linux')('what has died is handed to the system', () => {
-  const script = `
-import { readFileSync } from 'node:fs';
+test('what a process does all the time is no work, however much it is', () => {
+  expect(collectedAt([600, ...looks(200, 300)])).toEqual([startLooks]);
+  expect(collectedAt([600, ...looks(20, 300), 300 + worthMs, ...looks(20, 300)])).toEqual([startLooks, 22]);
+});
+
+/** What a process with these flags prints. */
+function told(flags: readonly string[], script: string): unknown {
+  const { stdout, stderr } = spawnSync(process.execPath, [...flags, '--input-type=module', '-e', script], { encoding: 'utf8' });
+  expect(stderr).toBe('');
+  return JSON.parse(stdout);
+}
+
+test.skipIf(process.platform !== 'linux')('what has died is handed to the system, which an ordinary collection does not do', () => {
+  const [before, ordinary, after] = told(
+    ['--expose-gc'],
+    `import { readFileSync } from 'node:fs';
 import { collectAll } from '#ground/rest.ts';
 const ownMib = () => Number(/RssAnon:\\s+(\\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))[1]) / 1024;
 const kept = [];
 for (let at = 0; at < 2_000_000; at += 1) kept[at % 100_000] = { at, more: [at] };
 kept.length = 0;
-globalThis.gc?.(); // nobody has it who does not ask for it
 const before = ownMib();
+gc();
+const ordinary = ownMib();
 collectAll();
-console.log(JSON.stringify([before, ownMib(), typeof globalThis.gc]));`;
-  const told = spawnSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' });
-  const [before, after, exposed] = JSON.parse(told.stdout) as [number, number, string];
-  console.log(`own memory: ${before.toFixed(0)} -> ${after.toFixed(0)} MiB`);
-  expect(after).toBeLessThan(before - 20);
-  expect(exposed).toBe('undefined');
+console.log(JSON.stringify([before, ordinary, ownMib()]));`,
+  ) as [number, number, number];
+  console.log(
+    `own memory: ${before.toFixed(0)} MiB, after an ordinary collection ${ordinary.toFixed(0)}, after this one ${after.toFixed(0)}`,
+  );
+  expect(after).toBeLessThan(ordinary - 20);
+});
+
+test('nothing else in the process gets the collector, and its compile cache stays good', () => {
+  const script = `import { cachedDataVersionTag } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import { collectAll } from '#ground/rest.ts';
+const before = cachedDataVersionTag();
+collectAll();
+const same = cachedDataVersionTag() === before;
+collectAll();
+console.log(JSON.stringify([same, typeof gc, runInNewContext('typeof gc')]));`;
+  expect(told([], script)).toEqual([true, 'undefined', 'undefined']);
 });

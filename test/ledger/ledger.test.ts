@@ -160,6 +160,33 @@ describe('one batch at a time', () => {
     expect(rig.ledger.tip.documents).toBe(3);
   });
 
+  test('its answers are made ready while the devices sync; one that cannot be made harms nobody', async () => {
+    await openByHand();
+    const told: string[] = [];
+    const issue = (key: string, onSealed: () => void): { outcome: string } => watch(rig.ledger.add({ ...documentDraft(key), onSealed }));
+    const refused = issue('refused', () => told.push('refused'));
+    await rig.settle();
+    rig.holder.newest.refuse('token-failed');
+    await rig.settle();
+    const both = [
+      issue('bad', () => {
+        told.push('bad');
+        throw new Error('an answer that cannot be made');
+      }),
+      issue('good', () => told.push('good')),
+    ];
+    await rig.settle();
+    expect(told).toEqual([]);
+    rig.holder.newest.seal();
+    await rig.settle();
+    expect(told).toEqual(['bad', 'good']);
+    expect(both.map(({ outcome }) => outcome)).toEqual(['open', 'open']);
+    rig.holder.newest.write();
+    await rig.settle();
+    expect([refused, ...both].map(({ outcome }) => outcome)).toEqual(['token-failed', 'answered', 'answered']);
+    expect(told).toEqual(['bad', 'good']);
+  });
+
   test('an answer proves itself', async () => {
     await open();
     const answers = await Promise.all(['1', '2', '3'].map((key) => add(key)));

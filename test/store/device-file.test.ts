@@ -12,6 +12,7 @@ import { formatStore, openLog } from '#store/log.ts';
 import { restoreFromMirror } from '#store/restore.ts';
 import type { StoreLog } from '#store/store.ts';
 import { deviceSuite } from '#test/suites/device-suite.ts';
+import { seededRandom } from '#test/support/seed.ts';
 import { missingForPower, openPowerDevice } from '#test/torture/os-power-device.ts';
 import { missingForStrace, underStrace } from '#test/torture/os-strace.ts';
 import { appendAll, dataKey, formatOptions, payloadOf } from './rig.ts';
@@ -85,6 +86,29 @@ describe('an image', () => {
     expect(size).toBe(3 * mebibyte);
     expect(blocks * 512).toBeGreaterThanOrEqual(3 * mebibyte);
     expect(mode & 0o777).toBe(0o600);
+  });
+
+  it('gives each read what was written before it and nothing that came later, however many are on their way', async () => {
+    const device = await openFileDevice(await newImage());
+    const random = seededRandom(11);
+    const places = 8;
+    const written = Array.from({ length: places }, () => 0);
+    const wanted: number[] = [];
+    const found: Promise<number>[] = [];
+    const writes: Promise<void>[] = [];
+    for (let step = 1; step <= 600; step += 1) {
+      const place = Math.floor(random() * places);
+      if (random() < 0.2) {
+        written[place] = step % 251;
+        writes.push(device.writeAndSync(place * 4096, Buffer.alloc(4096, step % 251)));
+      } else {
+        wanted.push(written[place] ?? 0);
+        found.push(device.read(place * 4096, 4096).then((bytes) => (bytes[0] === bytes[4095] ? (bytes[0] ?? -1) : -1)));
+      }
+    }
+    await Promise.all(writes);
+    expect(await Promise.all(found)).toEqual(wanted);
+    await device.close();
   });
 
   it('is never created over something', async () => {
