@@ -77,7 +77,7 @@ async function issueOnce(
   let draft: DocumentDraft;
   try {
     // Who waits for the acknowledgement as well does not hurry, and would only keep them in memory.
-    const onSealed = charter.mode === 'online' || request.wait === 'acknowledged' ? undefined : makeReady;
+    const onSealed = waitsForServer(charter, request.wait) ? undefined : makeReady;
     draft = draftOf(parts, ledger, charter, terminal, request, await originalOf(ledger, request), onSealed);
   } catch (error) {
     const repeated = await ledger.repeat(keyHashOf(terminal, request.key), requestDigest(request));
@@ -138,9 +138,12 @@ function waitIfAsked(
   wait: InvoiceRequest['wait'],
 ): boolean | Promise<boolean> {
   if (issued.batchIndex <= ledger.tip.ackedBatch) return true;
-  const mustWait = charter.mode === 'online';
-  if (!mustWait && (wait !== 'acknowledged' || charter.mode === 'offline')) return false;
-  return awaitDelivery(parts, ledger, issued, mustWait);
+  return waitsForServer(charter, wait) && awaitDelivery(parts, ledger, issued, charter.mode === 'online');
+}
+
+/** Its caller is answered only once the server has acknowledged it, or after a while without. */
+function waitsForServer({ mode }: Charter, wait: InvoiceRequest['wait']): boolean {
+  return mode === 'online' || (wait === 'acknowledged' && mode !== 'offline');
 }
 
 async function awaitDelivery(parts: IssueParts, ledger: Ledger, issued: Issued, mustWait: boolean): Promise<boolean> {

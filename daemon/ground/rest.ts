@@ -1,7 +1,8 @@
 // Owns: what a process of the service does once it has hardly anything to do: it gives back the memory that its work has left behind.
 // V8 keeps the pages of what has died for more work, however long none comes; only a collection "as a last resort" hands them to the system. That takes
 // the time of some dozen sales, so it comes where nobody is likely to wait, and after at least as much work as makes it a small part.
-// Invariants: what a process does all the time (it looks after a token, it answers a screen) is no work: the quietest look that there was says how much it is.
+// Invariants: the little that a process does all the time (it looks after a token, it answers a screen) is no work: the quietest of the looks of the last
+// minute says how much it is, as far as it is little.
 import { performance } from 'node:perf_hooks';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
@@ -11,6 +12,9 @@ export const lookMs = 5_000;
 export const startLooks = 3;
 /** A look that found less work was quiet: a till that sells something each second is. */
 export const quietMs = 50;
+/** What may be done all the time without being work. */
+export const habitMaxMs = 100;
+const habitLooks = 12;
 /** Work since the last collection that is worth the next one. */
 export const worthMs = 1_000;
 
@@ -24,7 +28,7 @@ export class Rest {
   readonly #parts: RestParts;
   #looks = 0;
   #seenMs = 0;
-  #leastMs = Number.POSITIVE_INFINITY;
+  #lastMs: number[] = [];
   /** A start is worth it, however short it was. */
   #workMs = worthMs;
 
@@ -37,10 +41,10 @@ export class Rest {
     const activeMs = this.#parts.activeMs();
     const sinceMs = activeMs - this.#seenMs;
     this.#seenMs = activeMs;
-    this.#leastMs = Math.min(this.#leastMs, sinceMs);
+    this.#lastMs = [...this.#lastMs.slice(1 - habitLooks), sinceMs];
     this.#looks += 1;
     if (this.#looks <= startLooks) return;
-    const workMs = sinceMs - this.#leastMs;
+    const workMs = sinceMs - Math.min(habitMaxMs, ...this.#lastMs);
     this.#workMs += workMs;
     if (workMs >= quietMs || this.#workMs < worthMs) return;
     this.#parts.collect();

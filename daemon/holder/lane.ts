@@ -1,4 +1,4 @@
-// Owns: the deadline of a line of calls that the holder process serves one after the other: those of the token, those of the devices.
+// Owns: the deadline of a line of calls that the holder process begins one after the other: those of the token, those of the devices.
 // Invariants: only the call at the head is timed, from the moment it became the head: a call is never blamed for those before
 // it; a head that passes its allowance hangs. Answers that lie unread in a stalled parent's own channel are
 // taken in before anybody is blamed.

@@ -69,8 +69,6 @@ interface Flight extends Omit<SealedBatch, 'sealBytes'> {
   readonly before: Tip;
   readonly tree: ReturnType<typeof buildTree>;
   readonly sentMs: number;
-  /** #makingMs then. */
-  readonly makingMs: number;
   /** Null: not sealed yet. */
   ready: Ready | null;
   isDurable: boolean;
@@ -88,8 +86,6 @@ export class Sequencer {
   #closed: UkeyError | null = null;
   #pumpQueued = false;
   #signatureMs: number | null = null;
-  /** What making answers has taken so far: whoever waits for a seal meanwhile hears of it later, which is not the signer's doing. */
-  #makingMs = 0;
   readonly #gathering: Gathering;
   #full = false;
   #whenIdle: (() => void)[] = [];
@@ -247,7 +243,6 @@ export class Sequencer {
       before,
       tree,
       sentMs: this.#parts.clock.monotonicMs(),
-      makingMs: this.#makingMs,
       ready: null,
       isDurable: false,
     };
@@ -278,14 +273,12 @@ export class Sequencer {
   #sealed(flight: Flight, sealBytes: Uint8Array): void {
     if (this.#closed !== null) return;
     this.#sealing = false;
-    const sealedMs = this.#parts.clock.monotonicMs();
-    this.#signatureMs = signatureMeanMs(this.#signatureMs, sealedMs - flight.sentMs - (this.#makingMs - flight.makingMs));
+    this.#signatureMs = signatureMeanMs(this.#signatureMs, this.#parts.clock.monotonicMs() - flight.sentMs);
     this.#gathering.begin(this.#signatureMs);
-    this.#pump(); // first: the signer is free
-    const fromMs = this.#parts.clock.monotonicMs();
+    // Before the next batch is sent, so that the time until its seal is the signer's.
     flight.ready = this.#makeReady(flight, sealBytes);
-    this.#makingMs += this.#parts.clock.monotonicMs() - fromMs;
     this.#answer();
+    this.#pump();
   }
 
   /** The answers of a batch that is on its way to the devices. Nobody is told anything yet. */

@@ -34,6 +34,7 @@ export class Reader {
   readonly #parts: ReaderParts;
   readonly #heads: Head[];
   readonly #cache = new Map<number, readonly SeenFrame[]>();
+  #scans: Promise<unknown> = Promise.resolve();
   #newest: SeenFrame[];
   #nextIndex: number;
   #oldestIndex: number;
@@ -138,12 +139,27 @@ export class Reader {
   async #framesOf(head: Head): Promise<readonly SeenFrame[]> {
     const { segment } = head;
     if (segment === this.#heads.at(-1)?.segment) return this.#newest;
+    const cached = this.#cached(segment);
+    if (cached !== null) return cached;
+    // One at a time, because each takes as much memory as a segment; who waited finds what was read meanwhile.
+    const turn = this.#scans.then(async () => this.#cached(segment) ?? (await this.#scan(head)));
+    this.#scans = turn.then(
+      () => undefined, // and not what was read
+      () => undefined,
+    );
+    return await turn;
+  }
+
+  #cached(segment: number): readonly SeenFrame[] | null {
     const cached = this.#cache.get(segment);
-    if (cached !== undefined) {
-      this.#cache.delete(segment);
-      this.#cache.set(segment, cached);
-      return cached;
-    }
+    if (cached === undefined) return null;
+    this.#cache.delete(segment); // to the end of the order in which they are forgotten
+    this.#cache.set(segment, cached);
+    return cached;
+  }
+
+  async #scan(head: Head): Promise<readonly SeenFrame[]> {
+    const { segment } = head;
     const { device, superblock } = this.#parts;
     const { frames } = walkSegment({
       sides: [await device.read(segmentPosition(superblock, segment), superblock.segmentBytes)],

@@ -1,7 +1,7 @@
 // When a process gives back what its work has left, and that the system gets it.
 import { spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
-import { quietMs, Rest, startLooks, worthMs } from '#ground/rest.ts';
+import { habitMaxMs, quietMs, Rest, startLooks, worthMs } from '#ground/rest.ts';
 
 const collectionMs = 70;
 
@@ -39,14 +39,20 @@ test('after work, in the first quiet look; not while it lasts', () => {
 });
 
 test('little work is gathered until it is worth it', () => {
-  const [, second, ...more] = collectedAt([...start, 0, ...looks(60, 40)]);
-  expect(second).toBe(startLooks + worthMs / 40);
+  const now = looks(60, 0).flatMap(() => [40, 0]);
+  const [, second, ...more] = collectedAt([...start, 0, ...now]);
+  expect(second).toBe(startLooks + 1 + 2 * (worthMs / 40 - 1));
   expect(more).toHaveLength(1); // of 60 x 40 ms
 });
 
-test('what a process does all the time is no work, however much it is', () => {
-  expect(collectedAt([600, ...looks(200, 300)])).toEqual([startLooks]);
-  expect(collectedAt([600, ...looks(20, 300), 300 + worthMs, ...looks(20, 300)])).toEqual([startLooks, 22]);
+test('the little that a process does all the time is no work, also where it begins later', () => {
+  expect(collectedAt([600, ...looks(200, habitMaxMs)])).toEqual([startLooks]);
+  expect(collectedAt([...start, ...looks(20, 0), worthMs, ...looks(40, habitMaxMs)])).toEqual([startLooks, 34]);
+});
+
+test('nothing is collected while tills are served without a pause, also right behind the start', () => {
+  expect(collectedAt([600, ...looks(200, 4_500)])).toEqual([]);
+  expect(collectedAt([600, ...looks(200, habitMaxMs + quietMs)])).toEqual([]);
 });
 
 /** What a process with these flags prints. */
