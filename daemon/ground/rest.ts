@@ -7,14 +7,14 @@ import { performance } from 'node:perf_hooks';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
-export const lookMs = 5_000;
+export const lookMs = 3_000;
 /** The first looks belong to the start, which goes on behind the doors' opening: they only learn what is quiet. */
-export const startLooks = 3;
+export const startLooks = 4;
 /** A look that found less work was quiet: a till that sells something each second is. */
-export const quietMs = 50;
+export const quietMs = 30;
 /** What may be done all the time without being work. */
-export const habitMaxMs = 100;
-const habitLooks = 12;
+export const habitMaxMs = 60;
+export const habitLooks = 20;
 /** Work since the last collection that is worth the next one. */
 export const worthMs = 1_000;
 

@@ -1,7 +1,7 @@
 // When a process gives back what its work has left, and that the system gets it.
 import { spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
-import { habitMaxMs, quietMs, Rest, startLooks, worthMs } from '#ground/rest.ts';
+import { habitLooks, habitMaxMs, quietMs, Rest, startLooks, worthMs } from '#ground/rest.ts';
 
 const collectionMs = 70;
 
@@ -39,15 +39,18 @@ test('after work, in the first quiet look; not while it lasts', () => {
 });
 
 test('little work is gathered until it is worth it', () => {
-  const now = looks(60, 0).flatMap(() => [40, 0]);
+  const now = looks(90, 0).flatMap(() => [25, 0]);
   const [, second, ...more] = collectedAt([...start, 0, ...now]);
-  expect(second).toBe(startLooks + 1 + 2 * (worthMs / 40 - 1));
-  expect(more).toHaveLength(1); // of 60 x 40 ms
+  expect(second).toBe(startLooks + 1 + 2 * (worthMs / 25 - 1));
+  expect(more).toHaveLength(1); // of 90 x 25 ms
 });
 
 test('the little that a process does all the time is no work, also where it begins later', () => {
   expect(collectedAt([600, ...looks(200, habitMaxMs)])).toEqual([startLooks]);
-  expect(collectedAt([...start, ...looks(20, 0), worthMs, ...looks(40, habitMaxMs)])).toEqual([startLooks, 34]);
+  expect(collectedAt([...start, ...looks(20, 0), worthMs, ...looks(40, habitMaxMs)])).toEqual([
+    startLooks,
+    startLooks + 20 + habitLooks - 1,
+  ]);
 });
 
 test('nothing is collected while tills are served without a pause, also right behind the start', () => {
