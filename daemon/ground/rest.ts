@@ -9,14 +9,14 @@ import { runInNewContext } from 'node:vm';
 
 export const lookMs = 3_000;
 /** The first looks belong to the start, which goes on behind the doors' opening: they only learn what is quiet. */
-export const startLooks = 4;
+export const startLooks = 6;
 /** A look that found less work was quiet: a till that sells something each second is. */
 export const quietMs = 30;
 /** What may be done all the time without being work. */
 export const habitMaxMs = 60;
 export const habitLooks = 20;
 /** Work since the last collection that is worth the next one. */
-export const worthMs = 1_000;
+export const worthMs = 500;
 
 export interface RestParts {
   /** How long the event loop was not idle since the process began, in ms; only grows. */

@@ -17,7 +17,7 @@ const exportAimMb = 64;
 const timeAim = 1.1;
 const settleMs = 1_500;
 /** What a service needs to see that nobody asks for anything, and to give back what its work, or its start, has left. */
-const restMs = 2 * lookMs + settleMs;
+const restMs = 3 * lookMs + settleMs;
 const idleMs = (startLooks + 2) * lookMs + settleMs;
 const untold = 'this system does not tell it';
 
