@@ -58,14 +58,15 @@ describe('the ledger', () => {
     rig = await openRig();
     const { sequence } = await rig.till.issue(sale('a'));
     await rig.till.issue(sale('b'));
+    const before = await rig.admin.call('ledger.read', {});
     const page = await rig.admin.call('ledger.read', { fromSequence: sequence, maxBytes: 1 });
     const oldest = await rig.admin.call('ledger.read', {});
     expect(page.batches).toEqual(oldest.batches.slice((page.batches[0]?.batchIndex ?? 0) - 1).slice(0, 1));
     expect(page).toMatchObject({ oldestBatch: 1, nextBatch: (page.batches[0]?.batchIndex ?? 0) + 1 });
-    // The service's own entries may come between the two.
+    // The service's own entries may come between two of the three.
     expect(oldest.newestBatch).toBe(oldest.batches.length);
-    expect(page.newestBatch).toBeLessThanOrEqual(oldest.newestBatch);
-    expect(page.newestBatch).toBeGreaterThanOrEqual(page.nextBatch ?? 0);
+    expect(page.newestBatch).toBeGreaterThanOrEqual(before.batches.length);
+    expect(page.newestBatch).toBeLessThanOrEqual(oldest.batches.length);
     const behind = { batches: [], nextBatch: null, oldestBatch: 1 };
     expect(await rig.admin.call('ledger.read', { fromSequence: 1_000 })).toMatchObject(behind);
     expect(await rig.admin.call('ledger.read', { fromBatch: 1_000 })).toMatchObject(behind);
@@ -163,9 +164,13 @@ describe('beside the tills', () => {
     const reader = await rig.connectAs('erp-1', 'erp');
     let [isDone, bytes] = [false, 0];
     let [keptBefore, mostBefore, most] = [0, 0, 0];
+    // On its own, so that what it has read is not alive when its caller looks at what is.
+    const readRound = async (): Promise<void> => {
+      for (const batch of await readAll(reader)) bytes += batch.bytes.length;
+    };
     const reading = (async () => {
       for (let round = 0; !isDone || round < 6; round += 1) {
-        for (const batch of await readAll(reader)) bytes += batch.bytes.length;
+        await readRound();
         most = Math.max(most, process.memoryUsage().rss);
         if (round !== 1) continue;
         mostBefore = most;
@@ -187,6 +192,6 @@ describe('beside the tills', () => {
       `of ${Math.floor(bytes / mib)} MiB ${Math.floor(kept / mib)} are kept, ${Math.floor(more / mib)} more were taken meanwhile`,
     );
     expect(kept).toBeLessThan(16 * mib);
-    expect(more).toBeLessThan(128 * mib); // what is made of a page is several times the page, until V8 collects it
+    expect(more).toBeLessThan(64 * mib);
   });
 });
