@@ -2,6 +2,7 @@
 // Invariants: a write is made behind every call before it, and a read behind every write before it, up to `readsAtOnce` of them together; reads and syncs
 // in Node's pool, so a device that hangs takes so many threads of it and leaves some to the other device; a
 // write, which ends in the kernel's memory, is made at once, so that its sync begins before whatever this thread does next (a signature, which blocks it);
+// what a log will be written over next is read before (read-ahead.ts), and nobody waits for that;
 // a write counts as done only when all bytes were taken and fdatasync said yes; after the first write or sync that failed every
 // further one is refused (a second fdatasync would say yes without having written). Positions and lengths are whole sectors.
 // Errors are UkeyError: no-token (nothing there), halted (in use, mounted, unfit, unreadable), unknown-outcome (a write failed).
@@ -11,6 +12,7 @@ import { dirname } from 'node:path';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { type Claimed, claimDevice, closeDescriptor } from './device-claim.ts';
+import { aheadBytes, ReadAhead, type Stretch } from './read-ahead.ts';
 
 /** How long a writable open waits for a predecessor that is dying. */
 export const lockWaitMs = 3000;
@@ -40,6 +42,8 @@ class FileDevice implements Device {
   readonly readOnly: boolean;
   readonly #descriptor: number;
   readonly #lanes: readonly Lane[] = Array.from({ length: readsAtOnce }, () => ({ last: Promise.resolve(), pending: 0 }));
+  readonly #ahead: ReadAhead;
+  #fetching: Promise<void> | null = null;
   #pending = 0;
   #closing: Promise<void> | null = null;
   #writeFailed = false;
@@ -50,6 +54,7 @@ class FileDevice implements Device {
     this.sizeBytes = sizeBytes;
     this.sectorBytes = sectorBytes;
     this.#descriptor = descriptor;
+    this.#ahead = new ReadAhead(sizeBytes);
   }
 
   async read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
@@ -71,24 +76,39 @@ class FileDevice implements Device {
   }
 
   close(): Promise<void> {
-    this.#closing ??= Promise.all(this.#lanes.map(({ last }) => last)).then(() =>
-      closeDescriptor(this.#descriptor).catch((cause: unknown) => {
-        throw new UkeyError('halted', `${this.path} did not close`, { cause });
-      }),
-    );
+    this.#closing ??= this.#close();
     return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    await Promise.all(this.#lanes.map(({ last }) => last));
+    await this.#fetching;
+    await closeDescriptor(this.#descriptor).catch((cause: unknown) => {
+      throw new UkeyError('halted', `${this.path} did not close`, { cause });
+    });
   }
 
   async #write(positionBytes: number, bytes: Uint8Array): Promise<void> {
     if (this.#writeFailed) throw new UkeyError('unknown-outcome', `an earlier write to ${this.path} failed`);
     try {
       writeAll(this.#descriptor, positionBytes, bytes);
+      const durable = synced(this.#descriptor);
+      this.#fetchAhead(positionBytes + bytes.length);
       // Not durable before this.
-      await synced(this.#descriptor);
+      await durable;
     } catch (cause) {
       this.#writeFailed = true;
       throw new UkeyError('unknown-outcome', `${this.path} failed to write at ${positionBytes}`, { cause });
     }
+  }
+
+  /** What cannot be read is found by whoever reads or writes there. */
+  #fetchAhead(endBytes: number): void {
+    const stretch = this.#fetching === null ? this.#ahead.after(endBytes) : null;
+    if (stretch === null) return;
+    this.#fetching = fetched(this.#descriptor, stretch).then(() => {
+      this.#fetching = null;
+    });
   }
 
   /** Behind what is under way in these lanes; whatever comes in one of them later waits for it. */
@@ -141,6 +161,12 @@ const nothing = (): void => undefined;
 
 const synced = (descriptor: number): Promise<void> =>
   new Promise((resolve, reject) => fdatasync(descriptor, (error) => (error === null ? resolve() : reject(error))));
+
+/** Only the kernel keeps it; all devices read into this. */
+const unread = new Uint8Array(aheadBytes);
+
+const fetched = (descriptor: number, { positionBytes, lengthBytes }: Stretch): Promise<void> =>
+  new Promise((resolve) => read(descriptor, unread, 0, lengthBytes, positionBytes, () => resolve()));
 
 const readOnce = (descriptor: number, bytes: Uint8Array, at: number, positionBytes: number): Promise<number> =>
   new Promise((resolve, reject) =>

@@ -1,5 +1,6 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import { existsSync, readFileSync } from 'node:fs';
 import { mkdtemp, open, readFile, rm, stat, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -18,6 +19,8 @@ import { missingForStrace, underStrace } from '#test/torture/os-strace.ts';
 import { appendAll, dataKey, formatOptions, payloadOf } from './rig.ts';
 
 const mebibyte = 1024 * 1024;
+/** What the main thread alone has read from disks, which is where a device is written. */
+const ownReads = `/proc/self/task/${process.pid}/io`;
 let folder = '';
 let made = 0;
 
@@ -173,6 +176,19 @@ describe('an image', () => {
     await closing;
     expect([done.filter((one) => one === 512).length, done.filter((one) => one === 'busy').length]).toEqual([1_024, 76]);
     await (await openFileDevice(path, { lockWaitMs: 0 })).close();
+  });
+
+  it.skipIf(!existsSync(ownReads))('is written onwards without waiting for what stands there', async () => {
+    const path = await newImage(4 * mebibyte);
+    const device = await openFileDevice(path); // and the kernel forgets what it has of it
+    const readBytes = (): number => Number(/^read_bytes: (\d+)$/m.exec(readFileSync(ownReads, 'utf8'))?.[1]);
+    const write = (at: number): Promise<void> => device.writeAndSync(at * 1_536, Buffer.alloc(1_536, 5));
+    await write(0);
+    const before = readBytes();
+    for (let at = 1; at < 1_000; at += 1) await write(at);
+    await device.close();
+    // One after another they would be the 375 pages of it.
+    expect(readBytes() - before).toBeLessThanOrEqual(2 * 4_096);
   });
 
   it('keeps nothing of what was read from it', async () => {
