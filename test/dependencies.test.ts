@@ -1,5 +1,6 @@
 // What comes with an installation (docs/dependencies.md): exact pins, a hash for each package, install scripts by name only, licences of a known list,
 // nothing from a URL. Read from package.json, the lockfile, and every package that is installed here.
+import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { expect, test } from 'vitest';
@@ -120,3 +121,16 @@ function installed(): { readonly place: string; readonly manifest: Manifest }[] 
     return existsSync(path.join(root, file)) ? [{ place, manifest: read<Manifest>(file) }] : [];
   });
 }
+
+test("a start loads no part of Node that the service does not use: its HTTP client for the web comes with one careless import of 'node:http'", () => {
+  const loaded = (file: string): string[] => {
+    const script = `await import(${JSON.stringify(path.join(root, file))}); console.log(JSON.stringify(process.moduleLoadList));`;
+    const done = spawnSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8', timeout: 20_000 });
+    return JSON.parse(done.stdout) as string[];
+  };
+  for (const file of ['daemon/compose.ts', 'daemon/holder/parts.ts']) {
+    const names = loaded(file);
+    expect(names).toContain('NativeModule crypto');
+    expect(names.filter((name) => name.includes('undici'))).toEqual([]);
+  }
+});

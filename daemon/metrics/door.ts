@@ -2,9 +2,12 @@
 // Invariants: listens on loopback alone (the configuration refuses all else) and answers only to a loopback name, so that no page of a browser reaches it
 // under a name of its own; reads only; bounded in connections, headers and time. It tells how a shop sells to every user of this machine: off by default.
 // Must not: know what is told.
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { type Log, whyOf } from '#ground/log.ts';
 import { expositionType } from './exposition.ts';
+
+/** Not by `import`: that takes each of its names, and with one of them Node's WebSocket client: 30 ms of a start and 8 MB that nobody uses (docs/performance.md, B9). */
+const { createServer } = process.getBuiltinModule('node:http');
 
 export interface Readiness {
   readonly ready: boolean;
