@@ -20,7 +20,7 @@ import {
   verifiedWalk,
 } from './mount.ts';
 import { decideHistories, type Head, orderHeads } from './recover.ts';
-import { lendSegment } from './salvage.ts';
+import { CountedReads, lendSegment } from './salvage.ts';
 import { type CopyState, type Superblock, superblockBytes, superblockMark } from './superblock.ts';
 import { tagOf } from './walk.ts';
 
@@ -121,6 +121,13 @@ interface Last {
   readonly tag: Buffer | null;
 }
 
+export interface Joined {
+  readonly superblock: Superblock;
+  readonly report: MirrorReport;
+  /** What the segments of the FLASH begin with, where it need not be read again: both sides gave the same, and nothing was written to the FLASH since. */
+  readonly headRuns: readonly DecodedRun[] | null;
+}
+
 /** Where one side alone would end, null when it holds no run. */
 async function lastOf(device: Device, superblock: Superblock, dataKey: Uint8Array, runs: readonly DecodedRun[]): Promise<Last | null> {
   const { heads } = orderHeads(runs.map(headOf), superblock.segmentCount, superblock.oldestRun);
@@ -144,9 +151,10 @@ class Joining {
     this.#dataKey = dataKey;
   }
 
-  async join(onProgress: Progress): Promise<MirrorReport> {
+  async join(onProgress: Progress): Promise<Omit<Joined, 'superblock'>> {
     const { best } = this.#superblocks;
-    const [onFlash, onMirror] = await Promise.all([readHeadRuns(this.#pair.flash, best), readHeadRuns(this.#pair.mirror, best)]);
+    const [flash, mirror] = [new CountedReads(this.#pair.flash), new CountedReads(this.#pair.mirror)];
+    const [onFlash, onMirror] = await Promise.all([readHeadRuns(flash, best), readHeadRuns(mirror, best)]);
     const { heads } = orderHeads(mergeHeads(onFlash, onMirror), best.segmentCount, best.oldestRun);
     const discarded = await this.#compareEnds(heads, onFlash, onMirror);
     const same = sameHeads(onFlash, onMirror);
@@ -164,7 +172,9 @@ class Joining {
     // Opening reads what is carried as well, wherever it stands.
     const carrying = skipped.find((head) => head.segment === segmentOf(best, carryPosition));
     if (carrying !== undefined) await this.#heal(carrying);
-    return { remade: false, healedFlash: this.#healedFlash, healedMirror: this.#healedMirror, discarded };
+    const report = { remade: false, healedFlash: this.#healedFlash, healedMirror: this.#healedMirror, discarded };
+    const agree = flash.failures + mirror.failures === 0 && same.size === onFlash.length && same.size === onMirror.length;
+    return { report, headRuns: agree && report.healedFlash === 0 ? onFlash : null };
   }
 
   /** Where what is carried stands, as the segment's last run tells; null when it holds no run. */
@@ -238,12 +248,12 @@ export async function joinMirror(
   mirror: Device,
   dataKey: Uint8Array,
   onProgress: Progress = () => undefined,
-): Promise<{ readonly superblock: Superblock; readonly report: MirrorReport }> {
+): Promise<Joined> {
   const superblocks = await readSuperblocks(flash, mirror, dataKey);
   const superblock = superblocks.best;
   if (superblocks.remake) {
     const segments = await remakeMirror(flash, mirror, superblock, dataKey, onProgress);
-    return { superblock, report: { remade: true, healedFlash: 0, healedMirror: segments, discarded: false } };
+    return { superblock, report: { remade: true, healedFlash: 0, healedMirror: segments, discarded: false }, headRuns: null };
   }
-  return { superblock, report: await new Joining({ flash, mirror }, superblocks, dataKey).join(onProgress) };
+  return { superblock, ...(await new Joining({ flash, mirror }, superblocks, dataKey).join(onProgress)) };
 }

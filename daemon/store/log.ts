@@ -296,7 +296,7 @@ export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenO
   const key = Buffer.from(dataKey);
   try {
     const joined = mirror === undefined || flash.readOnly ? null : await joinMirror(flash, mirror.device, key, mirror.onProgress);
-    const found = await readLog(flash, joined?.superblock ?? (await readSuperblock(flash, key)).superblock, key);
+    const found = await readLog(flash, joined?.superblock ?? (await readSuperblock(flash, key)).superblock, key, joined?.headRuns);
     const before = found.superblock;
     const mirrored = mirror === undefined || flash.readOnly ? null : new MirroredDevice(flash, mirror.device, mirror.mode);
     const device = mirrored ?? flash;

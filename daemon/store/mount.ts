@@ -31,7 +31,7 @@ import {
   orderHeads,
   type TailDecision,
 } from './recover.ts';
-import { lendSegment, readOrNull, SilentDevice } from './salvage.ts';
+import { CountedReads, lendSegment, readOrNull, SilentDevice } from './salvage.ts';
 import { type CopyState, decodeSuperblock, isAuthentic, type Superblock, superblockBytes } from './superblock.ts';
 import { type Gap, type Walk, walkSegment } from './walk.ts';
 
@@ -266,9 +266,14 @@ export async function readTail(device: ReadableDevice, superblock: Superblock, d
   return torn ? await readTail(device, superblock, dataKey, heads.slice(0, -1)) : { heads, newest, walk };
 }
 
-/** Never throws for damage. */
-export async function readOnce(device: ReadableDevice, superblock: Superblock, dataKey: Uint8Array): Promise<Reading> {
-  const seen = (await readHeadRuns(device, superblock)).map(headOf);
+/** Never throws for damage. `known`: the run headers that the segments begin with, where they have just been read. */
+export async function readOnce(
+  device: ReadableDevice,
+  superblock: Superblock,
+  dataKey: Uint8Array,
+  known: readonly DecodedRun[] | null = null,
+): Promise<Reading> {
+  const seen = (known ?? (await readHeadRuns(device, superblock))).map(headOf);
   const order = orderHeads(seen, superblock.segmentCount, superblock.oldestRun);
   const { heads, newest, walk } = await readTail(device, superblock, dataKey, order.heads);
   const lastRunIndex = walk?.runs.at(-1)?.header.runIndex ?? newest?.runIndex ?? 0;
@@ -341,36 +346,23 @@ export function damaged(found: Damage): UkeyError {
   return new UkeyError('halted', `the store is damaged: ${what} were durable and cannot be read`, { cause: damage });
 }
 
-/** What reading a log asks of a device; knows how many readings have failed. */
-class CountedReads {
-  failures = 0;
-  readonly path: string;
-  readonly #device: ReadableDevice;
-
-  constructor(device: ReadableDevice) {
-    this.path = device.path;
-    this.#device = device;
-  }
-
-  async read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
-    try {
-      return await this.#device.read(positionBytes, lengthBytes);
-    } catch (thrown) {
-      this.failures += 1;
-      throw thrown;
-    }
-  }
-}
-
-/** Reads where the log ends. Throws `halted` naming the frames (damageOf) when something that was durable is not there any more. */
-export async function readLog(device: Device, superblock: Superblock, dataKey: Uint8Array): Promise<LogFound> {
+/**
+ * Reads where the log ends; `known` as in readOnce, of which no reading failed. Throws `halted` naming the frames (damageOf) when something that was
+ * durable is not there any more.
+ */
+export async function readLog(
+  device: Device,
+  superblock: Superblock,
+  dataKey: Uint8Array,
+  known: readonly DecodedRun[] | null = null,
+): Promise<LogFound> {
   let damage: Damage = { kind: 'damage', missing: [], carryLost: false };
   let current = superblock;
   for (let reading = 0; reading < tailReadings; reading += 1) {
     // The writer beside this reader may have freed segments meanwhile.
     if (reading > 0 && device.readOnly) current = (await readSuperblock(device, dataKey)).superblock;
     const counted = new CountedReads(device);
-    const found = await readOnce(counted, current, dataKey);
+    const found = await readOnce(counted, current, dataKey, reading === 0 ? known : null);
     // What cannot be read passes for blank: an end of the log is believed when it was read whole, or could not be again and again.
     const isSure = counted.failures === 0 || reading === tailReadings - 1;
     if (!isSure) await pause(unsurePauseMs);

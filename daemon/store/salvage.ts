@@ -19,6 +19,27 @@ export async function readOrNull(device: ReadableDevice, positionBytes: number, 
   }
 }
 
+/** A device that knows how many readings have failed. */
+export class CountedReads {
+  failures = 0;
+  readonly path: string;
+  readonly #device: ReadableDevice;
+
+  constructor(device: ReadableDevice) {
+    this.path = device.path;
+    this.#device = device;
+  }
+
+  async read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
+    try {
+      return await this.#device.read(positionBytes, lengthBytes);
+    } catch (thrown) {
+      this.failures += 1;
+      throw thrown;
+    }
+  }
+}
+
 export interface Salvaged {
   readonly bytes: Uint8Array;
   /** Offsets of pages that the device refuses to read; zeros in `bytes`. */

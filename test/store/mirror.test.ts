@@ -45,6 +45,39 @@ async function pair(frames: number, mode: 'sync' | 'async' = 'sync'): Promise<{ 
 }
 const frameAt = (index: number): number => logStart + 4096 + (index - 1) * 1024;
 
+/** Counts how often each segment's first page was asked for alone. */
+class HeadCounter extends MemoryDevice {
+  readonly heads = new Map<number, number>();
+
+  override async read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
+    const segment = (positionBytes - logStart) / segmentBytes;
+    if (segment >= 0 && Number.isInteger(segment) && lengthBytes === 4096) this.heads.set(segment, (this.heads.get(segment) ?? 0) + 1);
+    return await super.read(positionBytes, lengthBytes);
+  }
+}
+
+describe('an opening', () => {
+  const counted = async (flash: Medium, mirror: Medium): Promise<number[][]> => {
+    const sides = [flash, mirror].map((medium) => new HeadCounter({ sizeBytes: sizeFor(segments), medium }));
+    const [flashSide, mirrorSide] = sides as [HeadCounter, HeadCounter];
+    const log = await openBoth(flashSide, mirrorSide, 'sync');
+    await expectWhole(log, () => 900);
+    return sides.map(({ heads }) => Array.from({ length: segments }, (_, segment) => heads.get(segment) ?? 0));
+  };
+  const times = (count: number): number[] => Array.from({ length: segments }, () => count);
+
+  it('looks at each segment of both sides once where they are the same', async () => {
+    const { flash, mirror } = await pair(10);
+    expect(await counted(flash.snapshot(), mirror.snapshot())).toEqual([times(1), times(1)]);
+  });
+
+  it('looks at the FLASH again where something of it was healed', async () => {
+    const { flash, mirror } = await pair(10);
+    const [twice, once] = await counted(flipBit(flash.snapshot(), frameAt(4) + 300, 1), mirror.snapshot());
+    expect([twice, once]).toEqual([times(2), times(1)]);
+  });
+});
+
 for (const mode of ['sync', 'async'] as const) {
   deviceSuite(`FLASH and ${mode} mirror`, async () => {
     const flash = new MemoryDevice({ sizeBytes: mebibyte });

@@ -11,6 +11,7 @@ import {
   formatOptions,
   newStore,
   open,
+  openBoth,
   payloadOf,
   readAll,
   seeded,
@@ -196,6 +197,30 @@ it('what cannot be read for a moment does not pass for the end of the log', { ti
       const opened = await open(again, 50);
       expect(opened.mounted.nextIndex).toBe(count + 1);
       stuttered += again.failuresLeft === 0 ? 1 : 0;
+    }
+  }
+  expect(stuttered).toBeGreaterThan(10);
+});
+
+it('nor does it with a mirror that stutters in the same places', { timeout: 60_000 }, async () => {
+  const count = 40;
+  const [flash, mirror] = [await newStore(segments), new MemoryDevice({ sizeBytes: sizeFor(segments) })];
+  await appendAll(
+    await openBoth(flash, mirror, 'sync'),
+    1,
+    Array.from({ length: count }, () => 2_000),
+  );
+  let stuttered = 0;
+  for (const failures of [1, 2, 5, 20]) {
+    for (const fromBytes of [0, 1, 2].map((segment) => 4 * mebibyte + segment * segmentBytes)) {
+      const again = [flash, mirror].map((one) => {
+        const device = new StutteringDevice({ sizeBytes: sizeFor(segments), medium: one.snapshot() });
+        return Object.assign(device, { fromBytes, failuresLeft: failures });
+      });
+      const [flashAgain, mirrorAgain] = again as [StutteringDevice, StutteringDevice];
+      const opened = await openBoth(flashAgain, mirrorAgain, 'sync');
+      expect(opened.mounted.nextIndex).toBe(count + 1);
+      stuttered += again.filter(({ failuresLeft }) => failuresLeft === 0).length;
     }
   }
   expect(stuttered).toBeGreaterThan(10);
