@@ -210,7 +210,7 @@ class Walker {
     const { sides, geometry } = this.#input;
     this.strayEnd = this.offset;
     this.markedEnd = this.offset;
-    for (let offset = this.offset; offset < this.length; offset += geometry.sectorBytes) {
+    for (let offset = this.#behindBlank(this.offset); offset < this.length; offset = this.#behindBlank(offset + geometry.sectorBytes)) {
       const used = [...sides.entries()].filter(([, bytes]) => !isBlank(bytes.subarray(offset, offset + geometry.sectorBytes)));
       if (used.length === 0) continue;
       this.strayEnd = offset + geometry.sectorBytes;
@@ -227,6 +227,14 @@ class Walker {
       }
     }
     return { kind: 'none' };
+  }
+
+  /** Passes over whole pages that are blank on all sides: most of what stands behind the end of a log. */
+  #behindBlank(offset: number): number {
+    let at = offset;
+    while (at % pageBytes === 0 && at < this.length && this.#input.sides.every((bytes) => isBlank(bytes.subarray(at, at + pageBytes))))
+      at += pageBytes;
+    return at;
   }
 
   #noteLost(header: FrameHeader): void {
