@@ -141,6 +141,12 @@ describe('law 2: one package, one door', () => {
     ]);
   });
 
+  test('what Node brings is imported, where the other laws see it, but for one that costs too much so', () => {
+    expect(sources.filter((source) => source.text.includes('getBuiltinModule')).map((source) => source.file)).toEqual([
+      'daemon/metrics/door.ts',
+    ]);
+  });
+
   test('every dependency is pinned and used, and node-ipc is the one that is safe', () => {
     for (const [name, version] of Object.entries({ ...packageFile.dependencies, ...packageFile.devDependencies })) {
       expect(version, name).toMatch(/^\d+\.\d+\.\d+$/);

@@ -23,5 +23,5 @@ export const nodeEnvironment: Readonly<Record<string, string>> = {
   MALLOC_MMAP_THRESHOLD_: String(mappedFromBytes),
 };
 
-/** For the holder alone. Half of its threads may hang in the mirror, and the FLASH still has the others (store/device-file). */
-export const holderEnvironment: Readonly<Record<string, string>> = { ...nodeEnvironment, UV_THREADPOOL_SIZE: '8' };
+/** For the holder alone. Half of its threads may hang in the mirror, and the FLASH still has the others: four that read or sync, and one that reads ahead (store/device-file). */
+export const holderEnvironment: Readonly<Record<string, string>> = { ...nodeEnvironment, UV_THREADPOOL_SIZE: '10' };

@@ -6,7 +6,7 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { type Log, whyOf } from '#ground/log.ts';
 import { expositionType } from './exposition.ts';
 
-/** Not by `import`: that takes each of its names, and with one of them Node's WebSocket client: 30 ms of a start and 8 MB that nobody uses (docs/performance.md, B9). */
+/** Not by `import`, which reads every export of it: the getter of one loads Node's WebSocket client, 23 ms of a start and 3 MB that nobody uses (docs/performance.md). */
 const { createServer } = process.getBuiltinModule('node:http');
 
 export interface Readiness {

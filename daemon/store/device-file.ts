@@ -2,7 +2,7 @@
 // Invariants: a write is made behind every call before it, and a read behind every write before it, up to `readsAtOnce` of them together; reads and syncs
 // in Node's pool, so a device that hangs takes so many threads of it and leaves some to the other device; a
 // write, which ends in the kernel's memory, is made at once, so that its sync begins before whatever this thread does next (a signature, which blocks it);
-// what a log will be written over next is read before (read-ahead.ts), and nobody waits for that;
+// what a log will be written over next is read before (read-ahead.ts), in the pool and behind the sync;
 // a write counts as done only when all bytes were taken and fdatasync said yes; after the first write or sync that failed every
 // further one is refused (a second fdatasync would say yes without having written). Positions and lengths are whole sectors.
 // Errors are UkeyError: no-token (nothing there), halted (in use, mounted, unfit, unreadable), unknown-outcome (a write failed).
@@ -12,13 +12,13 @@ import { dirname } from 'node:path';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { type Claimed, claimDevice, closeDescriptor } from './device-claim.ts';
-import { aheadBytes, ReadAhead, type Stretch } from './read-ahead.ts';
+import { pieceBytes, ReadAhead, type Stretch } from './read-ahead.ts';
 
 /** How long a writable open waits for a predecessor that is dying. */
 export const lockWaitMs = 3000;
 /** Calls that may wait for their turn. */
 const pendingCallsMax = 1024;
-/** The holder's pool has twice as many threads (ground/runtime): FLASH and mirror share it. One after the other, the way to a thread and back takes longer than a page does. */
+/** FLASH and mirror share the holder's pool, which has room for these and for one that reads ahead of each (ground/runtime). One after the other, the way to a thread and back takes longer than a page does. */
 export const readsAtOnce = 4;
 const zeroChunkBytes = 1024 * 1024;
 const chunksPerSync = 64;
@@ -92,23 +92,27 @@ class FileDevice implements Device {
     if (this.#writeFailed) throw new UkeyError('unknown-outcome', `an earlier write to ${this.path} failed`);
     try {
       writeAll(this.#descriptor, positionBytes, bytes);
-      const durable = synced(this.#descriptor);
-      this.#fetchAhead(positionBytes + bytes.length);
       // Not durable before this.
-      await durable;
+      await synced(this.#descriptor);
     } catch (cause) {
       this.#writeFailed = true;
       throw new UkeyError('unknown-outcome', `${this.path} failed to write at ${positionBytes}`, { cause });
     }
+    this.#ahead.wrote(positionBytes + bytes.length);
+    setImmediate(() => this.#lookAhead()); // whoever waits for the write is told first
+  }
+
+  #lookAhead(): void {
+    if (this.#closing !== null || this.#fetching !== null) return;
+    this.#fetching = this.#fetchAhead().finally(() => {
+      this.#fetching = null;
+    });
   }
 
   /** What cannot be read is found by whoever reads or writes there. */
-  #fetchAhead(endBytes: number): void {
-    const stretch = this.#fetching === null ? this.#ahead.after(endBytes) : null;
-    if (stretch === null) return;
-    this.#fetching = fetched(this.#descriptor, stretch).then(() => {
-      this.#fetching = null;
-    });
+  async #fetchAhead(): Promise<void> {
+    for (let piece = this.#ahead.next(); piece !== null; piece = this.#closing === null ? this.#ahead.next() : null)
+      await fetched(this.#descriptor, piece);
   }
 
   /** Behind what is under way in these lanes; whatever comes in one of them later waits for it. */
@@ -163,7 +167,7 @@ const synced = (descriptor: number): Promise<void> =>
   new Promise((resolve, reject) => fdatasync(descriptor, (error) => (error === null ? resolve() : reject(error))));
 
 /** Only the kernel keeps it; all devices read into this. */
-const unread = new Uint8Array(aheadBytes);
+const unread = new Uint8Array(pieceBytes);
 
 const fetched = (descriptor: number, { positionBytes, lengthBytes }: Stretch): Promise<void> =>
   new Promise((resolve) => read(descriptor, unread, 0, lengthBytes, positionBytes, () => resolve()));

@@ -30,6 +30,8 @@ export interface SegmentHealed {
   /** Frames that this side does not have whole; 0 stands for a run header or what is carried. */
   readonly flashDamaged: readonly number[];
   readonly mirrorDamaged: readonly number[];
+  /** Whether anything was written to the FLASH, also where all that counts was whole. */
+  readonly flashTouched: boolean;
 }
 
 function unitsOf(walk: Walk): Unit[] {
@@ -55,6 +57,10 @@ function stateOf(given: Uint8Array, right: Uint8Array): UnitState {
 /** Bytes to be put on one side, joined where they touch, so that a mirror far behind gets long writes. */
 class Patches {
   readonly #parts: { at: number; pieces: Uint8Array[]; end: number }[] = [];
+
+  get isEmpty(): boolean {
+    return this.#parts.length === 0;
+  }
 
   add(at: number, bytes: Uint8Array): void {
     const last = this.#parts.at(-1);
@@ -146,14 +152,17 @@ async function healSides({ pair, superblock, dataKey, segment, aboveRunIndex, he
         unreachable(decision);
     }
   }
-  if (heal && mirror !== null && onMirror !== null) {
+  const again = patchUnreadable(onFlash, units, sides);
+  const heals = heal && mirror !== null && onMirror !== null;
+  if (heals) {
     // The mirror first gives, then takes: a crash anywhere leaves each unit whole on the side that had it.
     await toFlash.write(flash, base);
     await toMirror.write(mirror, base);
-    await patchUnreadable(onFlash, units, sides).write(flash, base);
+    await again.write(flash, base);
     await patchUnreadable(onMirror, units, sides).write(mirror, base);
   }
-  return { walk, flashDamaged: damaged.flash, mirrorDamaged: damaged.mirror };
+  const flashTouched = heals && !(toFlash.isEmpty && again.isEmpty);
+  return { walk, flashDamaged: damaged.flash, mirrorDamaged: damaged.mirror, flashTouched };
 }
 
 export async function copySegment(from: Device, to: Device, superblock: Superblock, segment: number): Promise<void> {

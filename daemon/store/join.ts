@@ -124,7 +124,7 @@ interface Last {
 export interface Joined {
   readonly superblock: Superblock;
   readonly report: MirrorReport;
-  /** What the segments of the FLASH begin with, where it need not be read again: both sides gave the same, and nothing was written to the FLASH since. */
+  /** What the segments of the FLASH begin with, where it need not be read again: no reading failed, and nothing was written to the FLASH since. */
   readonly headRuns: readonly DecodedRun[] | null;
 }
 
@@ -144,6 +144,7 @@ class Joining {
   readonly #dataKey: Uint8Array;
   #healedFlash = 0;
   #healedMirror = 0;
+  #flashTouched = false;
 
   constructor(pair: { readonly flash: Device; readonly mirror: Device }, superblocks: Superblocks, dataKey: Uint8Array) {
     this.#pair = pair;
@@ -153,8 +154,8 @@ class Joining {
 
   async join(onProgress: Progress): Promise<Omit<Joined, 'superblock'>> {
     const { best } = this.#superblocks;
-    const [flash, mirror] = [new CountedReads(this.#pair.flash), new CountedReads(this.#pair.mirror)];
-    const [onFlash, onMirror] = await Promise.all([readHeadRuns(flash, best), readHeadRuns(mirror, best)]);
+    const flash = new CountedReads(this.#pair.flash);
+    const [onFlash, onMirror] = await Promise.all([readHeadRuns(flash, best), readHeadRuns(this.#pair.mirror, best)]);
     const { heads } = orderHeads(mergeHeads(onFlash, onMirror), best.segmentCount, best.oldestRun);
     const discarded = await this.#compareEnds(heads, onFlash, onMirror);
     const same = sameHeads(onFlash, onMirror);
@@ -173,16 +174,17 @@ class Joining {
     const carrying = skipped.find((head) => head.segment === segmentOf(best, carryPosition));
     if (carrying !== undefined) await this.#heal(carrying);
     const report = { remade: false, healedFlash: this.#healedFlash, healedMirror: this.#healedMirror, discarded };
-    const agree = flash.failures + mirror.failures === 0 && same.size === onFlash.length && same.size === onMirror.length;
-    return { report, headRuns: agree && report.healedFlash === 0 ? onFlash : null };
+    return { report, headRuns: flash.failures === 0 && !this.#flashTouched ? onFlash : null };
   }
 
   /** Where what is carried stands, as the segment's last run tells; null when it holds no run. */
   async #heal(head: Head): Promise<number | null> {
     const { best } = this.#superblocks;
-    const { walk, flashDamaged, mirrorDamaged } = await healSegment(this.#pair, best, this.#dataKey, head.segment, head.runIndex - 1, true);
+    const healed = await healSegment(this.#pair, best, this.#dataKey, head.segment, head.runIndex - 1, true);
+    const { walk, flashDamaged, mirrorDamaged, flashTouched } = healed;
     this.#healedFlash += flashDamaged.length;
     this.#healedMirror += mirrorDamaged.length;
+    this.#flashTouched ||= flashTouched;
     return walk.runs.at(-1)?.header.carryPosition ?? null;
   }
 

@@ -1,9 +1,11 @@
-// Owns: which stretch of a device is read before it is written. The kernel writes whole pages: of one that it does not hold, and that is written in part, it
-// reads the rest first, while the thread that writes stands still. A log is written onwards, so what comes next can be read in time.
-// Must not: read.
+// Owns: what of a device is read before it is written. The kernel writes whole pages: of one that it does not hold, and that is written in part, it reads
+// the rest first, while the thread that writes stands still. A log is written onwards, so what comes next can be read in time.
+// Invariants: in small pieces, and never the page that was written last: a page is locked while it is read, and a bad one takes a disk seconds, so a write
+// must not wait for a page that it does not come to yet. Must not: read.
 
-/** What the kernel reads at once of its own accord, on most systems. */
-export const aheadBytes = 128 * 1024;
+/** So much is held ahead of what was written: some dozens of sales. A frame that is larger waits for one page. */
+export const leadBytes = 48 * 1024;
+export const pieceBytes = 16 * 1024;
 /** Of the page, or the file system's block. */
 const pageBytes = 4096;
 
@@ -14,24 +16,29 @@ export interface Stretch {
 
 export class ReadAhead {
   readonly #sizeBytes: number;
-  /** What the kernel holds, around the end of what was written last. */
-  #fromBytes = 0;
+  /** Of what was written last, and of what was asked for behind it. */
+  #endBytes = 0;
   #toBytes = 0;
 
   constructor(sizeBytes: number) {
     this.#sizeBytes = sizeBytes;
   }
 
-  /** What is to be read after a write that ended here; null: nothing, as what comes next is known well ahead, or whole pages are written. */
-  after(endBytes: number): Stretch | null {
-    if (endBytes % pageBytes === 0) return null;
-    const goesOn = endBytes >= this.#fromBytes && endBytes <= this.#toBytes;
-    if (goesOn && this.#toBytes - endBytes > aheadBytes / 2) return null;
-    const positionBytes = goesOn ? this.#toBytes : endBytes - (endBytes % pageBytes);
-    const lengthBytes = Math.min(aheadBytes, this.#sizeBytes - positionBytes);
-    if (lengthBytes <= 0) return null;
-    if (!goesOn) this.#fromBytes = positionBytes;
-    this.#toBytes = positionBytes + lengthBytes;
+  /** A write ended here. What ends with a page somewhere else is no log, but a superblock or a copied segment, and needs nothing. */
+  wrote(endBytes: number): void {
+    const inPage = endBytes % pageBytes;
+    const goesOn = endBytes <= this.#toBytes && this.#toBytes < endBytes + leadBytes + pieceBytes;
+    if (!goesOn && inPage === 0) return;
+    this.#endBytes = endBytes;
+    if (!goesOn) this.#toBytes = endBytes - inPage + pageBytes;
+  }
+
+  /** What is to be read now, the nearest first; null: enough of it is held. */
+  next(): Stretch | null {
+    const positionBytes = this.#toBytes;
+    const lengthBytes = Math.min(pieceBytes, this.#sizeBytes - positionBytes);
+    if (positionBytes >= this.#endBytes + leadBytes || lengthBytes <= 0) return null;
+    this.#toBytes += lengthBytes;
     return { positionBytes, lengthBytes };
   }
 }

@@ -50,7 +50,7 @@ export const sizes: Readonly<Record<Sizes['name'], Sizes>> = {
   },
   quick: {
     name: 'quick',
-    rounds: 5,
+    rounds: 3,
     oneTillCount: 200,
     warmUpCount: 200,
     manyTillsCount: 2_000,
@@ -60,7 +60,7 @@ export const sizes: Readonly<Record<Sizes['name'], Sizes>> = {
     slowTurns: 6,
     wearBatches: 50,
     ledgers: [1_000, 20_000],
-    backlog: 20_000,
+    backlog: 10_000,
     starts: 3,
     pending: 1_000,
     outMs: 1_000,

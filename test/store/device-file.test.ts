@@ -187,8 +187,8 @@ describe('an image', () => {
     const before = readBytes();
     for (let at = 1; at < 1_000; at += 1) await write(at);
     await device.close();
-    // One after another they would be the 375 pages of it.
-    expect(readBytes() - before).toBeLessThanOrEqual(2 * 4_096);
+    // Else it would be each of the 375 pages. (What is in memory alone is never read.)
+    expect(readBytes() - before).toBeLessThan(150_000);
   });
 
   it('keeps nothing of what was read from it', async () => {

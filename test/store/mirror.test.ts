@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { joinMirror } from '#store/join.ts';
 import { formatStore, openLog, readStoreHeader } from '#store/log.ts';
 import { lagMaxBytes, MirroredDevice } from '#store/mirror.ts';
 import { restoreFromMirror } from '#store/restore.ts';
@@ -75,6 +76,33 @@ describe('an opening', () => {
     const { flash, mirror } = await pair(10);
     const [twice, once] = await counted(flipBit(flash.snapshot(), frameAt(4) + 300, 1), mirror.snapshot());
     expect([twice, once]).toEqual([times(2), times(1)]);
+  });
+
+  it('looks at it again where a page that holds nothing could not be read and was written anew', async () => {
+    const { flash, mirror } = await pair(10);
+    const worn = on(flash.snapshot());
+    worn.failReads(logStart + segmentBytes - 4096, 4096);
+    const { headRuns, report } = await joinMirror(worn, on(mirror.snapshot()), dataKey);
+    expect([headRuns, report.healedFlash]).toEqual([null, 0]);
+  });
+
+  it('looks at it again where one look failed', async () => {
+    const { flash, mirror } = await pair(10);
+    const whole = await joinMirror(on(flash.snapshot()), on(mirror.snapshot()), dataKey);
+    expect(whole.headRuns?.length).toBe(1);
+    const worn = on(flash.snapshot());
+    worn.failReads(logStart + (segments - 1) * segmentBytes, 4096);
+    expect((await joinMirror(worn, on(mirror.snapshot()), dataKey)).headRuns).toBeNull();
+  });
+
+  it('finds what only the mirror has behind frames that neither has, where the FLASH is blank', async () => {
+    const { flash, mirror } = await pair(10);
+    const broken = (medium: Medium): Medium => flipBit(flipBit(medium, frameAt(3) + 300, 1), frameAt(4) + 300, 1);
+    const behind = logStart + 8192; // the page behind that of the frames 1 to 4
+    const blanked = patchMedium(broken(flash.snapshot()), behind, new Uint8Array(segmentBytes - 8192));
+    const failure = await failureOf(openBoth(on(blanked), on(broken(mirror.snapshot()))));
+    expect(failure).toMatchObject({ code: 'halted' });
+    expect(failure?.message).toMatch(/frames 3-4 were/);
   });
 });
 
