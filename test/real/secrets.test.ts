@@ -136,7 +136,19 @@ interface Open {
   readonly content: Buffer;
 }
 
+/** All files; begun anew when one was moved into its place meanwhile, as the figures are each five seconds. */
 function filesBelow(directory: string): Open[] {
+  for (let triesLeft = 5; ; triesLeft -= 1) {
+    try {
+      return filesNow(directory);
+    } catch (thrown) {
+      const isMoved = thrown instanceof Error && 'code' in thrown && thrown.code === 'ENOENT';
+      if (!isMoved || triesLeft === 0) throw thrown;
+    }
+  }
+}
+
+function filesNow(directory: string): Open[] {
   return readdirSync(directory, { recursive: true, encoding: 'utf8' })
     .filter((name) => !name.startsWith('compile-cache') && statSync(path.join(directory, name)).isFile())
     .map((name) => ({ name, content: readFileSync(path.join(directory, name)) }));
