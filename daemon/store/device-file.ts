@@ -99,7 +99,7 @@ class FileDevice implements Device {
       throw new UkeyError('unknown-outcome', `${this.path} failed to write at ${positionBytes}`, { cause });
     }
     this.#ahead.wrote(positionBytes + bytes.length);
-    setImmediate(() => this.#lookAhead()); // whoever waits for the write is told first
+    if (this.#ahead.isDue) setImmediate(() => this.#lookAhead()); // whoever waits for the write is told first
   }
 
   #lookAhead(): void {

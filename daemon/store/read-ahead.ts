@@ -33,11 +33,16 @@ export class ReadAhead {
     if (!goesOn) this.#toBytes = endBytes - inPage + pageBytes;
   }
 
-  /** What is to be read now, the nearest first; null: enough of it is held. */
+  /** Less than the lead is held. */
+  get isDue(): boolean {
+    return this.#toBytes < Math.min(this.#endBytes + leadBytes, this.#sizeBytes);
+  }
+
+  /** What is to be read now, the nearest first; null: nothing is due. */
   next(): Stretch | null {
+    if (!this.isDue) return null;
     const positionBytes = this.#toBytes;
     const lengthBytes = Math.min(pieceBytes, this.#sizeBytes - positionBytes);
-    if (positionBytes >= this.#endBytes + leadBytes || lengthBytes <= 0) return null;
     this.#toBytes += lengthBytes;
     return { positionBytes, lengthBytes };
   }
