@@ -109,7 +109,7 @@ class FileDevice implements Device {
     });
   }
 
-  /** What cannot be read is found by whoever reads or writes there. */
+  /** Nobody but `close` waits for it. What cannot be read is told to whoever reads or writes there. */
   async #fetchAhead(): Promise<void> {
     for (let piece = this.#ahead.next(); piece !== null; piece = this.#closing === null ? this.#ahead.next() : null)
       await fetched(this.#descriptor, piece);

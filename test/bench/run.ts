@@ -155,7 +155,7 @@ function chosen(only: readonly string[]): readonly Bench[] {
 }
 
 const usage = `Usage: npm run bench -- [--quick] [--only B1,B4] [--dir FOLDER] [--module FILE|none] [--data FILE] [--docs]
-  --quick   within two minutes; figures are rough
+  --quick   some two minutes; figures are rough
   --only    these benchmarks
   --dir     where images and databases are made: on a real disk (default: the temporary folder, else .state)
   --module  PKCS#11 module (default: SoftHSM2 where it is installed); none: the embedded soft token

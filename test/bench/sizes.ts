@@ -1,4 +1,4 @@
-// Owns: how much is measured: `full`, `quick` (within two minutes) and `tiny` (to see that the plumbing holds, within seconds).
+// Owns: how much is measured: `full`, `quick` (some two minutes) and `tiny` (to see that the plumbing holds, within seconds).
 
 export interface Sizes {
   readonly name: 'tiny' | 'quick' | 'full';

@@ -75,6 +75,23 @@ export const open = (device: MemoryDevice, seed = 2): Promise<StoreLog> => openL
 export const openBoth = (flash: MemoryDevice, mirror: MemoryDevice, mode: MirrorMode = 'sync', seed = 2): Promise<StoreLog> =>
   openLog(flash, dataKey, { mirror: { device: mirror, mode }, randomBytes: randomSource(seed) });
 
+/** Two equal copies with some frames of 900 bytes: the first 4096 behind the log's start, each two sectors. */
+export async function pairOf(
+  segments: number,
+  frames: number,
+  mode: MirrorMode = 'sync',
+): Promise<{ readonly flash: MemoryDevice; readonly mirror: MemoryDevice }> {
+  const [flash, mirror] = [await newStore(segments), new MemoryDevice({ sizeBytes: sizeFor(segments) })];
+  const log = await openBoth(flash, mirror, mode);
+  if (log.mounted.mirror?.remade !== true) throw new Error('the mirror was not made');
+  await appendAll(
+    log,
+    1,
+    Array.from({ length: frames }, () => 900),
+  );
+  return { flash, mirror };
+}
+
 /** Every kept frame is there and right. */
 export async function expectWhole(log: StoreLog, sizeOf: (index: number) => number): Promise<void> {
   const frames = await readAll(log, 1_000_000);
