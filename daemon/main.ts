@@ -2,7 +2,6 @@
 // SIGHUP reads the configuration again: what may change while it runs is taken up, of the rest it is said that it waits; one that is not right changes nothing.
 // Exit codes: 0 ended by a signal, 1 a fault, 2 wrong arguments or configuration, 3 another service holds the socket or the state folder.
 import { flushCompileCache } from 'node:module';
-import process from 'node:process';
 import { readCommandLine, usageText } from '#ground/command-line.ts';
 import { changesBetween, configFileDefault, type Given, loadConfig, type Sources, settings } from '#ground/config.ts';
 import { type Log, openProcessLog, type ProcessLog, whyOf } from '#ground/log.ts';

@@ -4,7 +4,6 @@
 // A fault of the log stops nobody: a line that cannot be written (full disk, closed pipe) is lost, counted, and told once writing works again.
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { writeSync } from 'node:fs';
-import process from 'node:process';
 
 export type LogLevel = 'info' | 'warn' | 'error';
 export type LogFields = Readonly<Record<string, string | number | boolean | null>>;

@@ -3,7 +3,6 @@
 // The log never throws into a caller and never ends the process: a line that cannot be written (full disk, closed pipe, reader that does not read) is
 // lost, counted, and told once writing works again. Where stderr is the journal each line begins with its priority, as the journal wants it.
 import { fstatSync, writeSync } from 'node:fs';
-import process from 'node:process';
 import { Writable } from 'node:stream';
 import winston from 'winston';
 import { askingName } from './asking.ts';

@@ -5,11 +5,19 @@
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { openLog, readStoreHeader } from '#store/log.ts';
+import type { StoreEnd } from '#store/store.ts';
 import { type Anchor, type Findings, judgeAge } from './anchor.ts';
 
-/** Throws `halted`, reason rollback. */
-export async function refuseRollback(anchor: Anchor | null, flash: Device, mirror: Device | null, dataKey: Uint8Array): Promise<void> {
+/** `seen`: where the FLASH ends at a glance; new enough is new enough, whatever a thorough look would say. Throws `halted`, reason rollback. */
+export async function refuseRollback(
+  anchor: Anchor | null,
+  seen: StoreEnd | null,
+  flash: Device,
+  mirror: Device | null,
+  dataKey: Uint8Array,
+): Promise<void> {
   if (anchor === null || flash.readOnly) return;
+  if (seen !== null && isNewEnough(anchor, { ...seen, lastBatch: seen.lastIndex })) return;
   const onFlash = await findingsOn(flash, dataKey);
   if (onFlash !== null && isNewEnough(anchor, onFlash)) return;
   const isMirror = mirror !== null && (await isOfStore(mirror, anchor.storeId));

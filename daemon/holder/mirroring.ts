@@ -9,7 +9,7 @@ import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { createImage, openFileDevice } from '#store/device-file.ts';
 import { openLog, readStoreHeader } from '#store/log.ts';
-import type { MirrorMode, StoreLog } from '#store/store.ts';
+import type { MirrorMode, StoreEnd, StoreLog } from '#store/store.ts';
 import type { Token } from '#token/token.ts';
 import type { MirrorPlace } from './configuration.ts';
 
@@ -135,19 +135,19 @@ export interface MirroredLog {
 
 /**
  * Opens the log, with the mirror where one is configured and can be used. Throws as openLog does; the FLASH is then still the caller's to close.
- * `inspect` is asked before anything is written. The data key is the caller's to wipe.
+ * `inspect` is told of the mirror as well, where it is used. The data key is the caller's to wipe.
  */
 export async function openMirrored(
   flash: Device,
   dataKey: Uint8Array,
   mirror: MirrorParts | null,
   tokenId: Uint8Array,
-  inspect: (mirror: Device | null) => Promise<void>,
+  inspect: (flash: StoreEnd | null, mirror: Device | null) => Promise<void>,
   epochMin = 0,
 ): Promise<MirroredLog> {
   const openAlone = async (mirrorFailure: string | null): Promise<MirroredLog> => {
-    await inspect(null);
-    return { log: await openLog(flash, dataKey, { epochMin }), mirrorFailure };
+    const log = await openLog(flash, dataKey, { inspect: (found) => inspect(found, null), epochMin });
+    return { log, mirrorFailure };
   };
   if (mirror === null || flash.readOnly) return await openAlone(null);
   let watched: WatchedDevice;
@@ -157,8 +157,11 @@ export async function openMirrored(
     return await openAlone(asUkeyError(thrown).message);
   }
   try {
-    await inspect(watched);
-    return { log: await openLog(flash, dataKey, { mirror: { device: watched, mode: mirror.mode }, epochMin }), mirrorFailure: null };
+    const log = await openLog(flash, dataKey, {
+      ...{ mirror: { device: watched, mode: mirror.mode }, epochMin },
+      inspect: (found) => inspect(found, watched),
+    });
+    return { log, mirrorFailure: null };
   } catch (thrown) {
     await watched.close().catch(() => undefined); // it is not used; what counts is why
     if (!watched.isDead) throw thrown;

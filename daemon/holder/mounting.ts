@@ -110,7 +110,7 @@ export async function mountLedger(
       dataKey,
       mirror,
       keyIdOf(publicKey),
-      async (second) => (rejoining === null ? await refuseRollback(anchor, device, second, dataKey) : undefined),
+      async (found, second) => (rejoining === null ? await refuseRollback(anchor, found, device, second, dataKey) : undefined),
       rejoining?.epochMin,
     );
     try {

@@ -4,12 +4,13 @@
 // Must not: append, touch a mirror that is neither blank nor a store, or make a FLASH (restore.ts).
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
-import type { MirrorReport } from '#store/store.ts';
+import type { Inspect, MirrorReport } from '#store/store.ts';
 import { copyCount, copyStrideBytes, type DecodedRun, segmentOf, view } from './format.ts';
 import { copySegment, healSegment } from './heal.ts';
 import {
   checkDevice,
   chooseSuperblock,
+  endOf,
   headOf,
   judgeCopies,
   judgingKey,
@@ -28,7 +29,10 @@ import { tagOf } from './walk.ts';
 export const compareBytes = 16 * 1024 * 1024;
 const compareSegmentsMin = 3;
 
-export type Progress = (done: number, segments: number) => void;
+export interface JoinOptions {
+  readonly onProgress?: ((done: number, segments: number) => void) | undefined;
+  readonly inspect?: Inspect | undefined;
+}
 
 const later = (a: Superblock, b: Superblock): Superblock => {
   if (a.mountEpoch !== b.mountEpoch) return a.mountEpoch > b.mountEpoch ? a : b;
@@ -99,9 +103,10 @@ async function remakeMirror(
   mirror: Device,
   superblock: Superblock,
   dataKey: Uint8Array,
-  onProgress: Progress,
+  { onProgress, inspect }: JoinOptions,
 ): Promise<number> {
   const found = await readLog(flash, superblock, dataKey);
+  await inspect?.(endOf(superblock, found.lastIndex));
   const mark = Buffer.concat([superblockMark], superblock.sectorBytes);
   for (let copy = 0; copy < copyCount; copy += 1) {
     await mirror.writeAndSync(copy * copyStrideBytes, mark);
@@ -109,7 +114,7 @@ async function remakeMirror(
   }
   for (const [done, { segment }] of found.heads.entries()) {
     await copySegment(flash, mirror, superblock, segment);
-    onProgress(done + 1, found.heads.length);
+    onProgress?.(done + 1, found.heads.length);
   }
   return found.heads.length;
 }
@@ -152,12 +157,12 @@ class Joining {
     this.#dataKey = dataKey;
   }
 
-  async join(onProgress: Progress): Promise<Omit<Joined, 'superblock'>> {
+  async join({ onProgress, inspect }: JoinOptions): Promise<Omit<Joined, 'superblock'>> {
     const { best } = this.#superblocks;
     const flash = new CountedReads(this.#pair.flash);
     const [onFlash, onMirror] = await Promise.all([readHeadRuns(flash, best), readHeadRuns(this.#pair.mirror, best)]);
     const { heads } = orderHeads(mergeHeads(onFlash, onMirror), best.segmentCount, best.oldestRun);
-    const discarded = await this.#compareEnds(heads, onFlash, onMirror);
+    const discarded = await this.#compareEnds(heads, onFlash, onMirror, inspect);
     const same = sameHeads(onFlash, onMirror);
     const fromPlace = heads.length - Math.max(compareSegmentsMin, Math.ceil(compareBytes / best.segmentBytes));
     const ends = [onFlash, onMirror].map((runs) => newestOf(runs)?.header.runIndex ?? 0);
@@ -168,7 +173,7 @@ class Joining {
       const isEnd = ends.some((runIndex) => runIndex === head.runIndex);
       if (place < fromPlace && !isEnd && same.has(head.segment)) skipped.push(head);
       else carryPosition = (await this.#heal(head)) ?? carryPosition;
-      onProgress(place + 1, heads.length);
+      onProgress?.(place + 1, heads.length);
     }
     // Opening reads what is carried as well, wherever it stands.
     const carrying = skipped.find((head) => head.segment === segmentOf(best, carryPosition));
@@ -189,9 +194,15 @@ class Joining {
   }
 
   /** Whether the frames that each side ends with are kept. True when the mirror's end is to be discarded. */
-  async #compareEnds(heads: readonly Head[], onFlash: readonly DecodedRun[], onMirror: readonly DecodedRun[]): Promise<boolean> {
+  async #compareEnds(
+    heads: readonly Head[],
+    onFlash: readonly DecodedRun[],
+    onMirror: readonly DecodedRun[],
+    inspect: Inspect | undefined,
+  ): Promise<boolean> {
     const { best, flash, mirror } = this.#superblocks;
     const flashLast = await lastOf(this.#pair.flash, best, this.#dataKey, onFlash);
+    await inspect?.(flash === null ? null : endOf(flash, flashLast?.index ?? 0));
     const mirrorLast = await lastOf(this.#pair.mirror, best, this.#dataKey, onMirror);
     const decision = decideHistories({
       flashKept: await this.#isKept(flashLast, heads),
@@ -245,17 +256,12 @@ function sameHeads(onFlash: readonly DecodedRun[], onMirror: readonly DecodedRun
  * Brings FLASH and mirror to one state; the caller then opens the FLASH with the superblock that is answered here, and writes it to both.
  * Throws `halted` as opening does, and when the two have parted (each holds frames that the other contradicts).
  */
-export async function joinMirror(
-  flash: Device,
-  mirror: Device,
-  dataKey: Uint8Array,
-  onProgress: Progress = () => undefined,
-): Promise<Joined> {
+export async function joinMirror(flash: Device, mirror: Device, dataKey: Uint8Array, options: JoinOptions = {}): Promise<Joined> {
   const superblocks = await readSuperblocks(flash, mirror, dataKey);
   const superblock = superblocks.best;
   if (superblocks.remake) {
-    const segments = await remakeMirror(flash, mirror, superblock, dataKey, onProgress);
+    const segments = await remakeMirror(flash, mirror, superblock, dataKey, options);
     return { superblock, report: { remade: true, healedFlash: 0, healedMirror: segments, discarded: false }, headRuns: null };
   }
-  return { superblock, ...(await new Joining({ flash, mirror }, superblocks, dataKey).join(onProgress)) };
+  return { superblock, ...(await new Joining({ flash, mirror }, superblocks, dataKey).join(options)) };
 }

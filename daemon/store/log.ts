@@ -11,6 +11,7 @@ import type {
   CheckReport,
   FormatOptions,
   Frame,
+  Inspect,
   MirrorMode,
   Mounted,
   PackedFrame,
@@ -38,7 +39,7 @@ import { joinMirror } from './join.ts';
 import { SuperblockKeeper, superblockWriteBytes, writeSuperblock } from './keeper.ts';
 import { mendFrames } from './mend.ts';
 import { MirroredDevice } from './mirror.ts';
-import { chooseSuperblock, headerOf, identityOf, judgeCopies, type LogFound, readCopies, readLog, readSuperblock } from './mount.ts';
+import { chooseSuperblock, endOf, headerOf, identityOf, judgeCopies, type LogFound, readCopies, readLog, readSuperblock } from './mount.ts';
 import { Reader, unpackedFrames } from './reader.ts';
 import { withoutStrays } from './recover.ts';
 import { identityMaxBytes, isGeometry, type Superblock } from './superblock.ts';
@@ -281,6 +282,8 @@ export interface OpenOptions {
     /** Told while it is brought up: a mirror that is made anew takes as long as reading the FLASH. */
     readonly onProgress?: (done: number, segments: number) => void;
   };
+  /** Not asked when reading only: nothing is written then. */
+  readonly inspect?: Inspect;
   /** A parameter for test vectors. */
   readonly randomBytes?: RandomBytes;
   /** The mount epoch is at least this afterwards: for a store that was brought up to what another opening had written. */
@@ -292,12 +295,16 @@ export interface OpenOptions {
  * named (damageOf); the devices stay open then. `dataKey` is copied; the caller wipes its own.
  */
 export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenOptions = {}): Promise<StoreLog> {
-  const { randomBytes = cryptoRandomBytes, mirror } = options;
+  const { randomBytes = cryptoRandomBytes, mirror, inspect } = options;
   const key = Buffer.from(dataKey);
   try {
-    const joined = mirror === undefined || flash.readOnly ? null : await joinMirror(flash, mirror.device, key, mirror.onProgress);
+    const joined =
+      mirror === undefined || flash.readOnly
+        ? null
+        : await joinMirror(flash, mirror.device, key, { onProgress: mirror.onProgress, inspect });
     const found = await readLog(flash, joined?.superblock ?? (await readSuperblock(flash, key)).superblock, key, joined?.headRuns);
     const before = found.superblock;
+    if (joined === null && !flash.readOnly) await inspect?.(endOf(before, found.lastIndex));
     const mirrored = mirror === undefined || flash.readOnly ? null : new MirroredDevice(flash, mirror.device, mirror.mode);
     const device = mirrored ?? flash;
     const keeper = new SuperblockKeeper(device, before, key);

@@ -5,7 +5,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Device, ReadableDevice } from '#store/device.ts';
-import type { StoreHeader } from '#store/store.ts';
+import type { StoreEnd, StoreHeader } from '#store/store.ts';
 import { deriveKey, isFrameWhole, openCheckpoint, openFrame, openIdentity } from './cipher.ts';
 import {
   copyCount,
@@ -159,6 +159,8 @@ export function headerOf(superblock: Superblock): StoreHeader {
     slots: superblock.slots,
   };
 }
+
+export const endOf = ({ storeId, mountEpoch }: Superblock, lastIndex: number): StoreEnd => ({ storeId, mountEpoch, lastIndex });
 
 export function identityOf(superblock: Superblock, dataKey: Uint8Array): Uint8Array {
   const identity = openIdentity(dataKey, superblock.identitySalt, superblock, superblock.identitySealed);

@@ -118,6 +118,17 @@ export interface Mounted {
   readonly mirror: MirrorReport | null;
 }
 
+/** Where a FLASH ends by itself, before anything is written. */
+export interface StoreEnd {
+  readonly storeId: Uint8Array;
+  readonly mountEpoch: number;
+  /** 0: the log is empty. */
+  readonly lastIndex: number;
+}
+
+/** Asked before an opening writes anything; what it throws ends the opening. Null: the FLASH has no superblock that is whole. */
+export type Inspect = (flash: StoreEnd | null) => Promise<void>;
+
 export interface StoreUsage {
   readonly sizeBytes: number;
   readonly usedBytes: number;

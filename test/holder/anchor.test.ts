@@ -12,6 +12,7 @@ import {
   readAnchor,
 } from '#holder/anchor.ts';
 import type { Mount } from '#holder/holder.ts';
+import { refuseRollback } from '#holder/inspection.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { openEnrolment } from '#ipc-schema/upstream.ts';
 import { FakeToken } from '#test/support/fake-token.ts';
@@ -120,6 +121,14 @@ describe.each([
     expect((await reopen()).nextBatch).toBe(1);
   });
 
+  test.runIf(mirrored)('that is put back is a rollback before its mirror is made anew', async () => {
+    await issue('a');
+    const old = images();
+    await issue('b');
+    await putBack({ flash: old.flash, mirror: new Map() });
+    await expectRollback();
+  });
+
   test.runIf(mirrored)('alone put back is healed by its mirror, and the mirror by the FLASH', async () => {
     await issue('a');
     const old = images();
@@ -195,6 +204,23 @@ describe('the anchor', () => {
     [{ storeId: Buffer.alloc(16, 9), mountEpoch: 9, lastBatch: 9 }, 'halted'],
   ])('judges %j: %s', (found, verdict) => {
     expect(code(() => judgeAge(anchor, found))).toBe(verdict);
+  });
+
+  test('needs no second look at a FLASH that is new enough at a glance, and one at any other', async () => {
+    const device = fresh(new Map());
+    let looks = 0;
+    device.read = () => {
+      looks += 1;
+      return Promise.reject(new Error('not to be read'));
+    };
+    const glance = { storeId, mountEpoch: 3, lastIndex: 7 };
+    await refuseRollback(anchor, glance, device, null, Buffer.alloc(32));
+    expect(looks).toBe(0);
+    for (const older of [{ ...glance, lastIndex: 6 }, { ...glance, mountEpoch: 2 }, { ...glance, storeId: Buffer.alloc(16, 9) }, null]) {
+      looks = 0;
+      await refuseRollback(anchor, older, device, null, Buffer.alloc(32));
+      expect(looks).toBeGreaterThan(0);
+    }
   });
 
   test('knows another batch in its place', () => {

@@ -1,8 +1,10 @@
 // Joining FLASH and mirror: what an opening looks at, and when it looks again.
 import { describe, expect, it } from 'vitest';
 import { joinMirror } from '#store/join.ts';
+import { openLog } from '#store/log.ts';
+import type { StoreEnd } from '#store/store.ts';
 import { flipBit, type Medium, MemoryDevice, patchMedium } from '#test/support/memory-device.ts';
-import { dataKey, deviceOn, expectWhole, failureOf, openBoth, pairOf, segmentBytes, sizeFor } from './rig.ts';
+import { dataKey, deviceOn, expectWhole, failureOf, openBoth, pairOf, segmentBytes, sizeFor, storeId } from './rig.ts';
 
 const segments = 8;
 const logStart = 4 * 1024 * 1024;
@@ -56,6 +58,40 @@ describe('an opening', () => {
     const worn = on(flash.snapshot());
     worn.failReads(logStart + (segments - 1) * segmentBytes, 4096);
     expect((await joinMirror(worn, on(mirror.snapshot()), dataKey)).headRuns).toBeNull();
+  });
+
+  it.each([
+    ['without a mirror', null],
+    ['beside its mirror', 'its own'],
+    ['beside a blank mirror', 'blank'],
+  ] as const)('asks before it writes anything, %s', async (_, kind) => {
+    const pair = await pairOf(segments, 10);
+    const flash = on(pair.flash.snapshot());
+    const mirror = kind === null ? null : on(kind === 'blank' ? new Map() : pair.mirror.snapshot());
+    const seen: (StoreEnd | null)[] = [];
+    const openAsking = (answer: Error | null): Promise<unknown> =>
+      openLog(flash, dataKey, {
+        ...(mirror === null ? {} : { mirror: { device: mirror, mode: 'sync' } }),
+        inspect: async (end) => {
+          seen.push(end);
+          if (answer !== null) throw answer;
+        },
+      });
+    const before = [flash.snapshot(), mirror?.snapshot()];
+    await expect(openAsking(new Error('too old'))).rejects.toThrow('too old');
+    expect([flash.snapshot(), mirror?.snapshot()]).toEqual(before);
+    await openAsking(null);
+    const end = { storeId: Buffer.from(storeId), mountEpoch: 1, lastIndex: 10 };
+    expect(seen.map((each) => each && { ...each, storeId: Buffer.from(each.storeId) })).toEqual([end, end]);
+    expect(flash.snapshot()).not.toEqual(before[0]);
+  });
+
+  it('says so where the FLASH has no superblock that is whole', async () => {
+    const { flash, mirror } = await pairOf(segments, 10);
+    const rotten = [0, 1, 2, 3].reduce((medium: Medium, copy) => flipBit(medium, copy * 1024 * 1024 + 100, 1), flash.snapshot());
+    const seen: unknown[] = [];
+    await joinMirror(on(rotten), on(mirror.snapshot()), dataKey, { inspect: async (end) => void seen.push(end) });
+    expect(seen).toEqual([null]);
   });
 
   it('finds what only the mirror has behind frames that neither has, where the FLASH is blank', async () => {
