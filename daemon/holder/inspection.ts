@@ -8,7 +8,10 @@ import { openLog, readStoreHeader } from '#store/log.ts';
 import type { StoreEnd } from '#store/store.ts';
 import { type Anchor, type Findings, judgeAge } from './anchor.ts';
 
-/** `seen`: where the FLASH ends at a glance; new enough is new enough, whatever a thorough look would say. Throws `halted`, reason rollback. */
+/**
+ * `seen`: where the FLASH ends at a glance, by which the opening goes on; new enough is new enough, whatever a thorough look would say. Throws `halted`,
+ * reason rollback; `busy` where the thorough look finds more than the glance did.
+ */
 export async function refuseRollback(
   anchor: Anchor | null,
   seen: StoreEnd | null,
@@ -17,9 +20,13 @@ export async function refuseRollback(
   dataKey: Uint8Array,
 ): Promise<void> {
   if (anchor === null || flash.readOnly) return;
-  if (seen !== null && isNewEnough(anchor, { ...seen, lastBatch: seen.lastIndex })) return;
+  const glance = seen === null ? null : { ...seen, lastBatch: seen.lastIndex };
+  if (glance !== null && isNewEnough(anchor, glance)) return;
+  // No mirror brings another store up to date, and one of the right store would be made anew from this one.
+  if (glance !== null && Buffer.compare(glance.storeId, anchor.storeId) !== 0) judgeAge(anchor, glance);
   const onFlash = await findingsOn(flash, dataKey);
-  if (onFlash !== null && isNewEnough(anchor, onFlash)) return;
+  if (onFlash !== null && isNewEnough(anchor, onFlash))
+    throw new UkeyError('busy', `${flash.path} reads differently from one look to the next`);
   const isMirror = mirror !== null && (await isOfStore(mirror, anchor.storeId));
   const onMirror = isMirror ? await findingsOn(mirror, dataKey) : null;
   if (onMirror !== null && isNewEnough(anchor, onMirror)) return;

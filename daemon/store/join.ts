@@ -1,6 +1,7 @@
 // Owns: bringing FLASH and mirror to one state when a store is opened.
 // Invariants: nothing that the FLASH holds whole is dropped; history that only the mirror holds is never given up unless the FLASH was
-// opened without it and went as far. A crash anywhere leaves a state that the next opening heals on.
+// opened without it and went as far, and shows what the mirror ends with or can be read whole. What cannot be read is read again first.
+// A crash anywhere leaves a state that the next opening heals on.
 // Must not: append, touch a mirror that is neither blank nor a store, or make a FLASH (restore.ts).
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
@@ -17,11 +18,12 @@ import {
   readCopies,
   readHeadRuns,
   readLog,
+  readOnce,
   readTail,
   verifiedWalk,
 } from './mount.ts';
 import { decideHistories, type Head, orderHeads } from './recover.ts';
-import { CountedReads, lendSegment } from './salvage.ts';
+import { lendSegment, PatientDevice } from './salvage.ts';
 import { type CopyState, type Superblock, superblockBytes, superblockMark } from './superblock.ts';
 import { tagOf } from './walk.ts';
 
@@ -143,15 +145,20 @@ async function lastOf(device: Device, superblock: Superblock, dataKey: Uint8Arra
   return { index: frame?.header.index ?? Math.max(0, walk.nextIndex - 1), segment: newest.segment, tag };
 }
 
+interface PatientPair {
+  readonly flash: PatientDevice;
+  readonly mirror: PatientDevice;
+}
+
 class Joining {
-  readonly #pair: { readonly flash: Device; readonly mirror: Device };
+  readonly #pair: PatientPair;
   readonly #superblocks: Superblocks;
   readonly #dataKey: Uint8Array;
   #healedFlash = 0;
   #healedMirror = 0;
   #flashTouched = false;
 
-  constructor(pair: { readonly flash: Device; readonly mirror: Device }, superblocks: Superblocks, dataKey: Uint8Array) {
+  constructor(pair: PatientPair, superblocks: Superblocks, dataKey: Uint8Array) {
     this.#pair = pair;
     this.#superblocks = superblocks;
     this.#dataKey = dataKey;
@@ -159,8 +166,8 @@ class Joining {
 
   async join({ onProgress, inspect }: JoinOptions): Promise<Omit<Joined, 'superblock'>> {
     const { best } = this.#superblocks;
-    const flash = new CountedReads(this.#pair.flash);
-    const [onFlash, onMirror] = await Promise.all([readHeadRuns(flash, best), readHeadRuns(this.#pair.mirror, best)]);
+    const { flash, mirror } = this.#pair;
+    const [onFlash, onMirror] = await Promise.all([readHeadRuns(flash, best), readHeadRuns(mirror, best)]);
     const { heads } = orderHeads(mergeHeads(onFlash, onMirror), best.segmentCount, best.oldestRun);
     const discarded = await this.#compareEnds(heads, onFlash, onMirror, inspect);
     const same = sameHeads(onFlash, onMirror);
@@ -204,28 +211,45 @@ class Joining {
     const flashLast = await lastOf(this.#pair.flash, best, this.#dataKey, onFlash);
     await inspect?.(flash === null ? null : endOf(flash, flashLast?.index ?? 0));
     const mirrorLast = await lastOf(this.#pair.mirror, best, this.#dataKey, onMirror);
+    const flashLeads = (flash?.mountEpoch ?? 0) > (mirror?.mountEpoch ?? 0);
+    if (flash !== null && mirror !== null && flashLeads) await this.#refuseHidden(flash, mirrorLast, onFlash);
+    const both = [this.#pair.flash, this.#pair.mirror];
     const decision = decideHistories({
-      flashKept: await this.#isKept(flashLast, heads),
-      mirrorKept: await this.#isKept(mirrorLast, heads),
-      flashLeads: (flash?.mountEpoch ?? 0) > (mirror?.mountEpoch ?? 0),
+      flashKept: await this.#isKept(flashLast, heads, both),
+      mirrorKept: await this.#isKept(mirrorLast, heads, both),
+      flashLeads,
       mirrorLonger: (mirrorLast?.index ?? 0) > (flashLast?.index ?? 0),
     });
     if (decision !== 'halt') return decision === 'discard-mirror';
     throw new UkeyError('halted', 'FLASH and mirror hold different frames of one index: their histories have parted');
   }
 
-  async #isKept(last: Last | null, heads: readonly Head[]): Promise<boolean> {
+  /**
+   * The FLASH went on without its mirror, and is damaged or cannot all be read: unless it shows what the mirror ends with, there may stand another batch
+   * that was answered, and the mirror's would be put in its place. Throws `halted`.
+   */
+  async #refuseHidden(superblock: Superblock, mirrorLast: Last | null, onFlash: readonly DecodedRun[]): Promise<void> {
+    const { flash, mirror } = this.#pair;
+    if (await this.#isKept(mirrorLast, onFlash.map(headOf), [flash])) return;
+    const alone = await readOnce(flash, superblock, this.#dataKey, onFlash);
+    if (alone.decision.kind !== 'damage' && flash.failures === 0) return;
+    throw new UkeyError('halted', `${flash.path} went on without its mirror ${mirror.path}, and cannot be read where that one ends`, {
+      action:
+        'Nothing was written. Plug the token in again. If it stays so keep both as they are: what was issued without the mirror stands on the FLASH alone.',
+    });
+  }
+
+  async #isKept(last: Last | null, heads: readonly Head[], devices: readonly Device[]): Promise<boolean> {
     const tag = last?.tag ?? null;
     if (last === null || tag === null || last.index < this.#superblocks.best.oldestIndex) return true;
     const head = heads.find((one) => one.segment === last.segment);
     if (head === undefined) return false;
-    const { flash, mirror } = this.#pair;
     const { best } = this.#superblocks;
     const holds = (sides: readonly Uint8Array[]): boolean =>
       verifiedWalk(best, this.#dataKey, head.segment, sides, head.runIndex - 1).frames.some(
         (frame) => frame.header.index === last.index && tagOf(sides, frame).equals(tag),
       );
-    return await lendSegment([flash, mirror], best, head.segment, (sides) => holds(sides.map(({ bytes }) => bytes)));
+    return await lendSegment(devices, best, head.segment, (sides) => holds(sides.map(({ bytes }) => bytes)));
   }
 }
 
@@ -257,11 +281,12 @@ function sameHeads(onFlash: readonly DecodedRun[], onMirror: readonly DecodedRun
  * Throws `halted` as opening does, and when the two have parted (each holds frames that the other contradicts).
  */
 export async function joinMirror(flash: Device, mirror: Device, dataKey: Uint8Array, options: JoinOptions = {}): Promise<Joined> {
-  const superblocks = await readSuperblocks(flash, mirror, dataKey);
+  const pair = { flash: new PatientDevice(flash), mirror: new PatientDevice(mirror) };
+  const superblocks = await readSuperblocks(pair.flash, pair.mirror, dataKey);
   const superblock = superblocks.best;
   if (superblocks.remake) {
-    const segments = await remakeMirror(flash, mirror, superblock, dataKey, options);
+    const segments = await remakeMirror(pair.flash, pair.mirror, superblock, dataKey, options);
     return { superblock, report: { remade: true, healedFlash: 0, healedMirror: segments, discarded: false }, headRuns: null };
   }
-  return { superblock, ...(await new Joining({ flash, mirror }, superblocks, dataKey).join(options)) };
+  return { superblock, ...(await new Joining(pair, superblocks, dataKey).join(options)) };
 }

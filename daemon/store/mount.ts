@@ -31,14 +31,12 @@ import {
   orderHeads,
   type TailDecision,
 } from './recover.ts';
-import { CountedReads, lendSegment, readOrNull, SilentDevice } from './salvage.ts';
+import { CountedReads, lendSegment, readOrNull, SilentDevice, unsurePauseMs } from './salvage.ts';
 import { type CopyState, decodeSuperblock, isAuthentic, type Superblock, superblockBytes } from './superblock.ts';
 import { type Gap, type Walk, walkSegment } from './walk.ts';
 
 /** Readings of the tail before damage is believed. A reader beside a busy writer needs a second one now and then. */
 const tailReadings = 6;
-/** Before what could not be read is read again: a bus that was reset is back after a moment. */
-const unsurePauseMs = 200;
 /** Segments whose first pages are asked for at once: the device gives some together, and nobody waits for the way there and back of each. */
 const headsAhead = 64;
 

@@ -1,21 +1,85 @@
-// Owns: reading what a device still gives: whole segments, page by page where the whole cannot be read.
+// Owns: reading what a device still gives: again after a moment, whole segments, page by page where the whole cannot be read.
 // Invariants: a page that cannot be read is zeros and named; it is never taken for what was written. What is lent is given back.
+import { setTimeout as pause } from 'node:timers/promises';
 import { giveBack } from '#ground/give-back.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
-import type { ReadableDevice } from '#store/device.ts';
+import type { Device, ReadableDevice } from '#store/device.ts';
 import { pageBytes, segmentPosition } from './format.ts';
 import type { Superblock } from './superblock.ts';
 
 /** The cause of a refusal: of this device nothing can be read. It may have gone away, and come back. */
 export class SilentDevice extends Error {}
 
+/** Before what could not be read is read again: a bus that was reset is back after a moment. */
+export const unsurePauseMs = 200;
+/** Of one opening, together: a device that is gone for good costs no more. */
+const pausesMax = 5;
+
+/** The device gave nothing; anything else is a fault of the caller's, or the device is closed. */
+const isUnread = (thrown: unknown): boolean => thrown instanceof UkeyError && thrown.code === 'halted' && thrown.cause !== undefined;
+
 /** Null where the device cannot be read: that counts as damage of what should stand there. */
 export async function readOrNull(device: ReadableDevice, positionBytes: number, lengthBytes: number): Promise<Uint8Array | null> {
   try {
     return await device.read(positionBytes, lengthBytes);
   } catch (thrown) {
-    if (thrown instanceof UkeyError && thrown.code === 'halted' && thrown.cause !== undefined) return null;
+    if (isUnread(thrown)) return null;
     throw thrown;
+  }
+}
+
+/** A device of which what cannot be read is read again, until a second has gone by in such pauses: whoever opens decides by what is not there, too. */
+export class PatientDevice implements Device {
+  /** Readings that were given up. */
+  failures = 0;
+  readonly path: string;
+  readonly sizeBytes: number;
+  readonly sectorBytes: number;
+  readonly readOnly: boolean;
+  readonly #device: Device;
+  #pausesLeft = pausesMax;
+  #pausing: Promise<void> | null = null;
+
+  constructor(device: Device) {
+    this.path = device.path;
+    this.sizeBytes = device.sizeBytes;
+    this.sectorBytes = device.sectorBytes;
+    this.readOnly = device.readOnly;
+    this.#device = device;
+  }
+
+  async read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
+    for (;;) {
+      try {
+        return await this.#device.read(positionBytes, lengthBytes);
+      } catch (thrown) {
+        if (!isUnread(thrown) || !(await this.#hasPaused())) {
+          this.failures += 1;
+          throw thrown;
+        }
+      }
+    }
+  }
+
+  writeAndSync(positionBytes: number, bytes: Uint8Array): Promise<void> {
+    return this.#device.writeAndSync(positionBytes, bytes);
+  }
+
+  close(): Promise<void> {
+    return this.#device.close();
+  }
+
+  /** Readings that fail together share a pause. False: there was none left. */
+  async #hasPaused(): Promise<boolean> {
+    if (this.#pausing === null) {
+      if (this.#pausesLeft === 0) return false;
+      this.#pausesLeft -= 1;
+      this.#pausing = pause(unsurePauseMs).finally(() => {
+        this.#pausing = null;
+      });
+    }
+    await this.#pausing;
+    return true;
   }
 }
 

@@ -18,6 +18,7 @@ import { openEnrolment } from '#ipc-schema/upstream.ts';
 import { FakeToken } from '#test/support/fake-token.ts';
 import { certify, codeOf, DraftMaker, enrol, pinBytes, provisionHolder, readVerified } from '#test/support/holder-rig.ts';
 import { type Medium, MemoryDevice } from '#test/support/memory-device.ts';
+import { dataKey as dataKeyOfRig, newStore, sizeFor, storeId as storeIdOfRig } from '../store/rig.ts';
 import { imageBytes, MemoryMirror, MemoryRig } from './rigs.ts';
 
 const fresh = (medium: Medium): MemoryDevice => new MemoryDevice({ sizeBytes: imageBytes, medium });
@@ -121,6 +122,19 @@ describe.each([
     expect((await reopen()).nextBatch).toBe(1);
   });
 
+  test('of a ledger before this one is a rollback, and costs this one nothing', async () => {
+    await issue('a');
+    await rig.holder.close();
+    const old = images();
+    rig.device = fresh(new Map());
+    await rig.restart();
+    const { spki } = openEnrolment(await enrol(rig.holder));
+    drafts = new DraftMaker(await rig.holder.format({ ...(await certify(spki)), recoveryKey: null, erase: true }));
+    for (const body of ['b', 'c']) await issue(body);
+    await putBack({ flash: old.flash });
+    await expectRollback();
+  });
+
   test.runIf(mirrored)('that is put back is a rollback before its mirror is made anew', async () => {
     await issue('a');
     const old = images();
@@ -218,9 +232,17 @@ describe('the anchor', () => {
     expect(looks).toBe(0);
     for (const older of [{ ...glance, lastIndex: 6 }, { ...glance, mountEpoch: 2 }, { ...glance, storeId: Buffer.alloc(16, 9) }, null]) {
       looks = 0;
-      await refuseRollback(anchor, older, device, null, Buffer.alloc(32));
-      expect(looks).toBeGreaterThan(0);
+      await refuseRollback(anchor, older, device, null, Buffer.alloc(32)).catch(() => undefined);
+      expect(looks > 0).toBe(older === null || older.storeId === storeId);
     }
+  });
+
+  test('is no rollback where the FLASH says one thing and then another: it is looked at anew', async () => {
+    const device = (await newStore(8)).snapshot();
+    const open = new MemoryDevice({ sizeBytes: sizeFor(8), medium: device });
+    const known = { ...anchor, storeId: Buffer.from(storeIdOfRig), mountEpoch: 0, batchIndex: 0 };
+    for (const glance of [null, { storeId: known.storeId, mountEpoch: -1, lastIndex: 0 }])
+      expect(await codeOf(refuseRollback(known, glance, open, null, dataKeyOfRig))).toBe('busy');
   });
 
   test('knows another batch in its place', () => {

@@ -1,0 +1,92 @@
+// Joining FLASH and mirror where the FLASH went on without its mirror, and does not give at once (or not at all) what it holds.
+import { describe, expect, it } from 'vitest';
+import { UkeyError } from '#ipc-schema/errors.ts';
+import { flipBit, type Medium, MemoryDevice } from '#test/support/memory-device.ts';
+import { checkpointBefore, deviceOn, failureOf, open, openBoth, pairOf, payloadOf, readAll, segmentBytes, sizeFor } from './rig.ts';
+
+const segments = 8;
+const logStart = 4 * 1024 * 1024;
+const on = (medium: Medium): MemoryDevice => deviceOn(medium, segments);
+
+/** Its first readings of one page fail. */
+class Unsteady extends MemoryDevice {
+  failed = 0;
+  readonly #page: number;
+  readonly #times: number;
+
+  constructor(medium: Medium, page: number, times: number) {
+    super({ sizeBytes: sizeFor(segments), medium });
+    this.#page = page;
+    this.#times = times;
+  }
+
+  override async read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
+    if (this.failed < this.#times && positionBytes <= this.#page && this.#page < positionBytes + lengthBytes) {
+      this.failed += 1;
+      throw new UkeyError('halted', 'it cannot be read', { cause: new Error('EIO') });
+    }
+    return await super.read(positionBytes, lengthBytes);
+  }
+}
+
+/** Both begin alike; then the mirror alone has `never answered`, and the FLASH, opened without it and killed, what was answered. */
+async function parted(): Promise<{ readonly flash: Medium; readonly mirror: Medium }> {
+  const pair = await pairOf(segments, 0);
+  const together = await openBoth(pair.flash, pair.mirror, 'sync', 3);
+  const flash = on(pair.flash.snapshot());
+  await together.append(payloadOf(1, 900, 'never answered'), checkpointBefore(1));
+  const mirror = pair.mirror.snapshot();
+  const log = await open(flash, 7);
+  for (const index of [1, 2]) await log.append(payloadOf(index, 900, 'answered'), checkpointBefore(index));
+  return { flash: flash.snapshot(), mirror };
+}
+
+describe('a FLASH that went on without its mirror', () => {
+  it.each([1, 2, 3, 5])('keeps what it answered where its first page fails %d times', async (times) => {
+    const { flash, mirror } = await parted();
+    const unsteady = new Unsteady(flash, logStart, times);
+    const log = await openBoth(unsteady, on(mirror));
+    expect(unsteady.failed).toBe(times);
+    expect((await readAll(log)).map(({ payload }) => Buffer.from(payload))).toEqual(
+      [1, 2].map((index) => payloadOf(index, 900, 'answered')),
+    );
+    await log.close();
+  });
+
+  it.each(['cannot be read at all', 'has rotted'])('is not healed from what the mirror ends with where its first page %s', async (how) => {
+    const { flash, mirror } = await parted();
+    const before = how === 'has rotted' ? flipBit(flash, logStart + 40, 1) : flash;
+    const [worn, second] = [on(before), on(mirror)];
+    if (how !== 'has rotted') worn.failReads(logStart, 4096);
+    const failure = await failureOf(openBoth(worn, second));
+    expect(failure?.code).toBe('halted');
+    expect(failure?.message).toMatch(/went on without its mirror/);
+    expect([worn.snapshot(), second.snapshot()]).toEqual([before, mirror]);
+  });
+
+  it('is healed where it shows what the mirror ends with', async () => {
+    const pair = await pairOf(segments, 10);
+    const behind = pair.mirror.snapshot();
+    const flash = on(pair.flash.snapshot());
+    const log = await open(flash, 7);
+    await log.append(payloadOf(11, 900), checkpointBefore(11));
+    await log.close();
+    const worn = on(flash.snapshot());
+    worn.failReads(logStart + (segments - 1) * segmentBytes, 4096);
+    const both = await openBoth(worn, on(behind));
+    expect((await readAll(both)).map(({ payload }) => Buffer.from(payload)).at(-1)).toEqual(payloadOf(11, 900));
+  });
+
+  it('brings a mirror that is behind up to date where its first page fails once', async () => {
+    const pair = await pairOf(segments, 0);
+    const flash = on(pair.flash.snapshot());
+    const log = await open(flash, 7);
+    for (const index of [1, 2, 3]) await log.append(payloadOf(index, 900), checkpointBefore(index));
+    await log.close();
+    const mirror = on(pair.mirror.snapshot());
+    const both = await openBoth(new Unsteady(flash.snapshot(), logStart, 1), mirror);
+    expect(both.mounted.mirror?.healedMirror).toBeGreaterThan(0);
+    await both.close();
+    expect(await readAll(await open(on(mirror.snapshot()), 9))).toHaveLength(3);
+  });
+});
