@@ -37,6 +37,8 @@ export interface Growth {
 export interface Bench {
   readonly id: string;
   readonly title: string;
+  /** Called before the benchmark before it: what must have idled for a while begins to. `run` does what was not done. */
+  ahead?(context: Context): Promise<void>;
   run(context: Context): Promise<Row[]>;
 }
 

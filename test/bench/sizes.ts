@@ -1,4 +1,4 @@
-// Owns: how much is measured: `full`, `quick` (some two minutes) and `tiny` (to see that the plumbing holds, within seconds).
+// Owns: how much is measured: `full`, `quick` (two minutes) and `tiny` (to see that the plumbing holds, within seconds).
 
 export interface Sizes {
   readonly name: 'tiny' | 'quick' | 'full';
@@ -57,11 +57,11 @@ export const sizes: Readonly<Record<Sizes['name'], Sizes>> = {
     manyTills: 64,
     slowSignMs: 250,
     slowTills: [64, 512],
-    slowTurns: 6,
+    slowTurns: 4,
     wearBatches: 50,
-    ledgers: [1_000, 20_000],
+    ledgers: [1_000, 10_000],
     backlog: 10_000,
-    starts: 3,
+    starts: 2,
     pending: 1_000,
     outMs: 1_000,
     leastFlashMib: 32,

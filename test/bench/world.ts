@@ -30,6 +30,8 @@ export class World {
   #admin: Client | null = null;
   /** How the process ended. */
   #ended: string | null = null;
+  /** Monotonic; null: its service does not run, or did not begin to issue yet. */
+  issuingSinceMs: number | null = null;
   till: Till = { terminal: 'till-1', secret: new Uint8Array() };
 
   private constructor(files: WorldFiles, options: WorldOptions, server: TicketServer, line: TcpProxy) {
@@ -95,9 +97,11 @@ export class World {
       ({ standing, store }) => standing.startsWith('issuing') && (store?.mirrorState?.failure ?? null) === null,
       startWaitMs,
     );
+    this.issuingSinceMs ??= performance.now();
   }
 
   async stop(): Promise<void> {
+    this.issuingSinceMs = null;
     this.#admin?.close();
     this.#admin = null;
     if (this.#service !== null) await stop(this.#service);
