@@ -62,6 +62,7 @@ describe('a FLASH that went on without its mirror', () => {
     expect(failure?.code).toBe('halted');
     expect(failure?.message).toMatch(/went on without its mirror/);
     expect([worn.snapshot(), second.snapshot()]).toEqual([before, mirror]);
+    expect((await failureOf(open(worn)))?.message).toMatch(/frames 1-2 were durable/); // alone it says what it lacks
   });
 
   it('is healed where it shows what the mirror ends with', async () => {
