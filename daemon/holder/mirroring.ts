@@ -9,6 +9,7 @@ import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { createImage, openFileDevice } from '#store/device-file.ts';
 import { openLog, readStoreHeader } from '#store/log.ts';
+import { UnfitMirror } from '#store/salvage.ts';
 import type { MirrorMode, StoreEnd, StoreLog } from '#store/store.ts';
 import type { Token } from '#token/token.ts';
 import type { MirrorPlace } from './configuration.ts';
@@ -164,7 +165,7 @@ export async function openMirrored(
     return { log, mirrorFailure: null };
   } catch (thrown) {
     await watched.close().catch(() => undefined); // it is not used; what counts is why
-    if (!watched.isDead) throw thrown;
+    if (!watched.isDead && !(asUkeyError(thrown).cause instanceof UnfitMirror)) throw thrown;
     // Whatever was half done to the mirror, the FLASH rules by its mount epoch when both are opened again.
     return await openAlone(asUkeyError(thrown).message);
   }

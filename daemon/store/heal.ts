@@ -1,6 +1,7 @@
 // Owns: putting right a segment of FLASH and mirror from what either of them has whole.
 // Invariants: bytes are taken from one side to the other only where they carry a valid tag of this store. Every write here puts at a place
-// what belongs there, so a crash in between leaves each header and frame whole on the side that had it.
+// what belongs there, so a crash in between leaves each header and frame whole on the side that had it. A page that cannot be read is written only
+// where the other side shows all that it may hold.
 // Must not: append, or decide which of two histories rules (join.ts).
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
@@ -76,9 +77,14 @@ class Patches {
 }
 
 /** Pages that cannot be read are written again as well: that is when a disk gives them another place. */
-function patchUnreadable(salvaged: Salvaged, units: readonly Unit[], sides: readonly Uint8Array[]): Patches {
+function patchUnreadable(
+  { unreadable }: Salvaged,
+  units: readonly Unit[],
+  sides: readonly Uint8Array[],
+  isKnown: (at: number) => boolean,
+): Patches {
   const patches = new Patches();
-  for (const at of salvaged.unreadable) {
+  for (const at of unreadable.filter(isKnown)) {
     const page = Buffer.alloc(pageBytes);
     for (const { offset, lengthBytes, side } of units) {
       const from = Math.max(at, offset);
@@ -92,7 +98,7 @@ function patchUnreadable(salvaged: Salvaged, units: readonly Unit[], sides: read
 
 /**
  * Reads a segment on both sides as one, and with `heal` writes to each what only the other has whole. `aboveRunIndex`: runs up to
- * it are remains of an older life of the segment.
+ * it are remains of an older life of the segment. `mirrorLags`: the FLASH was written to without it, and may hold more.
  */
 export async function healSegment(
   pair: Pair,
@@ -101,10 +107,11 @@ export async function healSegment(
   segment: number,
   aboveRunIndex: number,
   heal: boolean,
+  mirrorLags = false,
 ): Promise<SegmentHealed> {
   const { flash, mirror } = pair;
   const healed = (onFlash: Salvaged, onMirror: Salvaged | null): Promise<SegmentHealed> =>
-    healSides({ pair, superblock, dataKey, segment, aboveRunIndex, heal, onFlash, onMirror });
+    healSides({ pair, superblock, dataKey, segment, aboveRunIndex, heal, mirrorLags, onFlash, onMirror });
   if (mirror === null) return await lendSegment([flash], superblock, segment, ([onFlash]) => healed(onFlash, null));
   return await lendSegment([flash, mirror], superblock, segment, ([onFlash, onMirror]) => healed(onFlash, onMirror));
 }
@@ -116,11 +123,13 @@ interface Sides {
   readonly segment: number;
   readonly aboveRunIndex: number;
   readonly heal: boolean;
+  readonly mirrorLags: boolean;
   readonly onFlash: Salvaged;
   readonly onMirror: Salvaged | null;
 }
 
-async function healSides({ pair, superblock, dataKey, segment, aboveRunIndex, heal, onFlash, onMirror }: Sides): Promise<SegmentHealed> {
+async function healSides(parts: Sides): Promise<SegmentHealed> {
+  const { pair, superblock, dataKey, segment, aboveRunIndex, heal, mirrorLags, onFlash, onMirror } = parts;
   const { flash, mirror } = pair;
   const base = segmentPosition(superblock, segment);
   const sides = onMirror === null ? [onFlash.bytes] : [onFlash.bytes, onMirror.bytes];
@@ -152,17 +161,30 @@ async function healSides({ pair, superblock, dataKey, segment, aboveRunIndex, he
         unreachable(decision);
     }
   }
-  const again = patchUnreadable(onFlash, units, sides);
+  const isShown = (side: Salvaged, at: number): boolean => !side.unreadable.includes(at);
+  const again = patchUnreadable(
+    onFlash,
+    units,
+    sides,
+    (at) => onMirror !== null && isShown(onMirror, at) && (!mirrorLags || isWithin(walk, units, at)),
+  );
   const heals = heal && mirror !== null && onMirror !== null;
   if (heals) {
-    // The mirror first gives, then takes: a crash anywhere leaves each unit whole on the side that had it.
-    await toFlash.write(flash, base);
-    await toMirror.write(mirror, base);
+    // The mirror first gives, then takes: a crash anywhere leaves each unit whole on the side that had it. Whole pages go first: who writes
+    // a part of one that cannot be read would have to read it.
     await again.write(flash, base);
-    await patchUnreadable(onMirror, units, sides).write(mirror, base);
+    await toFlash.write(flash, base);
+    await patchUnreadable(onMirror, units, sides, (at) => isShown(onFlash, at)).write(mirror, base);
+    await toMirror.write(mirror, base);
   }
   const flashTouched = heals && !(toFlash.isEmpty && again.isEmpty);
   return { walk, flashDamaged: damaged.flash, mirrorDamaged: damaged.mirror, flashTouched };
+}
+
+/** Something whole stands behind the page, and nothing is missing before: then what was found of it is all that it holds. */
+function isWithin(walk: Walk, units: readonly Unit[], at: number): boolean {
+  const last = units.at(-1);
+  return walk.gaps.length === 0 && walk.lostRun === null && last !== undefined && at + pageBytes <= last.offset + last.lengthBytes;
 }
 
 export async function copySegment(from: Device, to: Device, superblock: Superblock, segment: number): Promise<void> {

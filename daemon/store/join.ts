@@ -23,7 +23,7 @@ import {
   verifiedWalk,
 } from './mount.ts';
 import { decideHistories, type Head, orderHeads } from './recover.ts';
-import { lendSegment, PatientDevice } from './salvage.ts';
+import { lendSegment, PatientDevice, readOrNull, UnfitMirror } from './salvage.ts';
 import { type CopyState, type Superblock, superblockBytes, superblockMark } from './superblock.ts';
 import { tagOf } from './walk.ts';
 
@@ -164,6 +164,12 @@ class Joining {
     this.#dataKey = dataKey;
   }
 
+  /** The FLASH was opened without it since. */
+  get #mirrorLags(): boolean {
+    const { flash, mirror } = this.#superblocks;
+    return (flash?.mountEpoch ?? 0) > (mirror?.mountEpoch ?? 0);
+  }
+
   async join({ onProgress, inspect }: JoinOptions): Promise<Omit<Joined, 'superblock'>> {
     const { best } = this.#superblocks;
     const { flash, mirror } = this.#pair;
@@ -192,7 +198,7 @@ class Joining {
   /** Where what is carried stands, as the segment's last run tells; null when it holds no run. */
   async #heal(head: Head): Promise<number | null> {
     const { best } = this.#superblocks;
-    const healed = await healSegment(this.#pair, best, this.#dataKey, head.segment, head.runIndex - 1, true);
+    const healed = await healSegment(this.#pair, best, this.#dataKey, head.segment, head.runIndex - 1, true, this.#mirrorLags);
     const { walk, flashDamaged, mirrorDamaged, flashTouched } = healed;
     this.#healedFlash += flashDamaged.length;
     this.#healedMirror += mirrorDamaged.length;
@@ -211,7 +217,7 @@ class Joining {
     const flashLast = await lastOf(this.#pair.flash, best, this.#dataKey, onFlash);
     await inspect?.(flash === null ? null : endOf(flash, flashLast?.index ?? 0));
     const mirrorLast = await lastOf(this.#pair.mirror, best, this.#dataKey, onMirror);
-    const flashLeads = (flash?.mountEpoch ?? 0) > (mirror?.mountEpoch ?? 0);
+    const flashLeads = this.#mirrorLags;
     if (flash !== null && mirror !== null && flashLeads) await this.#refuseHidden(flash, mirrorLast, onFlash);
     const both = [this.#pair.flash, this.#pair.mirror];
     const decision = decideHistories({
@@ -288,5 +294,30 @@ export async function joinMirror(flash: Device, mirror: Device, dataKey: Uint8Ar
     const segments = await remakeMirror(pair.flash, pair.mirror, superblock, dataKey, options);
     return { superblock, report: { remade: true, healedFlash: 0, healedMirror: segments, discarded: false }, headRuns: null };
   }
-  return { superblock, ...(await new Joining(pair, superblocks, dataKey).join(options)) };
+  const first = await new Joining(pair, superblocks, dataKey).join(options);
+  if (pair.mirror.unread.size === 0) return { superblock, ...first };
+  await writeUnread(pair);
+  const { report, headRuns } = await new Joining(pair, superblocks, dataKey).join({});
+  if (pair.mirror.unread.size > 0) throw unfit(pair.mirror);
+  const healed = {
+    healedFlash: first.report.healedFlash + report.healedFlash,
+    healedMirror: first.report.healedMirror + report.healedMirror,
+  };
+  return { superblock, headRuns, report: { ...report, ...healed, discarded: first.report.discarded || report.discarded } };
+}
+
+/** What the mirror does not give is the FLASH's to say; then both are looked at once more, as what stood there was not seen. Throws `halted` (UnfitMirror). */
+async function writeUnread({ flash, mirror }: PatientPair): Promise<void> {
+  for (const [at, lengthBytes] of [...mirror.unread]) {
+    const bytes = await readOrNull(flash, at, lengthBytes);
+    if (bytes === null) throw unfit(mirror);
+    await mirror.writeAndSync(at, bytes);
+  }
+}
+
+function unfit(mirror: PatientDevice): UkeyError {
+  const places = [...mirror.unread.keys()].join(', ');
+  return new UkeyError('halted', `the mirror ${mirror.path} cannot be read at ${places}, nor written from the FLASH`, {
+    cause: new UnfitMirror(),
+  });
 }

@@ -10,6 +10,9 @@ import type { Superblock } from './superblock.ts';
 /** The cause of a refusal: of this device nothing can be read. It may have gone away, and come back. */
 export class SilentDevice extends Error {}
 
+/** The cause of a refusal: the mirror cannot be brought to the state of the FLASH. The FLASH alone may go on. */
+export class UnfitMirror extends Error {}
+
 /** Before what could not be read is read again: a bus that was reset is back after a moment. */
 export const unsurePauseMs = 200;
 /** Of one opening, together: a device that is gone for good costs no more. */
@@ -32,6 +35,8 @@ export async function readOrNull(device: ReadableDevice, positionBytes: number, 
 export class PatientDevice implements Device {
   /** Readings that were given up. */
   failures = 0;
+  /** Positions and lengths of those that were no more than a page, as long as nothing was written there. */
+  readonly unread = new Map<number, number>();
   readonly path: string;
   readonly sizeBytes: number;
   readonly sectorBytes: number;
@@ -55,14 +60,17 @@ export class PatientDevice implements Device {
       } catch (thrown) {
         if (!isUnread(thrown) || !(await this.#hasPaused())) {
           this.failures += 1;
+          if (lengthBytes <= pageBytes) this.unread.set(positionBytes, lengthBytes);
           throw thrown;
         }
       }
     }
   }
 
-  writeAndSync(positionBytes: number, bytes: Uint8Array): Promise<void> {
-    return this.#device.writeAndSync(positionBytes, bytes);
+  async writeAndSync(positionBytes: number, bytes: Uint8Array): Promise<void> {
+    await this.#device.writeAndSync(positionBytes, bytes);
+    for (const [at, lengthBytes] of this.unread)
+      if (at >= positionBytes && at + lengthBytes <= positionBytes + bytes.length) this.unread.delete(at);
   }
 
   close(): Promise<void> {

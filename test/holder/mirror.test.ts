@@ -2,7 +2,7 @@
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import type { Mount } from '#holder/holder.ts';
 import { mirrorAt } from '#holder/mirroring.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
@@ -55,6 +55,23 @@ describe('a holder with a mirror', () => {
     expect((await rig.holder.status()).mirror).toEqual({ mode: 'sync', behindBytes: 0, failure: null });
     await rig.holder.close();
     expect(contentOf(rig.mirror.device)).toEqual(contentOf(rig.device));
+  });
+
+  test('goes on without one that cannot be read where the FLASH cannot, tells it, and takes it when it can', async () => {
+    await open();
+    const blank = 4 * 1024 * 1024 + 16 * 4096; // of the segment that is written
+    const read = MemoryDevice.prototype.read;
+    const spoilt = vi.spyOn(MemoryDevice.prototype, 'read').mockImplementation(function (this: MemoryDevice, at, lengthBytes) {
+      if (at > blank || at + lengthBytes <= blank) return read.call(this, at, lengthBytes);
+      return Promise.reject(new UkeyError('halted', 'it cannot be read', { cause: new Error('EIO') }));
+    });
+    drafts = new DraftMaker(await rig.reopen());
+    expect((await rig.holder.status()).mirror?.failure).toMatch(`cannot be read at ${blank}`);
+    await rig.holder.commit(drafts.next(['b'])).durable;
+    spoilt.mockRestore();
+    const again = await rig.reopen();
+    expect(again.mirror?.healedMirror).toBeGreaterThan(0);
+    expect(await readVerified(rig.holder, again)).toEqual(['a', 'b']);
   });
 
   test('makes it anew when it is gone', async () => {

@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { flipBit, type Medium, MemoryDevice } from '#test/support/memory-device.ts';
-import { checkpointBefore, deviceOn, failureOf, open, openBoth, pairOf, payloadOf, readAll, segmentBytes, sizeFor } from './rig.ts';
+import { checkpointBefore, deviceOn, failureOf, open, openBoth, pairOf, payloadOf, readAll, seeded, segmentBytes, sizeFor } from './rig.ts';
 
 const segments = 8;
 const logStart = 4 * 1024 * 1024;
@@ -91,3 +91,43 @@ describe('a FLASH that went on without its mirror', () => {
     expect(await readAll(await open(on(mirror.snapshot()), 9))).toHaveLength(3);
   });
 });
+
+/** Lives of a pair: with and without the mirror, each ended by a kill, in which a last write may have reached one side and nobody was told. */
+async function lived(random: () => number): Promise<{ flash: Medium; mirror: Medium; answered: ReadonlyMap<number, string> }> {
+  const below = (limit: number): number => Math.floor(random() * limit);
+  const pair = await pairOf(segments, 0);
+  let [flash, mirror] = [pair.flash.snapshot(), pair.mirror.snapshot()];
+  const answered = new Map<number, string>();
+  const lives = 1 + below(4);
+  for (let life = 1; life <= lives; life += 1) {
+    const [first, second] = [on(flash), on(mirror)];
+    const isAlone = random() < 0.5;
+    const log = await (isAlone ? open(first, 10 * life) : openBoth(first, second, 'sync', 10 * life));
+    const append = (index: number, label: string): Promise<number> => log.append(payloadOf(index, 900, label), checkpointBefore(index));
+    let { nextIndex } = log.mounted;
+    for (let left = below(5); left > 0; left -= 1, nextIndex += 1) {
+      await append(nextIndex, `life ${life}`);
+      answered.set(nextIndex, `life ${life}`);
+    }
+    const before = { flash: first.snapshot(), mirror: second.snapshot() };
+    await append(nextIndex, 'never answered');
+    flash = random() < 0.5 ? first.snapshot() : before.flash;
+    mirror = random() < 0.5 ? second.snapshot() : before.mirror;
+  }
+  return { flash, mirror, answered };
+}
+
+it.each([7, 11, 15, 24, 25, 27, 29, 37, 38, 43])(
+  'a joining that cannot read for a while costs nothing that was answered (seed %d)',
+  async (seed) => {
+    const random = seeded(seed);
+    const { flash, mirror, answered } = await lived(random);
+    const shy = (medium: Medium): Unsteady => new Unsteady(medium, logStart + 4096 * Math.floor(random() * 3), Math.floor(random() * 24));
+    const [first, second] = [shy(flash), random() < 0.5 ? shy(mirror) : on(mirror)];
+    const found = async (...both: readonly [MemoryDevice, MemoryDevice]): Promise<Map<number, Buffer>> =>
+      new Map((await readAll(await openBoth(...both), 1_000_000)).map(({ index, payload }) => [index, Buffer.from(payload)]));
+    await found(first, second).catch(() => null); // it may have failed for longer than an opening waits
+    const afterwards = await found(on(first.snapshot()), on(second.snapshot()));
+    for (const [index, label] of answered) expect(afterwards.get(index)).toEqual(payloadOf(index, 900, label));
+  },
+);
