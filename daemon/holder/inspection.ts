@@ -5,6 +5,7 @@
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { openLog, readStoreHeader } from '#store/log.ts';
+import { isOfSilence } from '#store/salvage.ts';
 import type { StoreEnd } from '#store/store.ts';
 import { type Anchor, type Findings, judgeAge } from './anchor.ts';
 
@@ -39,7 +40,10 @@ export async function refuseRollback(
  * batches that the copy lacks, or another ledger. A store that cannot be read alone is no loss.
  */
 export async function refuseLoss(target: Device, dataKey: Uint8Array, storeId: Uint8Array, lastBatch: number): Promise<void> {
-  const header = await readStoreHeader(target).catch(() => null);
+  const header = await readStoreHeader(target).catch((thrown: unknown) => {
+    if (isOfSilence(thrown)) throw thrown; // what it holds is not known
+    return null;
+  });
   if (header === null) return;
   if (Buffer.compare(header.storeId, storeId) !== 0) {
     throw new UkeyError('halted', `${target.path} holds another ledger, of token ${Buffer.from(header.tokenKeyId).toString('hex')}`, {

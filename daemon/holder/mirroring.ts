@@ -177,7 +177,10 @@ export async function openMirrored(
  */
 export async function refuseLeftMirror(mirror: MirrorParts | null, token: Token): Promise<void> {
   const tokenId = keyIdOf(token.publicKey());
-  const device = await mirror?.open(tokenId, { readOnly: true, sizeBytes: null }).catch(() => null); // none to be found: none to be lost
+  const device = await mirror?.open(tokenId, { readOnly: true, sizeBytes: null }).catch((thrown: unknown) => {
+    if (asUkeyError(thrown).code === 'no-token') return null; // none to be found: none to be lost
+    throw thrown;
+  });
   if (device === undefined || device === null) return;
   try {
     const header = await readStoreHeader(device);

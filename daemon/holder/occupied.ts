@@ -6,6 +6,7 @@ import type { Device } from '#store/device.ts';
 import { isAreaBlank } from '#store/erase.ts';
 import { defaultSegmentBytesFor, logStartBytes, segmentCountFor } from '#store/format.ts';
 import { readStoreHeader } from '#store/log.ts';
+import { isOfSilence } from '#store/salvage.ts';
 import type { StoreHeader } from '#store/store.ts';
 import { strangerBytes, strangerIn } from '#store/strangers.ts';
 
@@ -19,7 +20,10 @@ export interface EraseConsent {
 export async function refuseOccupied(device: Device, { erase, eraseLedger }: EraseConsent): Promise<void> {
   if (segmentCountFor(device.sizeBytes, defaultSegmentBytesFor(device.sizeBytes)) < 1)
     throw new UkeyError('halted', `${device.path} is too small: ${device.sizeBytes} bytes`, { action: 'Take a larger FLASH.' });
-  const header: StoreHeader | null | 'strange' = await readStoreHeader(device).catch(() => 'strange' as const);
+  const header: StoreHeader | null | 'strange' = await readStoreHeader(device).catch((thrown: unknown) => {
+    if (isOfSilence(thrown)) throw thrown; // what it holds is not known
+    return 'strange' as const;
+  });
   if (header !== null && header !== 'strange') {
     const id = Buffer.from(header.tokenKeyId).toString('hex');
     if (erase && eraseLedger === id) return;

@@ -2,7 +2,7 @@
 // Invariants: opens the FLASH for reading only and closes it again; a blank token never hides that ours is gone.
 import type { KeyObject } from 'node:crypto';
 import { asUkeyError, errorTable, UkeyError } from '#ipc-schema/errors.ts';
-import { SilentDevice } from '#store/salvage.ts';
+import { isOfSilence } from '#store/salvage.ts';
 import type { Token, TokenFacts } from '#token/token.ts';
 import type { HolderState } from './holder.ts';
 import { readOwnHeader } from './mounting.ts';
@@ -100,8 +100,6 @@ export class Survey {
     return flash === 'formatted' ? { kind: 'absent', reason: 'the FLASH belongs to a token that is not there' } : { kind: 'blank', facts };
   }
 }
-
-const isOfSilence = (thrown: unknown): boolean => asUkeyError(thrown).cause instanceof SilentDevice;
 
 /** Null where the module shows its public key only after login. */
 export function publicKeyIfShown(token: Token): KeyObject | null {

@@ -1,7 +1,7 @@
 // Owns: putting right a segment of FLASH and mirror from what either of them has whole.
 // Invariants: bytes are taken from one side to the other only where they carry a valid tag of this store. Every write here puts at a place
 // what belongs there, so a crash in between leaves each header and frame whole on the side that had it. A page that cannot be read is written only
-// where the other side shows all that it may hold.
+// where it is known what stood there: what hides for a moment is not lost yet.
 // Must not: append, or decide which of two histories rules (join.ts).
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
@@ -16,6 +16,11 @@ export interface Pair {
   readonly flash: Device;
   /** Null: there is none, and only reading is done. */
   readonly mirror: Device | null;
+}
+
+export interface HealOptions {
+  readonly together: boolean;
+  readonly inspect?: (onFlash: Salvaged) => void;
 }
 
 interface Unit {
@@ -76,29 +81,36 @@ class Patches {
   }
 }
 
-/** Pages that cannot be read are written again as well: that is when a disk gives them another place. */
+/**
+ * Pages that cannot be read are written again as well: that is when a disk gives them another place. Only where it is known what they hold: the log goes on
+ * behind them without a gap, or `witness`, which has all that was answered, shows the very same.
+ */
 function patchUnreadable(
   { unreadable }: Salvaged,
   units: readonly Unit[],
   sides: readonly Uint8Array[],
-  isKnown: (at: number) => boolean,
+  walk: Walk,
+  witness: Salvaged | null,
 ): Patches {
   const patches = new Patches();
-  for (const at of unreadable.filter(isKnown)) {
+  const last = units.at(-1);
+  const passedBytes = walk.gaps.length > 0 || walk.lostRun !== null || last === undefined ? 0 : last.offset + last.lengthBytes;
+  for (const at of unreadable) {
     const page = Buffer.alloc(pageBytes);
     for (const { offset, lengthBytes, side } of units) {
       const from = Math.max(at, offset);
       const to = Math.min(at + pageBytes, offset + lengthBytes);
       if (from < to) page.set((sides[side] ?? page).subarray(from, to), from - at);
     }
-    patches.add(at, page);
+    const isShown = witness !== null && !witness.unreadable.includes(at) && page.equals(witness.bytes.subarray(at, at + pageBytes));
+    if (isShown || at + pageBytes <= passedBytes) patches.add(at, page);
   }
   return patches;
 }
 
 /**
  * Reads a segment on both sides as one, and with `heal` writes to each what only the other has whole. `aboveRunIndex`: runs up to
- * it are remains of an older life of the segment. `mirrorLags`: the FLASH was written to without it, and may hold more.
+ * it are remains of an older life of the segment. `together`: both were written to by the same openings. `inspect` looks before anything is written.
  */
 export async function healSegment(
   pair: Pair,
@@ -107,11 +119,13 @@ export async function healSegment(
   segment: number,
   aboveRunIndex: number,
   heal: boolean,
-  mirrorLags = false,
+  { together, inspect }: HealOptions = { together: true },
 ): Promise<SegmentHealed> {
   const { flash, mirror } = pair;
-  const healed = (onFlash: Salvaged, onMirror: Salvaged | null): Promise<SegmentHealed> =>
-    healSides({ pair, superblock, dataKey, segment, aboveRunIndex, heal, mirrorLags, onFlash, onMirror });
+  const healed = async (onFlash: Salvaged, onMirror: Salvaged | null): Promise<SegmentHealed> => {
+    inspect?.(onFlash);
+    return await healSides({ pair, superblock, dataKey, segment, aboveRunIndex, heal, together, onFlash, onMirror });
+  };
   if (mirror === null) return await lendSegment([flash], superblock, segment, ([onFlash]) => healed(onFlash, null));
   return await lendSegment([flash, mirror], superblock, segment, ([onFlash, onMirror]) => healed(onFlash, onMirror));
 }
@@ -123,13 +137,13 @@ interface Sides {
   readonly segment: number;
   readonly aboveRunIndex: number;
   readonly heal: boolean;
-  readonly mirrorLags: boolean;
+  readonly together: boolean;
   readonly onFlash: Salvaged;
   readonly onMirror: Salvaged | null;
 }
 
 async function healSides(parts: Sides): Promise<SegmentHealed> {
-  const { pair, superblock, dataKey, segment, aboveRunIndex, heal, mirrorLags, onFlash, onMirror } = parts;
+  const { pair, superblock, dataKey, segment, aboveRunIndex, heal, together, onFlash, onMirror } = parts;
   const { flash, mirror } = pair;
   const base = segmentPosition(superblock, segment);
   const sides = onMirror === null ? [onFlash.bytes] : [onFlash.bytes, onMirror.bytes];
@@ -161,33 +175,35 @@ async function healSides(parts: Sides): Promise<SegmentHealed> {
         unreachable(decision);
     }
   }
-  const isShown = (side: Salvaged, at: number): boolean => !side.unreadable.includes(at);
-  const again = patchUnreadable(
-    onFlash,
-    units,
-    sides,
-    (at) => onMirror !== null && isShown(onMirror, at) && (!mirrorLags || isWithin(walk, units, at)),
-  );
+  const again = patchUnreadable(onFlash, units, sides, walk, together ? onMirror : null);
   const heals = heal && mirror !== null && onMirror !== null;
   if (heals) {
     // The mirror first gives, then takes: a crash anywhere leaves each unit whole on the side that had it. Whole pages go first: who writes
     // a part of one that cannot be read would have to read it.
     await again.write(flash, base);
     await toFlash.write(flash, base);
-    await patchUnreadable(onMirror, units, sides, (at) => isShown(onFlash, at)).write(mirror, base);
+    await patchUnreadable(onMirror, units, sides, walk, null).write(mirror, base);
     await toMirror.write(mirror, base);
   }
   const flashTouched = heals && !(toFlash.isEmpty && again.isEmpty);
   return { walk, flashDamaged: damaged.flash, mirrorDamaged: damaged.mirror, flashTouched };
 }
 
-/** Something whole stands behind the page, and nothing is missing before: then what was found of it is all that it holds. */
-function isWithin(walk: Walk, units: readonly Unit[], at: number): boolean {
-  const last = units.at(-1);
-  return walk.gaps.length === 0 && walk.lostRun === null && last !== undefined && at + pageBytes <= last.offset + last.lengthBytes;
-}
-
-export async function copySegment(from: Device, to: Device, superblock: Superblock, segment: number): Promise<void> {
+/** Throws `halted` where not all of it can be read, unless it may have holes: zeros, which are damage when they are read. */
+export async function copySegment(from: Device, to: Device, superblock: Superblock, segment: number, mayHaveHoles = false): Promise<void> {
   const position = segmentPosition(superblock, segment);
-  await lendSegment([from], superblock, segment, ([{ bytes }]) => to.writeAndSync(position, bytes));
+  await lendSegment(
+    [from],
+    superblock,
+    segment,
+    ([
+      {
+        bytes,
+        unreadable: [first],
+      },
+    ]) => {
+      if (first !== undefined && !mayHaveHoles) throw new UkeyError('halted', `${from.path} cannot be read at ${position + first}`);
+      return to.writeAndSync(position, bytes);
+    },
+  );
 }

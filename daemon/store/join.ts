@@ -23,7 +23,7 @@ import {
   verifiedWalk,
 } from './mount.ts';
 import { decideHistories, type Head, orderHeads } from './recover.ts';
-import { lendSegment, PatientDevice, readOrNull, UnfitMirror } from './salvage.ts';
+import { lendSegment, PatientDevice, SilentDevice, UnfitMirror } from './salvage.ts';
 import { type CopyState, type Superblock, superblockBytes, superblockMark } from './superblock.ts';
 import { tagOf } from './walk.ts';
 
@@ -71,8 +71,11 @@ function judgeMirror(mirror: Device, copies: readonly CopyState[], macKey: Uint8
   }
 }
 
-async function readSuperblocks(flash: Device, mirror: Device, dataKey: Uint8Array): Promise<Superblocks> {
+async function readSuperblocks(flash: PatientDevice, mirror: Device, dataKey: Uint8Array): Promise<Superblocks> {
   const onFlash = await readCopies(flash);
+  // A copy that could not be read has not rotted: the mirror's rule only where all four of the FLASH were seen.
+  if (flash.failures > 0 && !onFlash.some((copy) => copy.kind === 'valid'))
+    throw new UkeyError('halted', `${flash.path} cannot be read`, { cause: new SilentDevice() });
   const onMirror = await readCopies(mirror);
   const macKey = judgingKey([...onFlash, ...onMirror], dataKey);
   try {
@@ -101,7 +104,7 @@ async function readSuperblocks(flash: Device, mirror: Device, dataKey: Uint8Arra
  * mark: it arrives whole or not at all, so that a crash anywhere leaves a mirror that is torn and healed, and never one that looks foreign.
  */
 async function remakeMirror(
-  flash: Device,
+  flash: PatientDevice,
   mirror: Device,
   superblock: Superblock,
   dataKey: Uint8Array,
@@ -115,7 +118,10 @@ async function remakeMirror(
     await mirror.writeAndSync(copy * copyStrideBytes + mark.length, new Uint8Array(superblockBytes - mark.length));
   }
   for (const [done, { segment }] of found.heads.entries()) {
-    await copySegment(flash, mirror, superblock, segment);
+    await copySegment(flash, mirror, superblock, segment).catch((cause: unknown) => {
+      if (flash.unread.size === 0) throw cause;
+      throw unfit(mirror, flash);
+    });
     onProgress?.(done + 1, found.heads.length);
   }
   return found.heads.length;
@@ -133,6 +139,8 @@ export interface Joined {
   readonly report: MirrorReport;
   /** What the segments of the FLASH begin with, where it need not be read again: no reading failed, and nothing was written to the FLASH since. */
   readonly headRuns: readonly DecodedRun[] | null;
+  /** The last frame that both together held: an end of the log before it is none. */
+  readonly lastIndex: number;
 }
 
 /** Where one side alone would end, null when it holds no run. */
@@ -157,6 +165,9 @@ class Joining {
   #healedFlash = 0;
   #healedMirror = 0;
   #flashTouched = false;
+  #lastIndex = 0;
+  /** The FLASH went on without the mirror, and does not show what that ends with. */
+  #isHidden = false;
 
   constructor(pair: PatientPair, superblocks: Superblocks, dataKey: Uint8Array) {
     this.#pair = pair;
@@ -192,17 +203,23 @@ class Joining {
     const carrying = skipped.find((head) => head.segment === segmentOf(best, carryPosition));
     if (carrying !== undefined) await this.#heal(carrying);
     const report = { remade: false, healedFlash: this.#healedFlash, healedMirror: this.#healedMirror, discarded };
-    return { report, headRuns: flash.failures === 0 && !this.#flashTouched ? onFlash : null };
+    return { report, lastIndex: this.#lastIndex, headRuns: flash.failures === 0 && !this.#flashTouched ? onFlash : null };
   }
 
   /** Where what is carried stands, as the segment's last run tells; null when it holds no run. */
   async #heal(head: Head): Promise<number | null> {
-    const { best } = this.#superblocks;
-    const healed = await healSegment(this.#pair, best, this.#dataKey, head.segment, head.runIndex - 1, true, this.#mirrorLags);
+    const { best, flash, mirror } = this.#superblocks;
+    const healed = await healSegment(this.#pair, best, this.#dataKey, head.segment, head.runIndex - 1, true, {
+      together: flash !== null && flash.mountEpoch === mirror?.mountEpoch,
+      inspect: ({ unreadable }) => {
+        if (this.#isHidden && unreadable.length > 0) throw this.#hidden();
+      },
+    });
     const { walk, flashDamaged, mirrorDamaged, flashTouched } = healed;
     this.#healedFlash += flashDamaged.length;
     this.#healedMirror += mirrorDamaged.length;
     this.#flashTouched ||= flashTouched;
+    this.#lastIndex = Math.max(this.#lastIndex, walk.frames.at(-1)?.header.index ?? 0);
     return walk.runs.at(-1)?.header.carryPosition ?? null;
   }
 
@@ -231,17 +248,25 @@ class Joining {
   }
 
   /**
-   * The FLASH went on without its mirror, and is damaged or cannot all be read: unless it shows what the mirror ends with, there may stand another batch
-   * that was answered, and the mirror's would be put in its place. Throws `halted`.
+   * The FLASH went on without its mirror, and is damaged or cannot be read where that one ends: unless it shows that end, or vouches for it, there may stand
+   * another batch that was answered, and the mirror's would be put in its place. Throws `halted`.
    */
   async #refuseHidden(superblock: Superblock, mirrorLast: Last | null, onFlash: readonly DecodedRun[]): Promise<void> {
-    const { flash, mirror } = this.#pair;
-    if (await this.#isKept(mirrorLast, onFlash.map(headOf), [flash])) return;
+    const { flash } = this.#pair;
+    if (mirrorLast === null || (await this.#isKept(mirrorLast, onFlash.map(headOf), [flash]))) return;
+    const { frameIndex, frameTag } = superblock.tail;
+    if (mirrorLast.index === frameIndex && mirrorLast.tag?.equals(frameTag) === true) return; // it has lost it since
+    this.#isHidden = true;
     const alone = await readOnce(flash, superblock, this.#dataKey, onFlash);
-    if (alone.decision.kind !== 'damage' && flash.failures === 0) return;
-    throw new UkeyError('halted', `${flash.path} went on without its mirror ${mirror.path}, and cannot be read where that one ends`, {
+    const isRead = await lendSegment([flash], superblock, mirrorLast.segment, ([{ unreadable }]) => unreadable.length === 0);
+    if (alone.decision.kind === 'damage' || !isRead) throw this.#hidden();
+  }
+
+  #hidden(): UkeyError {
+    const { flash, mirror } = this.#pair;
+    return new UkeyError('halted', `${flash.path} went on without its mirror ${mirror.path}, and cannot be read where that one ends`, {
       action:
-        'Nothing was written. Plug the token in again. If it stays so keep both as they are: what was issued without the mirror stands on the FLASH alone.',
+        'Plug the token in again. If it stays so keep both as they are: what was issued without the mirror stands on the FLASH alone.',
     });
   }
 
@@ -292,32 +317,17 @@ export async function joinMirror(flash: Device, mirror: Device, dataKey: Uint8Ar
   const superblock = superblocks.best;
   if (superblocks.remake) {
     const segments = await remakeMirror(pair.flash, pair.mirror, superblock, dataKey, options);
-    return { superblock, report: { remade: true, healedFlash: 0, healedMirror: segments, discarded: false }, headRuns: null };
+    const report = { remade: true, healedFlash: 0, healedMirror: segments, discarded: false };
+    return { superblock, report, headRuns: null, lastIndex: 0 };
   }
-  const first = await new Joining(pair, superblocks, dataKey).join(options);
-  if (pair.mirror.unread.size === 0) return { superblock, ...first };
-  await writeUnread(pair);
-  const { report, headRuns } = await new Joining(pair, superblocks, dataKey).join({});
-  if (pair.mirror.unread.size > 0) throw unfit(pair.mirror);
-  const healed = {
-    healedFlash: first.report.healedFlash + report.healedFlash,
-    healedMirror: first.report.healedMirror + report.healedMirror,
-  };
-  return { superblock, headRuns, report: { ...report, ...healed, discarded: first.report.discarded || report.discarded } };
+  const joined = await new Joining(pair, superblocks, dataKey).join(options);
+  // It may hold what the FLASH has lost, and is left as it is; but nobody can say that it holds the same.
+  if (pair.mirror.unread.size > 0) throw unfit(mirror, pair.mirror);
+  return { superblock, ...joined };
 }
 
-/** What the mirror does not give is the FLASH's to say; then both are looked at once more, as what stood there was not seen. Throws `halted` (UnfitMirror). */
-async function writeUnread({ flash, mirror }: PatientPair): Promise<void> {
-  for (const [at, lengthBytes] of [...mirror.unread]) {
-    const bytes = await readOrNull(flash, at, lengthBytes);
-    if (bytes === null) throw unfit(mirror);
-    await mirror.writeAndSync(at, bytes);
-  }
-}
-
-function unfit(mirror: PatientDevice): UkeyError {
-  const places = [...mirror.unread.keys()].join(', ');
-  return new UkeyError('halted', `the mirror ${mirror.path} cannot be read at ${places}, nor written from the FLASH`, {
-    cause: new UnfitMirror(),
-  });
+/** `unread`: of which of the two something could not be read. */
+function unfit(mirror: Device, { path, unread }: PatientDevice): UkeyError {
+  const text = `the mirror ${mirror.path} cannot be used: ${path} cannot be read at ${[...unread.keys()].join(', ')}`;
+  return new UkeyError('halted', text, { cause: new UnfitMirror() });
 }

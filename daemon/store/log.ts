@@ -302,7 +302,7 @@ export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenO
       mirror === undefined || flash.readOnly
         ? null
         : await joinMirror(flash, mirror.device, key, { onProgress: mirror.onProgress, inspect });
-    const found = await readLog(flash, joined?.superblock ?? (await readSuperblock(flash, key)).superblock, key, joined?.headRuns);
+    const found = await readLog(flash, joined?.superblock ?? (await readSuperblock(flash, key)).superblock, key, joined ?? undefined);
     const before = found.superblock;
     if (joined === null && !flash.readOnly) await inspect?.(endOf(before, found.lastIndex));
     const mirrored = mirror === undefined || flash.readOnly ? null : new MirroredDevice(flash, mirror.device, mirror.mode);

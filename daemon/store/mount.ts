@@ -346,15 +346,21 @@ export function damaged(found: Damage): UkeyError {
   return new UkeyError('halted', `the store is damaged: ${what} were durable and cannot be read`, { cause: damage });
 }
 
+/** What is known of a log before it is read: what its segments begin with (null: not, or not surely), and a frame that it holds. */
+export interface Known {
+  readonly headRuns: readonly DecodedRun[] | null;
+  readonly lastIndex: number;
+}
+
 /**
- * Reads where the log ends; `known` as in readOnce, of which no reading failed. Throws `halted` naming the frames (damageOf) when something that was
+ * Reads where the log ends. Throws `halted` naming the frames (damageOf) when something that was
  * durable is not there any more.
  */
 export async function readLog(
   device: Device,
   superblock: Superblock,
   dataKey: Uint8Array,
-  known: readonly DecodedRun[] | null = null,
+  { headRuns, lastIndex: lastIndexMin }: Known = { headRuns: null, lastIndex: 0 },
 ): Promise<LogFound> {
   let damage: Damage = { kind: 'damage', missing: [], carryLost: false };
   let current = superblock;
@@ -362,14 +368,16 @@ export async function readLog(
     // The writer beside this reader may have freed segments meanwhile.
     if (reading > 0 && device.readOnly) current = (await readSuperblock(device, dataKey)).superblock;
     const counted = new CountedReads(device);
-    const found = await readOnce(counted, current, dataKey, reading === 0 ? known : null);
+    const found = await readOnce(counted, current, dataKey, reading === 0 ? headRuns : null);
     // What cannot be read passes for blank: an end of the log is believed when it was read whole, or could not be again and again.
     const isSure = counted.failures === 0 || reading === tailReadings - 1;
     if (!isSure) await pause(unsurePauseMs);
     switch (found.decision.kind) {
       case 'empty':
       case 'tail':
-        if (isSure) return found;
+        if (found.lastIndex < lastIndexMin)
+          damage = { kind: 'damage', missing: [{ from: found.lastIndex + 1, to: lastIndexMin }], carryLost: false };
+        else if (isSure) return found;
         break;
       case 'damage':
         damage = found.decision;

@@ -12,6 +12,7 @@ import { idBytes, logStartBytes, saltBytes } from './format.ts';
 import { copySegment } from './heal.ts';
 import { superblockWriteBytes, writeSuperblock } from './keeper.ts';
 import { checkDevice, headerOf, readLog, readSuperblock } from './mount.ts';
+import { PatientDevice } from './salvage.ts';
 import { identityMaxBytes, type Superblock } from './superblock.ts';
 import type { RandomBytes } from './writer.ts';
 
@@ -41,14 +42,16 @@ export async function restoreFromMirror(
   const { tokenKeyId, slots, identity, randomBytes = cryptoRandomBytes } = options;
   if (tokenKeyId.length !== idBytes) throw new UkeyError('internal', 'the id of a token has 16 bytes');
   if ((identity?.length ?? 0) > identityMaxBytes) throw new UkeyError('too-large', `the identity has ${identity?.length} bytes`);
-  const before = (await readSuperblock(mirror, dataKey)).superblock;
-  const found = await readLog(mirror, before, dataKey);
+  const source = new PatientDevice(mirror);
+  const before = (await readSuperblock(source, dataKey)).superblock;
+  const found = await readLog(source, before, dataKey);
   checkDevice(target, before);
   const isBlank = await isAreaBlank(target, 0, logStartBytes);
   if (!isBlank && !options.erase) throw new UkeyError('halted', `${target.path} is not blank: restoring would destroy what is on it`);
   if (!isBlank) await blankHead(target);
   for (const [done, { segment }] of found.heads.entries()) {
-    await copySegment(mirror, target, before, segment);
+    // A hole in the middle is known for damage whenever it is read; one at the end would pass for the end.
+    await copySegment(source, target, before, segment, done + 1 < found.heads.length);
     options.onProgress?.(done + 1, found.heads.length);
   }
   const identitySalt = Uint8Array.from(randomBytes(saltBytes));

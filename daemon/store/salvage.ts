@@ -10,6 +10,8 @@ import type { Superblock } from './superblock.ts';
 /** The cause of a refusal: of this device nothing can be read. It may have gone away, and come back. */
 export class SilentDevice extends Error {}
 
+export const isOfSilence = (thrown: unknown): boolean => thrown instanceof UkeyError && thrown.cause instanceof SilentDevice;
+
 /** The cause of a refusal: the mirror cannot be brought to the state of the FLASH. The FLASH alone may go on. */
 export class UnfitMirror extends Error {}
 
