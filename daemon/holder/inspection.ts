@@ -2,7 +2,7 @@
 // be written over.
 // Invariants: nothing is written; a side that cannot be read alone decides nothing (the two may heal each other), the check after opening does;
 // one side that is new enough suffices, because opening takes what is newer from it.
-import { UkeyError } from '#ipc-schema/errors.ts';
+import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { openLog, readStoreHeader } from '#store/log.ts';
 import { isOfSilence } from '#store/salvage.ts';
@@ -79,7 +79,8 @@ async function findingsOn(device: Device, dataKey: Uint8Array): Promise<Findings
     const { mountEpoch, nextIndex } = log.mounted;
     await log.close();
     return { storeId, mountEpoch, lastBatch: nextIndex - 1 };
-  } catch {
+  } catch (thrown) {
+    if (asUkeyError(thrown).code === 'busy') throw thrown; // it may hold more than it shows
     return null;
   }
 }

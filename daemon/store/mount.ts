@@ -1,7 +1,7 @@
 // Owns: reading a store from a device up to the point where its state is known: superblocks, segment heads, the newest segment.
 // Invariants: mounting reads four superblocks, one page per segment and two segments, however many frames there are; it writes
 // nothing (log.ts does, afterwards). Damage is believed only when it is read again and again: another process may be appending meanwhile.
-// Errors are UkeyError `halted`, with the frames named, or because of a SilentDevice. Must not: append, repair, or keep the data key.
+// Errors are UkeyError `halted`, with the frames named, or because of a SilentDevice; `busy` where the end hides. Must not: append, repair, or keep the data key.
 import { setTimeout as pause } from 'node:timers/promises';
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Device, ReadableDevice } from '#store/device.ts';
@@ -346,6 +346,12 @@ export function damaged(found: Damage): UkeyError {
   return new UkeyError('halted', `the store is damaged: ${what} were durable and cannot be read`, { cause: damage });
 }
 
+const endPositionOf = ({ superblock, heads, walk }: LogFound): number =>
+  segmentPosition(superblock, heads.at(-1)?.segment ?? 0) + (walk?.endOffset ?? 0);
+
+const hiddenEnd = ({ path }: Device): UkeyError =>
+  new UkeyError('busy', `${path} cannot be read where its log seems to end: more may stand there`, { retryAfterMs: 1_000 });
+
 /** What is known of a log before it is read: what its segments begin with (null: not, or not surely), and a frame that it holds. */
 export interface Known {
   readonly headRuns: readonly DecodedRun[] | null;
@@ -353,7 +359,7 @@ export interface Known {
 }
 
 /**
- * Reads where the log ends. Throws `halted` naming the frames (damageOf) when something that was
+ * Reads where the log ends. Throws `busy` where something that cannot be read may stand behind it, `halted` naming the frames (damageOf) when something that was
  * durable is not there any more.
  */
 export async function readLog(
@@ -377,6 +383,7 @@ export async function readLog(
       case 'tail':
         if (found.lastIndex < lastIndexMin)
           damage = { kind: 'damage', missing: [{ from: found.lastIndex + 1, to: lastIndexMin }], carryLost: false };
+        else if (isSure && counted.mayHideBehind(endPositionOf(found))) throw hiddenEnd(device);
         else if (isSure) return found;
         break;
       case 'damage':

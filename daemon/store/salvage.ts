@@ -4,7 +4,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { giveBack } from '#ground/give-back.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device, ReadableDevice } from '#store/device.ts';
-import { pageBytes, segmentPosition } from './format.ts';
+import { pageBytes, roundUp, segmentPosition } from './format.ts';
 import type { Superblock } from './superblock.ts';
 
 /** The cause of a refusal: of this device nothing can be read. It may have gone away, and come back. */
@@ -93,10 +93,11 @@ export class PatientDevice implements Device {
   }
 }
 
-/** A device that knows how many readings have failed. */
+/** A device that knows how many readings have failed, and of which pages. */
 export class CountedReads {
   failures = 0;
   readonly path: string;
+  readonly #unread = new Set<number>();
   readonly #device: ReadableDevice;
 
   constructor(device: ReadableDevice) {
@@ -109,8 +110,14 @@ export class CountedReads {
       return await this.#device.read(positionBytes, lengthBytes);
     } catch (thrown) {
       this.failures += 1;
+      if (lengthBytes <= pageBytes) this.#unread.add(positionBytes);
       throw thrown;
     }
+  }
+
+  /** Whether a log that was seen to end here may go on in what could not be read: its next frame stands here, or its next run on the next page. */
+  mayHideBehind(positionBytes: number): boolean {
+    return this.#unread.has(positionBytes - (positionBytes % pageBytes)) || this.#unread.has(roundUp(positionBytes, pageBytes));
   }
 }
 

@@ -45,6 +45,15 @@ describe('a device that is to become a FLASH', () => {
     expect(before.equals(Buffer.from(await made.read(0, 4 * mib)))).toBe(true);
   });
 
+  test('that gives nothing now may hold a ledger', async () => {
+    const made = await withLedger();
+    made.failReads(0, 4 * mib);
+    await expect(refuseOccupied(made, { erase: true })).rejects.toMatchObject({
+      code: 'halted',
+      message: expect.stringContaining('cannot be read'),
+    });
+  });
+
   test('that is too small is refused whatever is allowed', async () => {
     await expect(refuseOccupied(device(4 * mib), { erase: true })).rejects.toMatchObject({ code: 'halted' });
   });
