@@ -25,11 +25,12 @@ export async function refuseRollback(
   if (glance !== null && isNewEnough(anchor, glance)) return;
   // No mirror brings another store up to date, and one of the right store would be made anew from this one.
   if (glance !== null && Buffer.compare(glance.storeId, anchor.storeId) !== 0) judgeAge(anchor, glance);
-  const onFlash = await findingsOn(flash, dataKey);
+  const alone = (device: Device): Promise<Findings | null> => findingsOn(device, dataKey).catch(() => null); // an end that hides decides nothing here
+  const onFlash = await alone(flash);
   if (onFlash !== null && isNewEnough(anchor, onFlash))
     throw new UkeyError('busy', `${flash.path} reads differently from one look to the next`);
   const isMirror = mirror !== null && (await isOfStore(mirror, anchor.storeId));
-  const onMirror = isMirror ? await findingsOn(mirror, dataKey) : null;
+  const onMirror = isMirror ? await alone(mirror) : null;
   if (onMirror !== null && isNewEnough(anchor, onMirror)) return;
   if (onFlash === null || (isMirror && onMirror === null)) return;
   judgeAge(anchor, onFlash);
@@ -71,7 +72,7 @@ async function isOfStore(mirror: Device, storeId: Uint8Array): Promise<boolean> 
   return header !== null && Buffer.compare(header.storeId, storeId) === 0;
 }
 
-/** Null: it cannot be read by itself. */
+/** Null: it cannot be read by itself. Throws `busy` where it may hold more than it shows. */
 async function findingsOn(device: Device, dataKey: Uint8Array): Promise<Findings | null> {
   try {
     const log = await openLog(new ReadOnlyView(device), dataKey);
@@ -80,7 +81,7 @@ async function findingsOn(device: Device, dataKey: Uint8Array): Promise<Findings
     await log.close();
     return { storeId, mountEpoch, lastBatch: nextIndex - 1 };
   } catch (thrown) {
-    if (asUkeyError(thrown).code === 'busy') throw thrown; // it may hold more than it shows
+    if (asUkeyError(thrown).code === 'busy') throw thrown;
     return null;
   }
 }

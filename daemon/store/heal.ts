@@ -82,8 +82,8 @@ class Patches {
 }
 
 /**
- * Pages that cannot be read are written again as well: that is when a disk gives them another place. Only where it is known what they hold: the log goes on
- * behind them without a gap, or `witness`, which has all that was answered, shows the very same.
+ * Pages that cannot be read are written again as well: that is when a disk gives them another place. Only where it is known what they hold: no frame is
+ * missing, and the log goes on behind them, or `witness`, which has all that was answered, shows the very same.
  */
 function patchUnreadable(
   { unreadable }: Salvaged,
@@ -93,8 +93,9 @@ function patchUnreadable(
   witness: Salvaged | null,
 ): Patches {
   const patches = new Patches();
+  if (walk.gaps.length > 0 || walk.lostRun !== null) return patches;
   const last = units.at(-1);
-  const passedBytes = walk.gaps.length > 0 || walk.lostRun !== null || last === undefined ? 0 : last.offset + last.lengthBytes;
+  const passedBytes = last === undefined ? 0 : last.offset + last.lengthBytes;
   for (const at of unreadable) {
     const page = Buffer.alloc(pageBytes);
     for (const { offset, lengthBytes, side } of units) {

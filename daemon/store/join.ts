@@ -118,7 +118,7 @@ async function remakeMirror(
     await mirror.writeAndSync(copy * copyStrideBytes + mark.length, new Uint8Array(superblockBytes - mark.length));
   }
   for (const [done, { segment }] of found.heads.entries()) {
-    await copySegment(flash, mirror, superblock, segment).catch((cause: unknown) => {
+    await copySegment(flash, mirror, superblock, segment, done + 1 < found.heads.length).catch((cause: unknown) => {
       if (flash.unread.size === 0) throw cause;
       throw unfit(mirror, flash);
     });
@@ -321,7 +321,7 @@ export async function joinMirror(flash: Device, mirror: Device, dataKey: Uint8Ar
     return { superblock, report, headRuns: null, lastIndex: 0 };
   }
   const joined = await new Joining(pair, superblocks, dataKey).join(options);
-  // It may hold what the FLASH has lost, and is left as it is; but nobody can say that it holds the same.
+  // What hides there may be what the FLASH has lost: nobody can say that it holds the same, and its superblocks stay behind.
   if (pair.mirror.unread.size > 0) throw unfit(mirror, pair.mirror);
   return { superblock, ...joined };
 }

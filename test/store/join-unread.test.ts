@@ -1,33 +1,27 @@
 // Joining FLASH and mirror where the FLASH went on without its mirror, and does not give at once (or not at all) what it holds.
 import { describe, expect, it } from 'vitest';
-import { UkeyError } from '#ipc-schema/errors.ts';
-import { flipBit, type Medium, MemoryDevice } from '#test/support/memory-device.ts';
-import { checkpointBefore, deviceOn, failureOf, open, openBoth, pairOf, payloadOf, readAll, seeded, segmentBytes, sizeFor } from './rig.ts';
+import { flipBit, type Medium, type MemoryDevice } from '#test/support/memory-device.ts';
+import {
+  checkpointBefore,
+  deviceOn,
+  failureOf,
+  open,
+  openBoth,
+  pairOf,
+  payloadOf,
+  readAll,
+  seeded,
+  segmentBytes,
+  stuttering,
+} from './rig.ts';
 
 const segments = 8;
 const logStart = 4 * 1024 * 1024;
 const on = (medium: Medium): MemoryDevice => deviceOn(medium, segments);
 
 /** Its first readings of one page fail. */
-class Unsteady extends MemoryDevice {
-  failed = 0;
-  readonly #page: number;
-  readonly #times: number;
-
-  constructor(medium: Medium, page: number, times: number) {
-    super({ sizeBytes: sizeFor(segments), medium });
-    this.#page = page;
-    this.#times = times;
-  }
-
-  override async read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
-    if (this.failed < this.#times && positionBytes <= this.#page && this.#page < positionBytes + lengthBytes) {
-      this.failed += 1;
-      throw new UkeyError('halted', 'it cannot be read', { cause: new Error('EIO') });
-    }
-    return await super.read(positionBytes, lengthBytes);
-  }
-}
+const unsteady = (medium: Medium, page: number, failuresLeft: number): MemoryDevice & { readonly failuresLeft: number } =>
+  stuttering(medium, segments, { failuresLeft, fromBytes: page, toBytes: page + 4096 });
 
 /** Both begin alike; then the mirror alone has `never answered`, and the FLASH, opened without it and killed, what was answered. */
 async function parted(): Promise<{ readonly flash: Medium; readonly mirror: Medium }> {
@@ -44,9 +38,9 @@ async function parted(): Promise<{ readonly flash: Medium; readonly mirror: Medi
 describe('a FLASH that went on without its mirror', () => {
   it.each([1, 2, 3, 5])('keeps what it answered where its first page fails %d times', async (times) => {
     const { flash, mirror } = await parted();
-    const unsteady = new Unsteady(flash, logStart, times);
-    const log = await openBoth(unsteady, on(mirror));
-    expect(unsteady.failed).toBe(times);
+    const shy = unsteady(flash, logStart, times);
+    const log = await openBoth(shy, on(mirror));
+    expect(shy.failuresLeft).toBe(0);
     expect((await readAll(log)).map(({ payload }) => Buffer.from(payload))).toEqual(
       [1, 2].map((index) => payloadOf(index, 900, 'answered')),
     );
@@ -85,7 +79,7 @@ describe('a FLASH that went on without its mirror', () => {
     for (const index of [1, 2, 3]) await log.append(payloadOf(index, 900), checkpointBefore(index));
     await log.close();
     const mirror = on(pair.mirror.snapshot());
-    const both = await openBoth(new Unsteady(flash.snapshot(), logStart, 1), mirror);
+    const both = await openBoth(unsteady(flash.snapshot(), logStart, 1), mirror);
     expect(both.mounted.mirror?.healedMirror).toBeGreaterThan(0);
     await both.close();
     expect(await readAll(await open(on(mirror.snapshot()), 9))).toHaveLength(3);
@@ -122,7 +116,7 @@ it.each([7, 11, 15, 24, 25, 27, 29, 37, 38, 43])(
   async (seed) => {
     const random = seeded(seed);
     const { flash, mirror, answered } = await lived(random);
-    const shy = (medium: Medium): Unsteady => new Unsteady(medium, logStart + 4096 * Math.floor(random() * 3), Math.floor(random() * 24));
+    const shy = (medium: Medium): MemoryDevice => unsteady(medium, logStart + 4096 * Math.floor(random() * 3), Math.floor(random() * 24));
     const [first, second] = [shy(flash), random() < 0.5 ? shy(mirror) : on(mirror)];
     const found = async (...both: readonly [MemoryDevice, MemoryDevice]): Promise<Map<number, Buffer>> =>
       new Map((await readAll(await openBoth(...both), 1_000_000)).map(({ index, payload }) => [index, Buffer.from(payload)]));

@@ -1,6 +1,7 @@
 // Owns: a small store in memory for the tests of this room: fixed ids, payloads that tell their index, and reading everything back.
 // Invariants: deterministic; a payload can be recomputed from its index, so a wrong one is always seen.
 import { createHash } from 'node:crypto';
+import { UkeyError } from '#ipc-schema/errors.ts';
 import { formatStore, openLog } from '#store/log.ts';
 import type { Frame, MirrorMode, StoreLog } from '#store/store.ts';
 import { type Medium, MemoryDevice } from '#test/support/memory-device.ts';
@@ -110,3 +111,24 @@ export async function failureOf(promise: Promise<unknown>): Promise<{ code: stri
     return { code: code ?? 'no code', message };
   }
 }
+
+/** Gives a stretch only after so many readings of it have failed; Infinity: it is deaf there. */
+export class StutteringDevice extends MemoryDevice {
+  failuresLeft = 0;
+  fromBytes = 0;
+  toBytes = Number.MAX_SAFE_INTEGER;
+
+  override async read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
+    if (this.failuresLeft > 0 && positionBytes < this.toBytes && positionBytes + lengthBytes > this.fromBytes) {
+      this.failuresLeft -= 1;
+      throw new UkeyError('halted', 'it cannot be read', { cause: new Error('EIO') });
+    }
+    return await super.read(positionBytes, lengthBytes);
+  }
+}
+
+export const stuttering = (
+  medium: Medium,
+  segments: number,
+  faults: Pick<StutteringDevice, 'failuresLeft'> & Partial<Pick<StutteringDevice, 'fromBytes' | 'toBytes'>>,
+): StutteringDevice => Object.assign(new StutteringDevice({ sizeBytes: sizeFor(segments), medium }), faults);

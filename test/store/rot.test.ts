@@ -15,6 +15,7 @@ import {
   openBoth,
   payloadOf,
   readAll,
+  StutteringDevice,
   seeded,
   segmentBytes,
   sizeFor,
@@ -165,20 +166,6 @@ describe('after a kill', () => {
     }
   });
 });
-
-/** Gives these bytes only after so many readings of them have failed. */
-class StutteringDevice extends MemoryDevice {
-  failuresLeft = 0;
-  fromBytes = 0;
-
-  override async read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {
-    if (positionBytes + lengthBytes > this.fromBytes && this.failuresLeft > 0) {
-      this.failuresLeft -= 1;
-      throw new UkeyError('halted', 'read failed', { cause: new Error('EIO') });
-    }
-    return await super.read(positionBytes, lengthBytes);
-  }
-}
 
 it('what cannot be read for a moment does not pass for the end of the log', { timeout: 60_000 }, async () => {
   const count = 40; // over two segments, and nothing of it in the superblock
