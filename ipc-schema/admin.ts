@@ -19,13 +19,15 @@ export const adminEventSchema = z.discriminatedUnion('event', [
   z.strictObject({ event: z.literal('handover-cancelled') }),
   /** The KEY in force has another certificate from here on (DER, base64): signers.ts says which one may take the place of another. */
   z.strictObject({ event: z.literal('certificate-renewed'), certificate: base64Text.max(8 * 1024) }),
-  /** An older FLASH was put back, and the ticket server's copies brought it up to what the KEY has seen, without a loss. */
+  /** An older FLASH was put back, or its end could not be read, and the ticket server's copies brought it up to what is known, without a loss. */
   z.strictObject({
     event: z.literal('rollback-healed'),
     /** Newest batch that the FLASH had, that the KEY had seen, and that the server gave. */
     foundBatch: batchIndex,
     anchoredBatch: batchIndex,
     healedToBatch: batchIndex,
+    /** The FLASH could not be read where it ended, and a person gave up what may have stood there. */
+    endGivenUp: z.literal(true).optional(),
   }),
   /** This ledger begins because another one could not go on: batches of it were lost for good. */
   z.strictObject({

@@ -27,6 +27,8 @@ export const checkedSchema = z.strictObject({
 export const resumeParamsSchema = z.strictObject({
   pin: z.string().min(1).max(64),
   useLastTry: z.boolean().optional(),
+  /** Where the FLASH cannot be read at its end: what may stand there is given up, and only what nobody knows of. */
+  acceptEnd: z.boolean().optional(),
   /** Where batches are lost for good: this ledger ends, the KEY is initialised anew with its SO PIN (the PIN stays), and a new ledger begins. */
   acceptLoss: z
     .strictObject({

@@ -92,7 +92,12 @@ function recordLine(record: AuditRecord): Omit<AuditLine, 'sequence'> {
 function eventText(event: Exclude<AdminEvent, { event: 'audit' }>): string {
   switch (event.event) {
     case 'rollback-healed':
-      return `batches ${event.foundBatch + 1} to ${event.healedToBatch}`;
+      return [
+        event.healedToBatch > event.foundBatch ? `batches ${event.foundBatch + 1} to ${event.healedToBatch}` : '',
+        event.endGivenUp === true ? `what could not be read behind batch ${event.foundBatch} was given up` : '',
+      ]
+        .filter((part) => part !== '')
+        .join('; ');
     case 'continues':
       return `ledger ${event.ledger}, which ended with batch ${event.lastBatch}`;
     case 'succession':

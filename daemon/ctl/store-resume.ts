@@ -23,6 +23,7 @@ export const resumeCommand: Command = {
     ...adminOptions,
     { flags: '--pin-file <file>', description: 'read the PIN from this file; - is stdin (default: a prompt on a terminal, else stdin)' },
     { flags: '--use-last-try', description: 'spend the last try too; a wrong PIN then locks the token' },
+    { flags: '--accept-end', description: 'where the FLASH cannot be read at its end: give up what may stand there and nobody knows of' },
     { flags: '--accept-loss', description: 'where batches are lost for good: end this ledger, make the KEY anew, and begin a new ledger' },
     { flags: '--ticket <file>', description: 'with --accept-loss: the enrolment ticket, with other series than the old ones; - is stdin' },
     { flags: '--so-pin-file <file>', description: 'with --accept-loss: read the SO-PIN from this file; - is stdin (default: a prompt)' },
@@ -32,6 +33,7 @@ export const resumeCommand: Command = {
   examples: [
     'store resume',
     'store resume --pin-file /etc/ukeyd/pin',
+    'store resume --accept-end',
     'store resume --accept-loss --ticket ticket.json',
     'store resume --accept-loss --ticket ticket.json --pin-file pin --so-pin-file so-pin --erase-ledger 0123456789abcdef0123456789abcdef --yes',
   ],
@@ -41,10 +43,11 @@ export const resumeCommand: Command = {
     const soPin =
       ending === null ? null : await readPin({ file: given.text('soPinFile'), what: 'SO-PIN', option: '--so-pin-file' }, screen);
     const useLastTry = given.flag('useLastTry') ? { useLastTry: true } : {};
+    const acceptEnd = given.flag('acceptEnd') ? { acceptEnd: true } : {};
     const result = await withAdmin(given, async (service) => {
       try {
         const acceptLoss = ending === null || soPin === null ? {} : { acceptLoss: { ...ending, soPin: soPin.toString('utf8') } };
-        return await service.call('store.resume', { pin: pin.toString('utf8'), ...useLastTry, ...acceptLoss }, resumeWaitMs);
+        return await service.call('store.resume', { pin: pin.toString('utf8'), ...useLastTry, ...acceptEnd, ...acceptLoss }, resumeWaitMs);
       } finally {
         pin.fill(0);
         soPin?.fill(0);

@@ -8,6 +8,8 @@ export interface ResumeFacts {
   readonly anchoredBatch: number | null;
   /** The KEY knows of a later opening than the FLASH. */
   readonly isOpenedSince: boolean;
+  /** The FLASH cannot be read where it ends, and what may stand there is given up. */
+  readonly isEndHidden: boolean;
   /** Newest batch that the server holds, by its signature. */
   readonly serverBatch: number;
   /** Newest batch in this machine's index; 0: it has none. */
@@ -17,7 +19,7 @@ export interface ResumeFacts {
 }
 
 export type ResumeDecision =
-  /** The FLASH is as new as all that is known. */
+  /** The FLASH is as new as all that is known, and whole. */
   | { readonly kind: 'nothing' }
   /** Batches from `fromBatch` to `toBatch` are at the server; none where `toBatch` is below. */
   | { readonly kind: 'adopt'; readonly fromBatch: number; readonly toBatch: number }
@@ -33,6 +35,6 @@ export function decideResume(facts: ResumeFacts): ResumeDecision {
   const isOnlyAcknowledged = facts.indexBatch >= knownBatch && facts.indexWeightyBatch <= lastBatch;
   if (lastBatch < knownBatch && !isOnlyAcknowledged) return { kind: 'lost', lastBatch, knownBatch };
   if (lastBatch < knownBatch) return { kind: 'adopt', fromBatch: foundBatch + 1, toBatch: lastBatch };
-  if (serverBatch <= foundBatch && !facts.isOpenedSince) return { kind: 'nothing' };
+  if (serverBatch <= foundBatch && !facts.isOpenedSince && !facts.isEndHidden) return { kind: 'nothing' };
   return { kind: 'adopt', fromBatch: foundBatch + 1, toBatch: lastBatch };
 }

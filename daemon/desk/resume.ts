@@ -53,6 +53,7 @@ const planSchema = z.strictObject({
   anchoredBatch: z.int().min(0),
   healedToBatch: z.int().min(0),
   headSealHash: hexHash,
+  endGivenUp: z.literal(true).optional(),
 });
 type Plan = z.infer<typeof planSchema>;
 
@@ -71,10 +72,13 @@ export async function resume(parts: ResumeParts, params: Params<'store.resume'>)
     const begun = await begunRenewal(parts);
     if (begun !== null) return await goOnRenewing(parts, begun, params);
     const pin = Buffer.from(params.pin, 'utf8');
-    const inspected = await askHolder(holder, { kind: 'inspect', pin, useLastTry: params.useLastTry === true }, 'inspected');
+    const acceptEnd = params.acceptEnd === true;
+    const inspected = await askHolder(holder, { kind: 'inspect', pin, useLastTry: params.useLastTry === true, acceptEnd }, 'inspected');
     const { mount, place } = inspected;
     const reads: Reads = {
-      read: async (fromBatch, maxBytes) => [...(await askHolder(holder, { kind: 'read', place, fromBatch, maxBytes }, 'batches')).batches],
+      read: async (fromBatch, maxBytes) => [
+        ...(await askHolder(holder, { kind: 'read', place, fromBatch, maxBytes, acceptEnd }, 'batches')).batches,
+      ],
     };
     const open = await readLedger(reads, mount);
     if (open.charter === null) throw new UkeyError('halted', 'the FLASH holds no charter: which server knows more is not known');
@@ -130,7 +134,7 @@ interface Older {
 async function bringUp(parts: ResumeParts, older: Older, params: Params<'store.resume'>): Promise<Result<'store.resume'>> {
   const { holder, custody, log } = parts;
   const { mount, reads, server } = older;
-  const { anchor } = older.inspected;
+  const { anchor, isEndHidden } = older.inspected;
   const foundBatch = mount.nextBatch - 1;
   const [oldest] = await reads.read(mount.oldestBatch, 1);
   if (oldest === undefined) throw new UkeyError('halted', 'the FLASH holds no batch that the ticket server could know');
@@ -139,6 +143,7 @@ async function bringUp(parts: ResumeParts, older: Older, params: Params<'store.r
     foundBatch,
     anchoredBatch: anchor?.batchIndex ?? null,
     isOpenedSince: anchor?.isOpenedSince ?? false,
+    isEndHidden,
     serverBatch: ack.upToBatch,
     ...(await indexed(parts, mount)),
   });
@@ -152,7 +157,8 @@ async function bringUp(parts: ResumeParts, older: Older, params: Params<'store.r
   }
   if (decision.kind === 'adopt') {
     const target = await targetOf(older, ack, decision.toBatch);
-    keepPlan(parts, mount, { ...found, healedToBatch: target.batchIndex, headSealHash: hex(target.sealHash) });
+    const givenUp = isEndHidden ? { endGivenUp: true as const } : {};
+    keepPlan(parts, mount, { ...found, healedToBatch: target.batchIndex, headSealHash: hex(target.sealHash), ...givenUp });
     // Durable now: what is to come, and from where. From here on the ledger opens only when all of it is there.
     await adopt(parts, older, target);
   }
@@ -218,14 +224,16 @@ async function targetOf({ mount, server }: Older, ack: Acknowledgement, toBatch:
   throw new UkeyError('halted', `the ticket server does not give batch ${toBatch}`);
 }
 
-async function adopt({ holder }: ResumeParts, { mount, server, tip: before }: Older, target: BatchMark): Promise<void> {
+async function adopt({ holder }: ResumeParts, older: Older, target: BatchMark): Promise<void> {
+  const { inspected, mount, server, tip: before } = older;
+  const acceptEnd = inspected.isEndHidden;
   const authorityKey = new X509Certificate(mount.authorityCertificate).publicKey;
   const succeed = succeedBy(authorityKey);
   let signers: Signers = signersBefore(knownSigners(mount, authorityKey), mount.nextBatch);
   let head: ChainHead = { batchIndex: mount.nextBatch - 1, nextSequence: mount.nextSequence, sealHash: mount.headSealHash };
   let tip = before;
   // Also without a batch to bring: the store learns that it was opened since.
-  await askHolder(holder, { kind: 'adopt', batches: [], target }, 'adopted');
+  await askHolder(holder, { kind: 'adopt', batches: [], target, acceptEnd }, 'adopted');
   for await (const page of server.batches(mount.nextBatch, target.batchIndex)) {
     const batches: AdoptedBatch[] = [];
     for (const bytes of page) {
@@ -236,7 +244,7 @@ async function adopt({ holder }: ResumeParts, { mount, server, tip: before }: Ol
       head = next.batch.head;
       signers = next.signers;
     }
-    await askHolder(holder, { kind: 'adopt', batches, target }, 'adopted');
+    await askHolder(holder, { kind: 'adopt', batches, target, acceptEnd }, 'adopted');
   }
 }
 
@@ -261,7 +269,8 @@ function knownSigners({ signers: [first, ...others] }: Mount, authorityKey: Retu
 /** One that was cut short keeps what it began from. */
 function keepPlan(parts: ResumeParts, { tokenId }: Mount, plan: Omit<Plan, 'format' | 'tokenId'>): void {
   const before = readPlan(parts);
-  const first = before?.tokenId === hex(tokenId) ? { foundBatch: before.foundBatch, anchoredBatch: before.anchoredBatch } : {};
+  const { foundBatch, anchoredBatch, endGivenUp } = before?.tokenId === hex(tokenId) ? before : plan;
+  const first = { foundBatch, anchoredBatch, ...(endGivenUp === true ? { endGivenUp } : {}) };
   const content: Plan = { format: 'ukey-resume/1', tokenId: hex(tokenId), ...plan, ...first };
   writeDurably(planFile(parts), JSON.stringify(content));
 }
@@ -270,12 +279,13 @@ function keepPlan(parts: ResumeParts, { tokenId }: Mount, plan: Omit<Plan, 'form
 export async function finishResume(parts: Pick<ResumeParts, 'holder' | 'stateDirectory' | 'log'>, ledger: Ledger): Promise<void> {
   const plan = readPlan(parts);
   if (plan === null || plan.tokenId !== hex(ledger.mount.tokenId)) return;
-  const { foundBatch, anchoredBatch, healedToBatch } = plan;
+  const { foundBatch, anchoredBatch, healedToBatch, endGivenUp } = plan;
   const { nextBatch } = ledger.tip;
   const isThere = nextBatch > healedToBatch && (await sealHashAt(parts.holder, ledger, healedToBatch)) === plan.headSealHash;
   if (!isThere)
     throw new UkeyError('halted', `bringing the FLASH up to batch ${healedToBatch} was cut short`, { action: interruptedAction });
-  const event: AdminEvent = { event: 'rollback-healed', foundBatch, anchoredBatch, healedToBatch };
+  const givenUp = endGivenUp === true ? { endGivenUp } : {};
+  const event: AdminEvent = { event: 'rollback-healed', foundBatch, anchoredBatch, healedToBatch, ...givenUp };
   // A crash between the entry and the end of the plan: it stands in the first batch behind.
   if (nextBatch === healedToBatch + 1 || !(await tells(parts.holder, healedToBatch + 1, event)))
     await ledger.addOwn({ kind: 'own', entryKind: 'admin', bodyMaxBytes, body: () => encodeAdminEvent(event) });

@@ -29,6 +29,13 @@ export function readAnchor(token: Token): Anchor | null {
   return newest;
 }
 
+/** What is known of a store, by its KEY and by who has had it open in this process (`seen`; it may have seen more, or another store). Pure. */
+export function newestAnchor(onKey: Anchor | null, seen: Anchor | null, storeId: Uint8Array): Anchor | null {
+  const isOf = (anchor: Anchor): boolean => Buffer.compare(anchor.storeId, storeId) === 0;
+  if (seen === null || !isOf(seen)) return onKey;
+  return onKey === null || (isOf(onKey) && isNewer(seen, onKey)) ? seen : onKey;
+}
+
 /** For formatting: what the KEY remembers of another store is void. Before a crash can leave a store that it does not know. */
 export function bindAnchor(token: Token, storeId: Uint8Array): void {
   const anchor = encodeAnchor({ storeId, mountEpoch: 0, batchIndex: 0, sealHash: new Uint8Array(hashBytes) });
@@ -52,13 +59,13 @@ export interface Findings {
   readonly lastBatch: number;
 }
 
-/** Throws `halted` when what was found is older than what the KEY has seen, or another store. Pure. */
+/** Throws `halted` when what was found is older than what was seen, or another store. Pure. */
 export function judgeAge(anchor: Anchor, found: Findings): void {
   if (Buffer.compare(anchor.storeId, found.storeId) !== 0) throw rollback('the FLASH holds another store than the KEY has last written');
   if (found.lastBatch < anchor.batchIndex)
-    throw rollback(`the FLASH ends at batch ${found.lastBatch}, and the KEY has seen batch ${anchor.batchIndex}`);
+    throw rollback(`the FLASH ends at batch ${found.lastBatch}, and batch ${anchor.batchIndex} has been seen`);
   if (found.mountEpoch < anchor.mountEpoch)
-    throw rollback(`the FLASH was opened ${found.mountEpoch} times, and the KEY has seen ${anchor.mountEpoch}`);
+    throw rollback(`the FLASH was opened ${found.mountEpoch} times, and ${anchor.mountEpoch} openings have been seen`);
 }
 
 /** Throws `halted`: at the anchored place stands another batch. Pure. */

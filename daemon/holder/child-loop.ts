@@ -3,6 +3,7 @@
 // a `sealed` leaves, and its write begins, before the next batch is signed (Node hands over all that lies in the channel at once); when the channel closes the process ends at once, whatever a driver is doing: nothing that is not durable was promised.
 // Must not: read argv or environment; print anything that is not for the log.
 import { type UkeyError, unreachable } from '#ipc-schema/errors.ts';
+import type { Anchor } from './anchor.ts';
 import type { HolderConfig } from './configuration.ts';
 import type { Holder } from './holder.ts';
 import { joinHolder } from './joined.ts';
@@ -22,7 +23,7 @@ export function serveParent(open: (config: HolderConfig) => OpenedFromConfig): v
     isTurnTaken = message !== undefined;
     if (message === undefined) return;
     setImmediate(takeOne);
-    if (message.kind === 'configure') holder ??= start(open(message.config));
+    if (message.kind === 'configure') holder ??= start(open(message.config), message.seen);
     else if (holder === null) refuse(message.id, new Error('the configuration comes first'));
     else answer(holder, message);
   };
@@ -40,9 +41,10 @@ function die(): void {
   process.kill(process.pid, 'SIGKILL');
 }
 
-function start(parts: OpenedFromConfig): Holder {
+function start(parts: OpenedFromConfig, seen: Anchor | null): Holder {
   return joinHolder({
     ...parts,
+    seen,
     events: { onState: (state) => tell({ kind: 'state', state }) },
     onLooked: () => tell({ kind: 'alive' }),
     onHopeless: (reason) => {

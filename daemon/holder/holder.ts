@@ -7,6 +7,7 @@ import type { Packed } from '#ground/unpacking.ts';
 import type { Algorithm } from '#ipc-schema/cose.ts';
 import type { MirrorMode, MirrorReport, SliceReport } from '#store/store.ts';
 import type { TokenFacts } from '#token/token.ts';
+import type { Anchor } from './anchor.ts';
 import type { EraseConsent } from './occupied.ts';
 
 /** What the holder is, as the front sees it. */
@@ -17,8 +18,8 @@ export type HolderState =
   /** A token without keys: provision first. Or one with keys (`facts.provisioned`) whose FLASH is blank: a step of provisioning, or a loss. */
   | { readonly kind: 'blank'; readonly facts: TokenFacts }
   | { readonly kind: 'locked'; readonly facts: TokenFacts }
-  /** `mirrorWaits`: a mirror was made beside the tills and is whole; `openAgain` takes it, once nothing is on its way. */
-  | { readonly kind: 'open'; readonly facts: TokenFacts; readonly mount: Mount; readonly mirrorWaits?: true }
+  /** `end`: of the log, as it was opened. `mirrorWaits`: a mirror was made beside the tills and is whole; `openAgain` takes it, once nothing is on its way. */
+  | { readonly kind: 'open'; readonly facts: TokenFacts; readonly mount: Mount; readonly end: Anchor; readonly mirrorWaits?: true }
   /** Stopped to protect the ledger; a person must act. */
   | {
       readonly kind: 'halted';
@@ -275,12 +276,18 @@ export type MendStep =
 /** An older FLASH is brought up to what KEY and ticket server have seen (resuming.ts): `inspect` first, `open` last. */
 export type ResumeStep =
   | MendStep
-  /** One try; the token is logged in afterwards. The PIN's bytes are overwritten. Writes nothing. */
-  | { readonly kind: 'inspect'; readonly pin: Uint8Array; readonly useLastTry: boolean }
+  /** One try; the token is logged in afterwards. The PIN's bytes are overwritten. Writes nothing. `acceptEnd`: what cannot be read where the FLASH ends is taken for nothing. */
+  | { readonly kind: 'inspect'; readonly pin: Uint8Array; readonly useLastTry: boolean; readonly acceptEnd: boolean }
   /** `place`: as `inspected` said. */
-  | { readonly kind: 'read'; readonly place: StorePlace; readonly fromBatch: number; readonly maxBytes: number }
-  /** Consecutive batches behind the newest one; `target`: the newest that will come. Repeating it is harmless. */
-  | { readonly kind: 'adopt'; readonly batches: readonly AdoptedBatch[]; readonly target: BatchMark }
+  | {
+      readonly kind: 'read';
+      readonly place: StorePlace;
+      readonly fromBatch: number;
+      readonly maxBytes: number;
+      readonly acceptEnd: boolean;
+    }
+  /** Consecutive batches behind the newest one; `target`: the newest that will come. `acceptEnd`: what hides behind the end is written over. Repeating it is harmless. */
+  | { readonly kind: 'adopt'; readonly batches: readonly AdoptedBatch[]; readonly target: BatchMark; readonly acceptEnd: boolean }
   | { readonly kind: 'open' }
   /** Whose KEY and whose FLASH are there, as far as can be seen without a login. */
   | { readonly kind: 'look' }
@@ -305,13 +312,17 @@ export interface Renewal {
 }
 
 export type ResumeAnswer =
-  /** `anchor`: what the KEY has seen, null where it cannot remember. `isOpenedSince`: a later opening than the FLASH knows of. */
+  /**
+   * `anchor`: what the KEY, or this holder, has seen; null where neither remembers. `isOpenedSince`: a later opening than the FLASH knows of. `isEndHidden`: the FLASH
+   * could not be read where it ends, and that was accepted.
+   */
   | {
       readonly kind: 'inspected';
       readonly mount: Mount;
       readonly place: StorePlace;
       readonly facts: TokenFacts;
       readonly anchor: { readonly batchIndex: number; readonly isOpenedSince: boolean } | null;
+      readonly isEndHidden: boolean;
     }
   | { readonly kind: 'batches'; readonly batches: readonly StoredBatch[] }
   | { readonly kind: 'adopted'; readonly nextBatch: number }

@@ -32,8 +32,7 @@ import type {
 } from './holder.ts';
 import { LastRung } from './last-rung.ts';
 import { pinsIn } from './messages.ts';
-import { mountLedger } from './mounting.ts';
-import { Opened } from './opened.ts';
+import { type Opened, openLedger } from './opened.ts';
 import { unpackBatches } from './packed.ts';
 import type { HolderParts } from './parts.ts';
 import { changePin, unblockPin } from './pins.ts';
@@ -74,6 +73,7 @@ class JoinedHolder implements Holder {
     this.#access = {
       parts,
       open: () => this.#open,
+      seen: { anchor: parts.seen ?? null },
       present: () => this.#present(),
       presentOrBlank: (erase) => this.#presentOrBlank(erase),
       readFlash: (token) => this.#survey.readFlash(token),
@@ -220,16 +220,16 @@ class JoinedHolder implements Holder {
   }
 
   async #mount(token: Token, device: Device): Promise<Mount> {
-    const mounting = await mountLedger(token, device, this.#parts.mirror ?? null);
-    const { mount, mirrorFailure, facts } = mounting;
-    if (mirrorFailure !== null) this.#parts.note('the mirror is not used', new Error(mirrorFailure));
-    const onMirrorWhole = (): void => {
-      if (this.#open === opened && this.#state.kind === 'open') this.#setState({ ...this.#state, ...opened.waits });
-    };
-    const opened: Opened = new Opened(this.#parts, token, mounting, (error) => this.#onTrouble(opened, error), onMirrorWhole);
+    const { opened, facts } = await openLedger(this.#parts, token, device, this.#access.seen.anchor, {
+      onTrouble: (failed, error) => this.#onTrouble(failed, error),
+      onMirrorWhole: (whole) => {
+        if (this.#open === whole && this.#state.kind === 'open') this.#setState({ ...this.#state, ...whole.waits });
+      },
+    });
+    const { mount, end } = opened;
     this.#open = opened; // nothing below fails: a ledger is never left half open
     await this.#presence.remember();
-    this.#setState({ kind: 'open', facts, mount, ...opened.waits }); // it may have become whole while the log was read
+    this.#setState({ kind: 'open', facts, mount, end, ...opened.waits }); // it may have become whole while the log was read
     return mount;
   }
 
@@ -371,6 +371,7 @@ class JoinedHolder implements Holder {
     this.#status = this.#readStatus();
     this.#open = null;
     if (this.#state.kind === 'open') this.#setState({ kind: 'locked', facts: { ...this.#state.facts, loggedIn: false } });
+    this.#access.seen.anchor = open.end;
     await open.log.close().catch((error: unknown) => this.#parts.note('the log did not close', error));
   }
 

@@ -4,7 +4,9 @@
 // Must not: start a successor; parent.ts does, after `onExit`.
 import type { ChildProcess } from 'node:child_process';
 import type { Readable } from 'node:stream';
+import { sealHashOf } from '#ipc-schema/batch.ts';
 import { asUkeyError, UkeyError, unreachable } from '#ipc-schema/errors.ts';
+import type { Anchor } from './anchor.ts';
 import { Chatter } from './chatter.ts';
 import type { HolderConfig } from './configuration.ts';
 import type { BatchDraft, Commit, HolderState } from './holder.ts';
@@ -60,6 +62,9 @@ interface Waiting {
 }
 
 interface WaitingCommit {
+  readonly batchIndex: number;
+  /** Null: not sealed yet. */
+  sealBytes: Uint8Array | null;
   readonly sealed: PromiseWithResolvers<Uint8Array>;
   readonly durable: PromiseWithResolvers<void>;
 }
@@ -79,8 +84,13 @@ export class Link {
   #ending: string | null = null;
   #isGone = false;
   #heardCount = 0;
+  /** The log that was opened last, where it ended then, and the newest batch since that is durable. */
+  #opened: Anchor | null;
+  #lastDurable: Pick<WaitingCommit, 'batchIndex' | 'sealBytes'> | null = null;
 
-  constructor(entry: URL, config: HolderConfig, deadlines: Deadlines, events: LinkEvents) {
+  /** `seen`: as the process before this one left it. */
+  constructor(entry: URL, config: HolderConfig, seen: Anchor | null, deadlines: Deadlines, events: LinkEvents) {
+    this.#opened = seen;
     this.#events = events;
     this.#deadlines = deadlines;
     const onHung = (what: string): void => this.fail(`the holder process hangs in ${what}`);
@@ -95,11 +105,17 @@ export class Link {
     const chatter = new Chatter(events.onChatter, () => performance.now());
     for (const stream of this.#streams()) stream.setEncoding('utf8').on('data', (text: string) => chatter.take(text));
     this.#tokenLane.begin(startId, 'start', deadlines.start);
-    this.#send({ kind: 'configure', config });
+    this.#send({ kind: 'configure', config, seen });
   }
 
   get pid(): number | undefined {
     return this.#child.pid;
+  }
+
+  /** How far the ledger is durable that was open last; null: none was. */
+  get seen(): Anchor | null {
+    const { batchIndex, sealBytes } = this.#lastDurable ?? { batchIndex: 0, sealBytes: null };
+    return this.#opened === null || sealBytes === null ? this.#opened : { ...this.#opened, batchIndex, sealHash: sealHashOf(sealBytes) };
   }
 
   /** Resolves with the answer of the kind that belongs to the call, whose PINs are overwritten once they are handed over. */
@@ -130,7 +146,8 @@ export class Link {
     const refusal = this.#refusal(this.#commits.size);
     if (refusal !== null) return refusedCommit(refusal);
     const id = this.#nextId++;
-    const waiting: WaitingCommit = { sealed: Promise.withResolvers(), durable: Promise.withResolvers() };
+    const { batchIndex } = draft;
+    const waiting: WaitingCommit = { batchIndex, sealBytes: null, sealed: Promise.withResolvers(), durable: Promise.withResolvers() };
     // Both tell the same error; whoever awaits only one of them must not die of the other.
     waiting.sealed.promise.catch(() => undefined);
     waiting.durable.promise.catch(() => undefined);
@@ -246,7 +263,7 @@ export class Link {
         this.#tokenLane.end(startId);
         break;
       case 'state':
-        this.#events.onState(message.state);
+        this.#stateCame(message.state);
         break;
       case 'answer':
         this.#endCall(message.id, (call) => call.resolve(message.answer));
@@ -254,10 +271,13 @@ export class Link {
       case 'sealed':
         this.#tokenLane.end(message.id);
         this.#deviceLane.begin(message.id, 'a sync', this.#deadlines.sync);
-        this.#commits.get(message.id)?.sealed.resolve(message.sealBytes);
+        this.#sealed(message.id, message.sealBytes);
         break;
       case 'durable':
-        this.#endCommit(message.id, (commit) => commit.durable.resolve());
+        this.#endCommit(message.id, (commit) => {
+          this.#lastDurable = commit;
+          commit.durable.resolve();
+        });
         break;
       case 'refused':
         this.#refused(message.id, decodeError(message.error));
@@ -265,6 +285,22 @@ export class Link {
       default:
         unreachable(message);
     }
+  }
+
+  #stateCame(state: HolderState): void {
+    // Each opening has its mount epoch; new facts about the same one are no opening.
+    if (state.kind === 'open' && state.end.mountEpoch !== this.#opened?.mountEpoch) {
+      this.#opened = state.end;
+      this.#lastDurable = null;
+    }
+    this.#events.onState(state);
+  }
+
+  #sealed(id: number, sealBytes: Uint8Array): void {
+    const commit = this.#commits.get(id);
+    if (commit === undefined) return;
+    commit.sealBytes = sealBytes;
+    commit.sealed.resolve(sealBytes);
   }
 
   #refused(id: number, error: UkeyError): void {

@@ -5,6 +5,7 @@
 // Must not: know processes or deadlines.
 import { asUkeyError, isErrorCode, UkeyError } from '#ipc-schema/errors.ts';
 import type { TokenFacts } from '#token/token.ts';
+import type { Anchor } from './anchor.ts';
 import type { HolderConfig } from './configuration.ts';
 import type {
   BatchDraft,
@@ -48,7 +49,9 @@ export type Call =
   | { readonly kind: 'status'; readonly id: number }
   | { readonly kind: 'close'; readonly id: number };
 
-export type ToChild = { readonly kind: 'configure'; readonly config: HolderConfig } | Call;
+export type ToChild =
+  /** `seen`: how far the ledger was durable that the process before had open last. */
+  { readonly kind: 'configure'; readonly config: HolderConfig; readonly seen: Anchor | null } | Call;
 
 export type Answer =
   | { readonly kind: 'done' }

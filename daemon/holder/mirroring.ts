@@ -8,7 +8,7 @@ import { keyIdOf } from '#ipc-schema/cose.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { createImage, openFileDevice } from '#store/device-file.ts';
-import { openLog, readStoreHeader } from '#store/log.ts';
+import { type OpenOptions, openLog, readStoreHeader } from '#store/log.ts';
 import { UnfitMirror } from '#store/salvage.ts';
 import type { MirrorMode, StoreEnd, StoreLog } from '#store/store.ts';
 import type { Token } from '#token/token.ts';
@@ -144,10 +144,10 @@ export async function openMirrored(
   mirror: MirrorParts | null,
   tokenId: Uint8Array,
   inspect: (flash: StoreEnd | null, mirror: Device | null) => Promise<void>,
-  epochMin = 0,
+  options: Pick<OpenOptions, 'end' | 'epochMin'>,
 ): Promise<MirroredLog> {
   const openAlone = async (mirrorFailure: string | null): Promise<MirroredLog> => {
-    const log = await openLog(flash, dataKey, { inspect: (found) => inspect(found, null), epochMin });
+    const log = await openLog(flash, dataKey, { ...options, inspect: (found) => inspect(found, null) });
     return { log, mirrorFailure };
   };
   if (mirror === null || flash.readOnly) return await openAlone(null);
@@ -159,7 +159,8 @@ export async function openMirrored(
   }
   try {
     const log = await openLog(flash, dataKey, {
-      ...{ mirror: { device: watched, mode: mirror.mode }, epochMin },
+      ...options,
+      mirror: { device: watched, mode: mirror.mode },
       inspect: (found) => inspect(found, watched),
     });
     return { log, mirrorFailure: null };

@@ -4,16 +4,43 @@ import type { Clock } from '#ground/clock.ts';
 import { keyIdOfSpki } from '#ipc-schema/cose.ts';
 import { asUkeyError, type UkeyError } from '#ipc-schema/errors.ts';
 import { renewalPayload } from '#ipc-schema/renewal.ts';
+import type { Device } from '#store/device.ts';
 import type { StoreLog } from '#store/store.ts';
-import type { Token } from '#token/token.ts';
-import { AnchorWriter } from './anchor.ts';
+import type { Token, TokenFacts } from '#token/token.ts';
+import { type Anchor, AnchorWriter } from './anchor.ts';
 import type { Mount, PackedBatch, StoredBatch } from './holder.ts';
 import type { MirrorMaking } from './mirroring.ts';
-import type { Mounting } from './mounting.ts';
+import { type Mounting, mountLedger } from './mounting.ts';
 import type { HolderParts } from './parts.ts';
 import { Sealer } from './sealer.ts';
 
 export const readMaxBytes = 8 * 1024 * 1024;
+
+export interface OpenedEvents {
+  onTrouble(opened: Opened, error: UkeyError): void;
+  onMirrorWhole(opened: Opened): void;
+}
+
+/** Reads and verifies the ledger of a token that is logged in. `seen`: how far it was durable when it was open last. Throws as mountLedger. */
+export async function openLedger(
+  parts: HolderParts,
+  token: Token,
+  device: Device,
+  seen: Anchor | null,
+  { onTrouble, onMirrorWhole }: OpenedEvents,
+): Promise<{ readonly opened: Opened; readonly facts: TokenFacts }> {
+  const mounting = await mountLedger(token, device, parts.mirror ?? null, { seen });
+  const { mirrorFailure, facts } = mounting;
+  if (mirrorFailure !== null) parts.note('the mirror is not used', new Error(mirrorFailure));
+  const opened: Opened = new Opened(
+    parts,
+    token,
+    mounting,
+    (error) => onTrouble(opened, error),
+    () => onMirrorWhole(opened),
+  );
+  return { opened, facts };
+}
 
 export class Opened {
   readonly log: StoreLog;
@@ -45,14 +72,20 @@ export class Opened {
     const { tokenId, algorithm, publicKey } = mount;
     const keyId = keyIdOfSpki(publicKey);
     this.sealer = new Sealer({ token, tokenId, keyId, algorithm, log, chain, clock, readOnly, onTrouble });
-    const origin = { storeId: log.header.storeId, mountEpoch: log.mounted.mountEpoch };
-    this.#anchor = readOnly ? null : new AnchorWriter(token, origin, note);
+    this.#anchor = readOnly ? null : new AnchorWriter(token, this.end, note);
     this.anchor();
   }
 
   /** Why the mirror is not used now; null when it is, or when there is to be none. */
   get mirrorFailure(): string | null {
     return this.#making?.text() ?? this.#mirrorFailure;
+  }
+
+  /** How far the ledger is durable. */
+  get end(): Anchor {
+    const { nextBatch, headSealHash } = this.sealer.durable;
+    const { header, mounted } = this.log;
+    return { storeId: header.storeId, mountEpoch: mounted.mountEpoch, batchIndex: nextBatch - 1, sealHash: headSealHash };
   }
 
   /** For the state: whether the mirror is whole, and not used yet. */
@@ -88,8 +121,8 @@ export class Opened {
 
   /** Tells the KEY how far the ledger is durable. Blocks for one writing. */
   anchor(): void {
-    const { nextBatch, headSealHash } = this.sealer.durable;
-    this.#anchor?.write(nextBatch - 1, headSealHash, this.#clock.monotonicMs());
+    const { batchIndex, sealHash } = this.end;
+    this.#anchor?.write(batchIndex, sealHash, this.#clock.monotonicMs());
   }
 
   /** Now and then. */

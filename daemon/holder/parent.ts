@@ -7,6 +7,7 @@ import { systemClock } from '#ground/clock.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { wipe } from '#token/pin.ts';
 import type { TokenFacts } from '#token/token.ts';
+import type { Anchor } from './anchor.ts';
 import type { HolderConfig } from './configuration.ts';
 import { Gate } from './gate.ts';
 import type {
@@ -90,6 +91,8 @@ class HolderParent implements ParentHolder {
   #before: Pick<HolderStatus, 'signatures' | 'signFailures' | 'restarts' | 'lastFailure' | 'selfTestAtMs'> = {
     ...{ signatures: 0, signFailures: 0, restarts: 0, lastFailure: null, selfTestAtMs: null },
   };
+  /** How far the ledger was durable that the process before had open last. */
+  #seen: Anchor | null = null;
   #closing: Promise<void> | null = null;
   /** Of the newest process: its end. */
   #gone: Promise<void> = Promise.resolve();
@@ -292,7 +295,7 @@ class HolderParent implements ParentHolder {
     const gone = Promise.withResolvers<void>();
     this.#gone = gone.promise;
     const { config, entry, onChatter } = this.#options;
-    this.#link = new Link(entry ?? childEntry, config, this.#deadlines, {
+    this.#link = new Link(entry ?? childEntry, config, this.#seen, this.#deadlines, {
       onState: (state) => this.#setState(state),
       onDown: (reason) => this.#fell(reason),
       onExit: gone.resolve,
@@ -301,6 +304,7 @@ class HolderParent implements ParentHolder {
   }
 
   #fell(reason: string): void {
+    this.#seen = this.#link?.seen ?? this.#seen;
     this.#link = null;
     if (this.#closing !== null) return;
     this.#options.onChatter(reason);

@@ -9,6 +9,7 @@ import { loadModule, openPkcs11Token, type Pkcs11Options } from '#token/pkcs11.t
 import type { SlotChoice } from '#token/slot.ts';
 import { openSoftToken } from '#token/soft-token.ts';
 import type { Token } from '#token/token.ts';
+import type { Anchor } from './anchor.ts';
 import type { HolderConfig } from './configuration.ts';
 import type { HolderEvents } from './holder.ts';
 import { type MirrorParts, mirrorAt } from './mirroring.ts';
@@ -32,6 +33,8 @@ export interface HolderParts {
   readonly readOnly: boolean;
   readonly clock: Clock;
   readonly events: HolderEvents;
+  /** How far the ledger was durable that a holder before this one had open last. */
+  readonly seen?: Anchor | null;
   /** After each look at the token, whatever it found. */
   readonly onLooked?: () => void;
   /** Nothing in this process helps any more; a new one may. Called at most now and then. */
@@ -42,7 +45,7 @@ export interface HolderParts {
 }
 
 /** The part of HolderParts that a configuration decides. */
-export type OpenedFromConfig = Omit<HolderParts, 'events' | 'note' | 'onLooked' | 'onHopeless' | 'pollMs'>;
+export type OpenedFromConfig = Omit<HolderParts, 'events' | 'note' | 'seen' | 'onLooked' | 'onHopeless' | 'pollMs'>;
 
 /** Opens nothing yet. Throws invalid-request when the configuration names no token. */
 export function partsOf(config: HolderConfig): OpenedFromConfig {

@@ -13,10 +13,10 @@ import { openLog } from '#store/log.ts';
 import type { StoreLog } from '#store/store.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token } from '#token/token.ts';
-import { AnchorWriter, readAnchor } from './anchor.ts';
+import { AnchorWriter, newestAnchor, readAnchor } from './anchor.ts';
 import { encodeCheckpoint, follow, type Walk } from './chain.ts';
 import { type Access, refuseReadOnly } from './errands.ts';
-import type { AdoptedBatch, BatchMark, Mount, ResumeAnswer, ResumeStep, StoredBatch } from './holder.ts';
+import type { Mount, ResumeAnswer, ResumeStep, StoredBatch } from './holder.ts';
 import { decodeIdentity, keysIn } from './identity.ts';
 import { mending } from './mending.ts';
 import type { MirrorParts } from './mirroring.ts';
@@ -30,11 +30,11 @@ export async function resume(access: Access, step: ResumeStep): Promise<ResumeAn
   refuseReadOnly(access.parts);
   switch (step.kind) {
     case 'inspect':
-      return await inspect(access, step.pin, step.useLastTry);
+      return await inspect(access, step);
     case 'read':
       return { kind: 'batches', batches: await readOlder(access, step) };
     case 'adopt':
-      return { kind: 'adopted', nextBatch: await adopt(access, step.batches, step.target) };
+      return { kind: 'adopted', nextBatch: await adopt(access, step) };
     case 'open':
       return await open(access);
     case 'survey':
@@ -51,7 +51,7 @@ export async function resume(access: Access, step: ResumeStep): Promise<ResumeAn
   }
 }
 
-async function inspect(access: Access, pin: Uint8Array, useLastTry: boolean): Promise<ResumeAnswer> {
+async function inspect(access: Access, { pin, useLastTry, acceptEnd }: Extract<ResumeStep, { kind: 'inspect' }>): Promise<ResumeAnswer> {
   const { parts } = access;
   const token = await access.present();
   const device = await parts.openDevice(true);
@@ -59,15 +59,15 @@ async function inspect(access: Access, pin: Uint8Array, useLastTry: boolean): Pr
     if ((await readOwnHeader(device, publicKeyIfShown(token), parts.mirror ?? null)) === null)
       throw new UkeyError('token-failed', 'the FLASH is blank: there is nothing to resume');
     spendTry(token, pin, useLastTry);
-    const anchor = readAnchor(token);
-    const onFlash = await older(token, device);
+    const onFlash = await older(token, device, acceptEnd);
+    const anchor = newestAnchor(readAnchor(token), access.seen.anchor, onFlash.storeId);
     const onMirror = await olderOnMirror(parts.mirror ?? null, token, onFlash);
     const place = onMirror === null ? 'flash' : 'mirror';
     const { mount, storeId, mountEpoch } = onMirror ?? onFlash;
     if (anchor !== null && Buffer.compare(anchor.storeId, storeId) !== 0)
       throw new UkeyError('halted', 'the FLASH holds another store than the KEY has last written: it cannot be brought up to that one');
     const seen = anchor === null ? null : { batchIndex: anchor.batchIndex, isOpenedSince: anchor.mountEpoch > mountEpoch };
-    return { kind: 'inspected', mount, place, facts: token.facts(), anchor: seen };
+    return { kind: 'inspected', mount, place, facts: token.facts(), anchor: seen, isEndHidden: onFlash.isEndHidden };
   } catch (thrown) {
     throw await access.backOut(token, device, thrown);
   }
@@ -77,15 +77,16 @@ interface Older {
   readonly mount: Mount;
   readonly storeId: Uint8Array;
   readonly mountEpoch: number;
+  readonly isEndHidden: boolean;
 }
 
 /** Closes the device. */
-async function older(token: Token, device: Device): Promise<Older> {
-  const { log, mount } = await mountLedger(token, device, null, { epochMin: 0 });
-  const { mountEpoch } = log.mounted;
+async function older(token: Token, device: Device, acceptEnd: boolean): Promise<Older> {
+  const { log, mount } = await mountLedger(token, device, null, { isRejoining: true, acceptEnd });
+  const { mountEpoch, isEndHidden } = log.mounted;
   const { storeId } = log.header;
   await log.close();
-  return { mount, storeId, mountEpoch };
+  return { mount, storeId, mountEpoch, isEndHidden };
 }
 
 /** What the mirror has, where it goes further than the FLASH; null: it does not, or nothing can be read of it alone. */
@@ -93,7 +94,7 @@ async function olderOnMirror(mirror: MirrorParts | null, token: Token, onFlash: 
   const device = await openMirror(mirror, token).catch(() => null);
   if (device === null) return null;
   try {
-    const found = await older(token, device);
+    const found = await older(token, device, false);
     const isSame = Buffer.compare(found.storeId, onFlash.storeId) === 0;
     return isSame && found.mount.nextBatch > onFlash.mount.nextBatch ? found : null;
   } catch {
@@ -114,7 +115,8 @@ async function loggedIn(access: Access): Promise<Token> {
   return token;
 }
 
-async function readOlder(access: Access, { place, fromBatch, maxBytes }: Extract<ResumeStep, { kind: 'read' }>): Promise<StoredBatch[]> {
+async function readOlder(access: Access, step: Extract<ResumeStep, { kind: 'read' }>): Promise<StoredBatch[]> {
+  const { place, fromBatch, maxBytes, acceptEnd } = step;
   const token = await loggedIn(access);
   const { openDevice, mirror } = access.parts;
   const device = place === 'flash' ? await openDevice(true) : await openMirror(mirror ?? null, token);
@@ -122,7 +124,8 @@ async function readOlder(access: Access, { place, fromBatch, maxBytes }: Extract
     const header = await readOwnHeader(device, token.publicKey(), null);
     if (header === null) throw new UkeyError('halted', 'the FLASH is blank');
     const { dataKey } = unwrapFirst(token, header.slots);
-    const log = await openLog(device, dataKey).finally(() => wipe(dataKey));
+    const end = acceptEnd && place === 'flash' ? 'as-found' : null;
+    const log = await openLog(device, dataKey, { end }).finally(() => wipe(dataKey));
     try {
       const frames = await log.read(fromBatch, Math.min(maxBytes, readMaxBytes));
       return frames.map(({ index, payload }) => ({ batchIndex: index, bytes: payload }));
@@ -134,18 +137,21 @@ async function readOlder(access: Access, { place, fromBatch, maxBytes }: Extract
   }
 }
 
-async function adopt(access: Access, batches: readonly AdoptedBatch[], target: BatchMark): Promise<number> {
+async function adopt(access: Access, { batches, target, acceptEnd }: Extract<ResumeStep, { kind: 'adopt' }>): Promise<number> {
   const { parts } = access;
   const token = await loggedIn(access);
-  const anchor = readAnchor(token);
+  const onKey = readAnchor(token);
   const device = await parts.openDevice(false);
   try {
+    const header = await readOwnHeader(device, token.publicKey(), parts.mirror ?? null);
+    const anchor = header === null ? onKey : newestAnchor(onKey, access.seen.anchor, header.storeId);
     // The KEY knows what is to come before any of it is written: a crash from here on is a rollback until all of it is there.
     // Where what it has seen behind is given up (acknowledgements alone), only a later opening rules over that.
     const mountEpoch = anchor === null ? 0 : anchor.mountEpoch + (anchor.batchIndex > target.batchIndex ? 1 : 0);
-    if (anchor !== null && anchor.batchIndex !== target.batchIndex)
-      new AnchorWriter(token, { ...anchor, mountEpoch }, parts.note).write(target.batchIndex, target.sealHash, parts.clock.monotonicMs());
-    const { log, chain } = await mountLedger(token, device, parts.mirror ?? null, { epochMin: mountEpoch });
+    if (onKey !== null && onKey.batchIndex !== target.batchIndex)
+      new AnchorWriter(token, { ...onKey, mountEpoch }, parts.note).write(target.batchIndex, target.sealHash, parts.clock.monotonicMs());
+    const mounting = { isRejoining: true, acceptEnd, epochMin: mountEpoch };
+    const { log, chain } = await mountLedger(token, device, parts.mirror ?? null, mounting);
     try {
       const { signers, succeed } = await keysIn(decodeIdentity(log.mounted.identity));
       let walk: Walk = { chain, signers: signersBefore(signers, chain.nextBatch) };
@@ -159,6 +165,7 @@ async function adopt(access: Access, batches: readonly AdoptedBatch[], target: B
         }
       }
       await Promise.all(appends);
+      access.seen.anchor = { storeId: log.header.storeId, mountEpoch: log.mounted.mountEpoch, ...target };
       return walk.chain.nextBatch;
     } finally {
       await log.close();

@@ -5,7 +5,7 @@
 // Must not: append, touch a mirror that is neither blank nor a store, or make a FLASH (restore.ts).
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
-import type { Inspect, MirrorReport } from '#store/store.ts';
+import type { Inspect, KnownEnd, MirrorReport } from '#store/store.ts';
 import { copyCount, copyStrideBytes, type DecodedRun, segmentOf, view } from './format.ts';
 import { copySegment, healSegment } from './heal.ts';
 import {
@@ -34,6 +34,8 @@ const compareSegmentsMin = 3;
 export interface JoinOptions {
   readonly onProgress?: ((done: number, segments: number) => void) | undefined;
   readonly inspect?: Inspect | undefined;
+  /** Where the FLASH alone is known to end. */
+  readonly end?: KnownEnd | null;
 }
 
 const later = (a: Superblock, b: Superblock): Superblock => {
@@ -108,9 +110,9 @@ async function remakeMirror(
   mirror: Device,
   superblock: Superblock,
   dataKey: Uint8Array,
-  { onProgress, inspect }: JoinOptions,
+  { onProgress, inspect, end = null }: JoinOptions,
 ): Promise<number> {
-  const found = await readLog(flash, superblock, dataKey);
+  const found = await readLog(flash, superblock, dataKey, { end });
   await inspect?.(endOf(superblock, found.lastIndex));
   const mark = Buffer.concat([superblockMark], superblock.sectorBytes);
   for (let copy = 0; copy < copyCount; copy += 1) {

@@ -12,6 +12,7 @@ import type {
   FormatOptions,
   Frame,
   Inspect,
+  KnownEnd,
   MirrorMode,
   Mounted,
   PackedFrame,
@@ -35,6 +36,7 @@ import {
   segmentPosition,
   tagBytes,
 } from './format.ts';
+import { giveUpPages } from './hidden-end.ts';
 import { joinMirror } from './join.ts';
 import { SuperblockKeeper, superblockWriteBytes, writeSuperblock } from './keeper.ts';
 import { mendFrames } from './mend.ts';
@@ -288,6 +290,8 @@ export interface OpenOptions {
   readonly randomBytes?: RandomBytes;
   /** The mount epoch is at least this afterwards: for a store that was brought up to what another opening had written. */
   readonly epochMin?: number;
+  /** Where the log is known to end: what hides behind is given up. */
+  readonly end?: KnownEnd | null;
 }
 
 /**
@@ -295,18 +299,20 @@ export interface OpenOptions {
  * named (damageOf); the devices stay open then. `dataKey` is copied; the caller wipes its own.
  */
 export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenOptions = {}): Promise<StoreLog> {
-  const { randomBytes = cryptoRandomBytes, mirror, inspect } = options;
+  const { randomBytes = cryptoRandomBytes, mirror, inspect, end: known = null } = options;
   const key = Buffer.from(dataKey);
   try {
     const joined =
       mirror === undefined || flash.readOnly
         ? null
-        : await joinMirror(flash, mirror.device, key, { onProgress: mirror.onProgress, inspect });
-    const found = await readLog(flash, joined?.superblock ?? (await readSuperblock(flash, key)).superblock, key, joined ?? undefined);
+        : await joinMirror(flash, mirror.device, key, { onProgress: mirror.onProgress, inspect, end: known });
+    const superblock = joined?.superblock ?? (await readSuperblock(flash, key)).superblock;
+    const found = await readLog(flash, superblock, key, { ...joined, end: known });
     const before = found.superblock;
     if (joined === null && !flash.readOnly) await inspect?.(endOf(before, found.lastIndex));
     const mirrored = mirror === undefined || flash.readOnly ? null : new MirroredDevice(flash, mirror.device, mirror.mode);
     const device = mirrored ?? flash;
+    if (!device.readOnly) await giveUpPages(device, found.hidden);
     const keeper = new SuperblockKeeper(device, before, key);
     const end = cursorOf(before, found);
     const checkpoint = checkpointOf(before, found, key);
@@ -322,6 +328,7 @@ export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenO
       carried: found.carried.bytes,
       tornBytes: found.tornBytes,
       mountEpoch: keeper.current.mountEpoch,
+      isEndHidden: found.hidden.length > 0,
       mirror: joined?.report ?? null,
     };
     const parts = { device, keeper, dataKey: key, mirrored };

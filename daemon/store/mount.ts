@@ -5,7 +5,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Device, ReadableDevice } from '#store/device.ts';
-import type { StoreEnd, StoreHeader } from '#store/store.ts';
+import type { KnownEnd, StoreEnd, StoreHeader } from '#store/store.ts';
 import { deriveKey, isFrameWhole, openCheckpoint, openFrame, openIdentity } from './cipher.ts';
 import {
   copyCount,
@@ -20,6 +20,7 @@ import {
   segmentOf,
   segmentPosition,
 } from './format.ts';
+import { hiddenEnd, hiddenPages, isKnownEnd } from './hidden-end.ts';
 import {
   type CopyChoice,
   chooseCopy,
@@ -61,6 +62,8 @@ export interface LogFound {
   readonly carried: Carried;
   readonly lastIndex: number;
   readonly tornBytes: number;
+  /** Positions of pages behind the end that cannot be read, and where nothing stands that counts. */
+  readonly hidden: readonly number[];
 }
 
 export async function readCopies(device: Device): Promise<CopyState[]> {
@@ -247,7 +250,7 @@ async function missingInHoles(
 }
 
 /** One reading, with what it says about the end of the log. */
-export interface Reading extends LogFound {
+export interface Reading extends Omit<LogFound, 'hidden'> {
   readonly decision: TailDecision;
 }
 
@@ -346,16 +349,11 @@ export function damaged(found: Damage): UkeyError {
   return new UkeyError('halted', `the store is damaged: ${what} were durable and cannot be read`, { cause: damage });
 }
 
-const endPositionOf = ({ superblock, heads, walk }: LogFound): number =>
-  segmentPosition(superblock, heads.at(-1)?.segment ?? 0) + (walk?.endOffset ?? 0);
-
-const hiddenEnd = ({ path }: Device): UkeyError =>
-  new UkeyError('busy', `${path} cannot be read where its log seems to end: more may stand there`, { retryAfterMs: 1_000 });
-
-/** What is known of a log before it is read: what its segments begin with (null: not, or not surely), and a frame that it holds. */
+/** What is known of a log before it is read: what its segments begin with (not there: nothing sure), a frame that it holds, where it ends. */
 export interface Known {
-  readonly headRuns: readonly DecodedRun[] | null;
-  readonly lastIndex: number;
+  readonly headRuns?: readonly DecodedRun[] | null;
+  readonly lastIndex?: number;
+  readonly end?: KnownEnd | null;
 }
 
 /**
@@ -366,7 +364,7 @@ export async function readLog(
   device: Device,
   superblock: Superblock,
   dataKey: Uint8Array,
-  { headRuns, lastIndex: lastIndexMin }: Known = { headRuns: null, lastIndex: 0 },
+  { headRuns = null, lastIndex: lastIndexMin = 0, end = null }: Known = {},
 ): Promise<LogFound> {
   let damage: Damage = { kind: 'damage', missing: [], carryLost: false };
   let current = superblock;
@@ -383,8 +381,11 @@ export async function readLog(
       case 'tail':
         if (found.lastIndex < lastIndexMin)
           damage = { kind: 'damage', missing: [{ from: found.lastIndex + 1, to: lastIndexMin }], carryLost: false };
-        else if (isSure && counted.mayHideBehind(endPositionOf(found))) throw hiddenEnd(device);
-        else if (isSure) return found;
+        else if (isSure) {
+          const hidden = hiddenPages(found, counted);
+          if (hidden.length > 0 && !isKnownEnd(end, found)) throw hiddenEnd(device.path);
+          return { ...found, hidden };
+        }
         break;
       case 'damage':
         damage = found.decision;

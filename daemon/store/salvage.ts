@@ -93,6 +93,8 @@ export class PatientDevice implements Device {
   }
 }
 
+const pageOf = (positionBytes: number): number => positionBytes - (positionBytes % pageBytes);
+
 /** A device that knows how many readings have failed, and of which pages. */
 export class CountedReads {
   failures = 0;
@@ -117,7 +119,12 @@ export class CountedReads {
 
   /** Whether a log that was seen to end here may go on in what could not be read: its next frame stands here, or its next run on the next page. */
   mayHideBehind(positionBytes: number): boolean {
-    return this.#unread.has(positionBytes - (positionBytes % pageBytes)) || this.#unread.has(roundUp(positionBytes, pageBytes));
+    return this.#unread.has(pageOf(positionBytes)) || this.#unread.has(roundUp(positionBytes, pageBytes));
+  }
+
+  /** Positions of the pages that could not be read, from the one of `fromBytes` up to that of `toBytes`. */
+  unreadPages(fromBytes: number, toBytes: number): number[] {
+    return [...this.#unread].filter((at) => at >= pageOf(fromBytes) && at <= pageOf(toBytes)).sort((a, b) => a - b);
   }
 }
 

@@ -114,6 +114,8 @@ export interface Mounted {
   /** Bytes of a torn tail that were cut, 0 if none. */
   readonly tornBytes: number;
   readonly mountEpoch: number;
+  /** The log ends where pages cannot be read, and was known (or said) to end there. */
+  readonly isEndHidden: boolean;
   /** Null without a mirror. */
   readonly mirror: MirrorReport | null;
 }
@@ -125,6 +127,12 @@ export interface StoreEnd {
   /** 0: the log is empty. */
   readonly lastIndex: number;
 }
+
+/**
+ * What whoever opens a log knows of its end. A StoreEnd: the log as it was closed, with the last frame that anybody was told of. `as-found`: a person gives up what
+ * cannot be read behind it.
+ */
+export type KnownEnd = StoreEnd | 'as-found';
 
 /** Asked before an opening writes anything; what it throws ends the opening. Null: the FLASH has no superblock that is whole. */
 export type Inspect = (flash: StoreEnd | null) => Promise<void>;

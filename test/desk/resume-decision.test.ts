@@ -34,7 +34,17 @@ test.each([
     { foundBatch: 3, anchoredBatch: 3, isOpenedSince: true, serverBatch: 3 },
     { kind: 'adopt', fromBatch: 4, toBatch: 3 },
   ],
+  [
+    'an end that cannot be read, and that nobody knows to be another',
+    { foundBatch: 3, anchoredBatch: 3, isEndHidden: true, serverBatch: 3 },
+    { kind: 'adopt', fromBatch: 4, toBatch: 3 },
+  ],
+  [
+    'an end that cannot be read, where the index knows of more',
+    { foundBatch: 3, anchoredBatch: 3, isEndHidden: true, serverBatch: 3, indexBatch: 4, indexWeightyBatch: 4 },
+    { kind: 'lost', lastBatch: 3, knownBatch: 4 },
+  ],
   ['all is as new as it can be', { foundBatch: 3, anchoredBatch: 3, serverBatch: 2 }, { kind: 'nothing' }],
 ])('%s', (_name, facts, decision) => {
-  expect(decideResume({ isOpenedSince: false, indexBatch: 0, indexWeightyBatch: 0, ...facts })).toEqual(decision);
+  expect(decideResume({ isOpenedSince: false, isEndHidden: false, indexBatch: 0, indexWeightyBatch: 0, ...facts })).toEqual(decision);
 });

@@ -2,10 +2,15 @@
 import { closeSync, copyFileSync, existsSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
+import type { Overrides } from '#daemon/compose.ts';
+import { joinHolder } from '#holder/joined.ts';
+import { partsOf } from '#holder/parts.ts';
 import { decodeAdminEvent } from '#ipc-schema/admin.ts';
 import type { Client } from '#ipc-schema/client.ts';
 import type { Result } from '#ipc-schema/methods.ts';
+import { isBlank, pageBytes } from '#store/format.ts';
 import { openRig, type Rig, type RigOptions, rigPin, sale } from '#test/support/rig.ts';
+import { WornDevice } from '#test/support/worn-device.ts';
 
 const longMs = 60_000;
 let rig: Rig;
@@ -270,5 +275,65 @@ describe('store.check', () => {
     console.log(`scrubs=10 invoices=${tookMs.length} p50_ms=${tookMs[tookMs.length >> 1]?.toFixed(1)} max_ms=${tookMs.at(-1)?.toFixed(1)}`);
     expect(tookMs.length).toBeGreaterThan(0);
     expect(tookMs.at(-1) ?? 0).toBeLessThan(3_000);
+  });
+});
+
+describe('a FLASH that cannot be read where its ledger ends', () => {
+  const broken = new Set<number>();
+  const startHolder: NonNullable<Overrides['startHolder']> = (config, events) => {
+    const parts = partsOf(config);
+    const openDevice = async (readOnly: boolean): Promise<WornDevice> => new WornDevice(await parts.openDevice(readOnly), broken);
+    return joinHolder({ ...parts, openDevice, events, note: () => undefined, pollMs: 50 });
+  };
+  /** The page behind the last one that holds anything breaks while nobody has it open, and nothing remembers where the ledger ended. */
+  const breakEnd = async (): Promise<void> => {
+    await rig.running.close();
+    const image = readFileSync(flash());
+    let page = Math.floor(image.length / pageBytes) - 1;
+    while (isBlank(image.subarray(page * pageBytes, (page + 1) * pageBytes))) page -= 1;
+    for (const behind of [1, 2]) broken.add((page + behind) * pageBytes);
+    await rig.startLocked();
+    await seen();
+  };
+
+  test('waits for a person who gives up what may stand there, goes on by itself then, and says so in the ledger', {
+    timeout: longMs,
+  }, async () => {
+    broken.clear();
+    await open({ overrides: { startHolder } });
+    await issue(1, 3);
+    await upload();
+    await breakEnd();
+    const waits = { code: 'busy', action: expect.stringContaining('ukeyctl store resume --accept-end') };
+    await expect(login()).rejects.toMatchObject(waits);
+    await expect(resume()).rejects.toMatchObject(waits);
+    expect(broken.size).toBe(2);
+    const accepted = await rig.admin.call('store.resume', { pin: rigPin, acceptEnd: true }, { timeoutMs: longMs });
+    expect(accepted.healedToBatch).toBe(accepted.foundBatch);
+    expect(broken.size).toBe(0);
+    till = await rig.connectTill();
+    expect(await issue(3, 4)).toEqual(['A-00000003', 'A-00000004']);
+    const { foundBatch, anchoredBatch, healedToBatch } = accepted;
+    expect(await healedEntries()).toEqual([{ event: 'rollback-healed', foundBatch, anchoredBatch, healedToBatch, endGivenUp: true }]);
+    await rig.restart();
+    till = rig.till;
+    expect(await issue(5, 5)).toEqual(['A-00000005']);
+  });
+
+  test('gives up nothing that the ticket server knows of', { timeout: longMs }, async () => {
+    broken.clear();
+    await open({ overrides: { startHolder } });
+    const old = await older();
+    await rig.running.close();
+    copyFileSync(old, flash());
+    await rig.startLocked();
+    await seen();
+    await breakEnd();
+    const accepted = await rig.admin.call('store.resume', { pin: rigPin, acceptEnd: true }, { timeoutMs: longMs });
+    expect(accepted.healedToBatch).toBe(accepted.serverBatch);
+    expect(accepted.healedToBatch).toBeGreaterThan(accepted.foundBatch);
+    till = await rig.connectTill();
+    expect(await issue(9, 10)).toEqual(['A-00000009', 'A-00000010']);
+    expect(await healedEntries()).toMatchObject([{ event: 'rollback-healed', endGivenUp: true }]);
   });
 });

@@ -32,8 +32,9 @@ const target = (): BatchMark => {
   const last = later.at(-1) ?? { batchIndex: 0, bytes: new Uint8Array() };
   return { batchIndex: last.batchIndex, sealHash: sealHashOf(decodeBatch(last.bytes).sealBytes) };
 };
-const inspect = () => rig.holder.resume({ kind: 'inspect', pin: pinBytes(), useLastTry: false });
-const adopt = (batches: readonly StoredBatch[]) => rig.holder.resume({ kind: 'adopt', batches: adopted(batches), target: target() });
+const inspect = () => rig.holder.resume({ kind: 'inspect', pin: pinBytes(), useLastTry: false, acceptEnd: false });
+const adopt = (batches: readonly StoredBatch[]) =>
+  rig.holder.resume({ kind: 'adopt', batches: adopted(batches), target: target(), acceptEnd: false });
 
 test('what is given in order makes it whole, and it opens', async () => {
   expect(await inspect()).toMatchObject({ kind: 'inspected', mount: { nextBatch: 2 }, anchor: { batchIndex: 3 } });

@@ -2,7 +2,7 @@ import { rmSync } from 'node:fs';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { graceMs } from '#ledger/waiting-room.ts';
-import { fakeFacts } from '#test/support/fake-holder.ts';
+import { fakeEnd, fakeFacts } from '#test/support/fake-holder.ts';
 import { documentDraft, LedgerRig } from '#test/support/ledger-rig.ts';
 
 let rig: LedgerRig;
@@ -261,7 +261,8 @@ test('a ledger that is read anew says how far it has come', async () => {
 });
 
 describe('a mirror that waits to be taken', () => {
-  const waiting = (): void => rig.holder.become({ kind: 'open', facts: fakeFacts, mount: rig.holder.mount(), mirrorWaits: true });
+  const waiting = (): void =>
+    rig.holder.become({ kind: 'open', facts: fakeFacts, mount: rig.holder.mount(), end: fakeEnd, mirrorWaits: true });
 
   test('is taken while tills sell: none is refused, and what is told meanwhile is what the ledger said', async () => {
     rig = await LedgerRig.open();

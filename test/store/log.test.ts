@@ -46,6 +46,7 @@ describe('formatting', () => {
       carried: null,
       tornBytes: 0,
       mountEpoch: 1,
+      isEndHidden: false,
       mirror: null,
     });
     expect(await log.read(1, 1000)).toEqual([]);

@@ -266,8 +266,8 @@ export const seededBugs: readonly SeededBug[] = [
   {
     name: 'facts of the token asked when the ledger counts as open',
     file: 'daemon/holder/joined.ts',
-    find: "this.#setState({ kind: 'open', facts, mount, ...opened.waits });",
-    replace: "this.#setState({ kind: 'open', facts: { ...facts, ...token.facts() }, mount, ...opened.waits });",
+    find: "this.#setState({ kind: 'open', facts, mount, end, ...opened.waits });",
+    replace: "this.#setState({ kind: 'open', facts: { ...facts, ...token.facts() }, mount, end, ...opened.waits });",
     test: 'holder/unplug.test.ts',
     only: 'at any call of the KEY',
   },

@@ -1,0 +1,38 @@
+// Owns: what cannot be read where a log seems to end: whether frames that somebody was told of may hide there, and giving up what does.
+// Invariants: nothing is given up but what nobody was told of, as far as whoever opens knows, or what a person has given up.
+// Must not: read the device.
+import { UkeyError } from '#ipc-schema/errors.ts';
+import type { Device } from '#store/device.ts';
+import type { KnownEnd } from '#store/store.ts';
+import { pageBytes, segmentPosition, view } from './format.ts';
+import type { LogFound } from './mount.ts';
+import type { CountedReads } from './salvage.ts';
+
+type End = Pick<LogFound, 'superblock' | 'heads' | 'walk' | 'lastIndex'>;
+
+/** Positions of pages that could not be read, where the log may go on in one of them: its next frame, or its next run on the next page. Else none. */
+export function hiddenPages({ superblock, heads, walk }: End, reads: CountedReads): number[] {
+  const segment = heads.at(-1)?.segment ?? 0;
+  const endPosition = segmentPosition(superblock, segment) + (walk?.endOffset ?? 0);
+  return reads.mayHideBehind(endPosition) ? reads.unreadPages(endPosition, segmentPosition(superblock, segment + 1)) : [];
+}
+
+/** Whether nothing that anybody was told of can stand behind this end. */
+export function isKnownEnd(known: KnownEnd | null, { superblock, lastIndex }: End): boolean {
+  if (known === null || known === 'as-found') return known === 'as-found';
+  // An opening since then would have raised the epoch.
+  const isSameLog = view(known.storeId).equals(superblock.storeId) && known.mountEpoch === superblock.mountEpoch;
+  return isSameLog && known.lastIndex <= lastIndex;
+}
+
+export const hiddenEnd = (path: string): UkeyError =>
+  new UkeyError('busy', `${path} cannot be read where its log seems to end: more may stand there`, {
+    retryAfterMs: 1_000,
+    action:
+      'Wait, or plug the token in again. If it stays so the FLASH is broken at that place: ukeyctl store resume --accept-end (docs/trouble.md).',
+  });
+
+/** Durable afterwards: that nothing stands there. Whole pages, which is when a disk gives a broken place another one, and what is written next need not read them. */
+export async function giveUpPages(device: Device, positions: readonly number[]): Promise<void> {
+  for (const at of positions) await device.writeAndSync(at, new Uint8Array(pageBytes));
+}

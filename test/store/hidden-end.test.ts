@@ -1,0 +1,96 @@
+// Shows: what cannot be read where a log ends stops it only while nobody knows that nothing stands there, and is written over then.
+import { describe, expect, it } from 'vitest';
+import { logStartBytes, pageBytes } from '#store/format.ts';
+import { openLog } from '#store/log.ts';
+import type { KnownEnd, StoreEnd, StoreLog } from '#store/store.ts';
+import type { MemoryDevice } from '#test/support/memory-device.ts';
+import { WornDevice } from '#test/support/worn-device.ts';
+import { appendAll, dataKey, deviceOn, expectWhole, failureOf, newStore, open } from './rig.ts';
+
+const segments = 8;
+const payloadBytes = 900;
+/** A run's header and eleven frames of a quarter page each: the fourth page is not full. */
+const frames = 11;
+const endPage = logStartBytes + 3 * pageBytes;
+const whole = (log: StoreLog): Promise<void> => expectWhole(log, () => payloadBytes);
+const payloads = (count: number): number[] => Array.from({ length: count }, () => payloadBytes);
+
+async function written(count = frames): Promise<{ device: MemoryDevice; end: StoreEnd }> {
+  const device = await newStore(segments);
+  const log = await open(device);
+  await appendAll(log, 1, payloads(count));
+  return { device, end: { storeId: log.header.storeId, mountEpoch: log.mounted.mountEpoch, lastIndex: count } };
+}
+
+const worn = (device: MemoryDevice, ...pages: number[]): WornDevice =>
+  new WornDevice(deviceOn(device.snapshot(), segments), new Set(pages));
+const openKnowing = (device: WornDevice, end: KnownEnd | null): Promise<StoreLog> => openLog(device, dataKey, { end });
+
+describe('a page behind the end that cannot be read', () => {
+  const behind = endPage + pageBytes;
+
+  it('is waited for where nobody knows the end', async () => {
+    const device = worn((await written()).device, behind);
+    await expect(openKnowing(device, null)).rejects.toMatchObject({ code: 'busy', action: expect.stringContaining('--accept-end') });
+    expect(device.broken.size).toBe(1);
+  });
+
+  it.each([
+    ['who had it open last', (end: StoreEnd) => end],
+    ['a person', () => 'as-found' as const],
+  ])('is written over where the end is known (%s), with those behind it, and the log goes on', async (_, knownBy) => {
+    const { device, end } = await written();
+    const flash = worn(device, behind, behind + pageBytes, behind + 3 * pageBytes);
+    const log = await openKnowing(flash, knownBy(end));
+    expect(log.mounted).toMatchObject({ nextIndex: frames + 1, isEndHidden: true });
+    expect(flash.broken.size).toBe(0);
+    await appendAll(log, frames + 1, payloads(20));
+    const again = await openKnowing(flash, null);
+    expect(again.mounted).toMatchObject({ nextIndex: frames + 21, isEndHidden: false });
+    await whole(again);
+  });
+
+  it('is waited for where somebody else has opened the log since', async () => {
+    const { device, end } = await written();
+    await open(device, 9);
+    expect((await failureOf(openKnowing(worn(device, behind), end)))?.code).toBe('busy');
+  });
+
+  it('is not written over by who only reads', async () => {
+    const { device } = await written();
+    const flash = worn(device, behind);
+    const reader = new WornDevice(deviceOn(device.snapshot(), segments, { readOnly: true }), flash.broken);
+    expect((await openLog(reader, dataKey, { end: 'as-found' })).mounted).toMatchObject({ nextIndex: frames + 1, isEndHidden: true });
+    expect(flash.broken.size).toBe(1);
+  });
+});
+
+describe('the page where the log ends', () => {
+  it('is waited for where it hides what somebody was told of', async () => {
+    const { device, end } = await written();
+    const flash = worn(device, endPage);
+    expect((await failureOf(openKnowing(flash, end)))?.code).toBe('busy');
+    expect(flash.broken.size).toBe(1);
+    flash.broken.clear();
+    await whole(await openKnowing(flash, end));
+  });
+
+  it('is given up, with what stands there, where a person says so', async () => {
+    const flash = worn((await written()).device, endPage);
+    const log = await openKnowing(flash, 'as-found');
+    expect(log.mounted.nextIndex).toBe(9); // the rest stood in that page
+    await appendAll(log, 9, payloads(10));
+    await whole(await openKnowing(flash, null));
+  });
+});
+
+describe('an empty log', () => {
+  it('begins on a page that could not be read, once it is said to be empty', async () => {
+    const { device } = await written(0);
+    const flash = worn(device, logStartBytes);
+    expect((await failureOf(openKnowing(flash, null)))?.code).toBe('busy');
+    const log = await openKnowing(flash, 'as-found');
+    await appendAll(log, 1, payloads(3));
+    await whole(await openKnowing(flash, null));
+  });
+});
