@@ -8,6 +8,7 @@ import { readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { writeDurably } from '#ground/durable-file.ts';
 import { type Log, whyOf } from '#ground/log.ts';
+import type { Mount } from '#holder/holder.ts';
 import { sealHashOf } from '#ipc-schema/batch.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import { publicKeyFromSpki } from '#ipc-schema/cose.ts';
@@ -18,12 +19,19 @@ import { certificateFor } from '#ipc-schema/signers.ts';
 import { type Acknowledgement, openAcknowledgement, openAlarm } from '#ipc-schema/upstream.ts';
 import { verifySeal } from '#ipc-schema/verify.ts';
 import type { Ledger } from './ledger.ts';
+import type { Stop } from './standing.ts';
 
 /** What the server has signed. */
 export interface Evidence {
   readonly kind: 'acknowledgement' | 'alarm';
   readonly signed: Uint8Array;
 }
+
+/** What this machine's index knows of was durable, and the log that was opened lacks it. */
+export const olderThanIndex = ({ nextBatch }: Mount, indexBatch: number): Stop => ({
+  kind: 'rollback',
+  reason: `rollback: this machine's index has batch ${indexBatch}, this token ends at ${nextBatch - 1}`,
+});
 
 export interface Contradiction {
   readonly kind: 'rollback' | 'clone';

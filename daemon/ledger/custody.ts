@@ -10,7 +10,7 @@ import type { Charter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Budget } from '#ipc-schema/status.ts';
 import { daysToTell } from './certificate-term.ts';
-import { type CloneAlarm, type Contradiction, Contradictions } from './contradiction.ts';
+import { type CloneAlarm, type Contradiction, Contradictions, olderThanIndex } from './contradiction.ts';
 import { Gauge, type GaugeParts } from './gauge.ts';
 import { handedOver, isHandedOver } from './handover.ts';
 import { Ledger } from './ledger.ts';
@@ -246,7 +246,7 @@ export class Custody {
   async #mount(mount: Mount): Promise<{ readonly opened: Opened; readonly found: Stop | null }> {
     const { holder, clock, log, onCommitted } = this.#parts;
     const open = await readLedger(holder, mount);
-    const lookup = await openIndex(this.#indexPath(mount), holder, mount, log, (done, total) => {
+    const { lookup, lost } = await openIndex(this.#indexPath(mount), holder, mount, log, (done, total) => {
       this.#readPercent = Math.floor((100 * done) / total);
     });
     const index = new LedgerIndex({ lookup, entries: open.tip.nextSequence - 1, log, onBroken: () => this.#indexBroken(opened) });
@@ -255,6 +255,7 @@ export class Custody {
     const opened: Opened = { ledger, index };
     let found: Stop | null;
     try {
+      if (lost !== null) return { opened, found: (await isHandedOver(holder, ledger)) ? handedOver : olderThanIndex(mount, lost) };
       await this.#parts.onOpened(ledger);
       found = (await this.#contradictions.against(ledger)) ?? ((await isHandedOver(holder, ledger)) ? handedOver : null);
     } catch (error) {

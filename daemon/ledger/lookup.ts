@@ -1,5 +1,5 @@
 // Owns: the index from key, number and sequence to a place in the log. The only door to sqlite3.
-// Invariants: a cache: whatever it holds can be deleted and is rebuilt from the log; it names the batch and seal that it reaches, in the same transaction
+// Invariants: a cache: whatever it holds can be deleted and is rebuilt from the log (where it reaches further it is a witness: catch-up.ts); it names the batch and seal that it reaches, in the same transaction
 // as the rows, so that it can be behind but never silently lack a row; no amounts, no documents, no plain keys (a key is stored as a hash).
 // WAL with synchronous=NORMAL: a power cut may lose the newest transactions, never tear one. One serial queue; integers stay below 2^53; no BigInt.
 import { hash } from 'node:crypto';
@@ -147,6 +147,21 @@ export class Lookup {
       await this.#exec('BEGIN IMMEDIATE');
       try {
         await this.#run(insertRows, [packed]);
+        await this.#run(setHead, [head.tokenId, head.batch, head.sealHash]);
+        await this.#exec('COMMIT');
+      } catch (error) {
+        await this.#exec('ROLLBACK').catch(() => undefined); // the first error is the one to tell
+        throw error;
+      }
+    });
+  }
+
+  /** Back to `head`: what stands behind it was given up. */
+  rewind(head: IndexHead): Promise<void> {
+    return this.#serial(async () => {
+      await this.#exec('BEGIN IMMEDIATE');
+      try {
+        await this.#run('DELETE FROM entry WHERE batch > ?', [head.batch]);
         await this.#run(setHead, [head.tokenId, head.batch, head.sealHash]);
         await this.#exec('COMMIT');
       } catch (error) {

@@ -9,7 +9,7 @@ import { openCharter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { checkRenewal } from '#ipc-schema/signers.ts';
 import { openTemplate } from '#ipc-schema/template.ts';
-import { catchUp } from './catch-up.ts';
+import { batchLost, catchUp } from './catch-up.ts';
 import { daysToTell } from './certificate-term.ts';
 import type { Ledger, OpenLedger } from './ledger.ts';
 import { Lookup } from './lookup.ts';
@@ -47,14 +47,20 @@ function certificateIn({ certificate, tokenId }: Mount, renewed: Uint8Array | nu
   }
 }
 
-/** An index of all that the mount holds. `path`: its file. `onProgress`: how many of the kept batches are in it. */
+export interface IndexFound {
+  readonly lookup: Lookup;
+  /** The newest batch that the index has and the log lacks, which was durable once; null: none, and it has all that the mount holds. */
+  readonly lost: number | null;
+}
+
+/** The index of a ledger. `path`: its file. `onProgress`: how many of the kept batches are in it. */
 export async function openIndex(
   path: string,
   holder: Holder,
   mount: Mount,
   log: Log,
   onProgress: (done: number, total: number) => void = () => undefined,
-): Promise<Lookup> {
+): Promise<IndexFound> {
   let toldMs = performance.now();
   const total = Math.max(1, mount.nextBatch - mount.oldestBatch);
   const tell = (batch: number): void => {
@@ -64,12 +70,14 @@ export async function openIndex(
     toldMs = performance.now();
     log.info('the ledger is being read anew', { done, total });
   };
-  const fill = async (file: string): Promise<Lookup> => {
+  const fill = async (file: string): Promise<IndexFound> => {
     const lookup = await Lookup.open(file);
     try {
+      const lost = await batchLost(lookup, holder, mount);
+      if (lost !== null) return { lookup, lost };
       const entries = await catchUp(lookup, holder, mount, tell);
       if (entries > 0) log.info('the index has caught up', { entries });
-      return lookup;
+      return { lookup, lost };
     } catch (error) {
       await lookup.close();
       throw error;

@@ -36,7 +36,7 @@ async function mounted({ config, pin, indexFile, rebuild }: MountQuestion): Prom
     const mountedMs = performance.now();
     const { tip } = await readLedger(holder, mount);
     const foldedMs = performance.now();
-    const lookup = await openIndex(indexFile, holder, mount, silentLog);
+    const { lookup } = await openIndex(indexFile, holder, mount, silentLog);
     const indexedMs = performance.now();
     await lookup.close();
     return { entries: tip.nextSequence - 1, mountMs: mountedMs - startMs, foldMs: foldedMs - mountedMs, indexMs: indexedMs - foldedMs };

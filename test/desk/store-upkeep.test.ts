@@ -1,5 +1,17 @@
 // Shows: an older FLASH goes on only after it was brought up to what KEY and ticket server have seen; damage is found, and mended from the server, while tills go on.
-import { closeSync, copyFileSync, existsSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  copyFileSync,
+  cpSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import path from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import type { Overrides } from '#daemon/compose.ts';
@@ -178,6 +190,44 @@ describe('a FLASH that is older than the KEY has seen', () => {
   });
 });
 
+test('a FLASH and a KEY that are both older than what this machine has issued are refused, and the right ones go on by themselves', {
+  timeout: longMs,
+}, async () => {
+  await open();
+  await upload();
+  await rig.stopServer();
+  await issue(1, 2);
+  const token = file('token');
+  await rig.running.close();
+  cpSync(token, file('older'), { recursive: true });
+  await rig.startLocked();
+  await seen();
+  await login();
+  till = await rig.connectTill();
+  await issue(3, 4);
+  await rig.running.close();
+  cpSync(token, file('newest'), { recursive: true });
+  const start = async (from: string): Promise<void> => {
+    await rig.running.close();
+    cpSync(file(from), token, { recursive: true });
+    await rig.startLocked();
+    await seen();
+    await login().catch(() => undefined);
+  };
+  for (const _ of ['once', 'again']) {
+    await start('older');
+    await expect.poll(async () => (await rig.admin.call('service.status', {})).standing).toBe('halted');
+    expect((await rig.admin.call('service.status', {})).reason).toMatch(/^rollback: this machine's index has batch \d+/);
+    till = await rig.connectTill();
+    await expect(till.call('invoice.issue', sale('k5'))).rejects.toMatchObject({ code: 'halted' });
+  }
+  await rig.startServer();
+  await expect(resume()).rejects.toMatchObject({ code: 'halted' }); // the server lacks them: that would be a loss
+  await start('newest');
+  till = await rig.connectTill();
+  expect(await issue(4, 5)).toEqual(['A-00000004', 'A-00000005']);
+});
+
 test('a FLASH and a KEY that are both older than the server are healed as well', { timeout: longMs }, async () => {
   await open();
   await upload();
@@ -197,6 +247,7 @@ test('a FLASH and a KEY that are both older than the server are healed as well',
   await rig.running.close();
   copyFileSync(file('old.img'), flash());
   copyFileSync(file('old.json'), key);
+  for (const name of readdirSync(file('state'))) if (name.startsWith('index-')) rmSync(path.join(file('state'), name)); // another machine
   await rig.startLocked();
   await seen();
   await login().catch(() => undefined);

@@ -14,6 +14,7 @@ import {
 import { afterEach, describe, expect, test } from 'vitest';
 import { silentLog } from '#ground/log.ts';
 import { asUkeyError } from '#ipc-schema/errors.ts';
+import { acknowledge } from '#ledger/acknowledging.ts';
 import { openBatch } from '#ledger/batches.ts';
 import { LedgerIndex } from '#ledger/ledger-index.ts';
 import { type IndexRow, keyHashOf, Lookup } from '#ledger/lookup.ts';
@@ -134,6 +135,37 @@ describe('an index that is', () => {
     const known = await rig.ledger.add(documentDraft('key-7', { total: '8.00', terminal: 'till-1' }));
     expect(known.repeated).toBe(true);
     expect((await rig.ledger.add(documentDraft('new'))).leaf.number).toBe('A-00000041');
+  });
+
+  test('ahead of a log that has lost what was answered stops it, and is kept until the right one is back', async () => {
+    await filled();
+    const before = await answers();
+    const lost = rig.holder.stored.pop();
+    await expect(rig.restart()).rejects.toMatchObject({
+      code: 'halted',
+      message: /^rollback: this machine's index has batch 42, .* ends at 41$/,
+    });
+    await expect(rig.restart()).rejects.toMatchObject({ code: 'halted' });
+    if (lost !== undefined) rig.holder.stored.push(lost);
+    expect(await answers()).toEqual(before);
+  });
+
+  test('ahead of a log that has lost acknowledgements alone keeps its rows', async () => {
+    await filled();
+    const before = await answers();
+    await acknowledge(rig.ledger, rig.charter, rig.ack(42));
+    const { tip } = rig.ledger;
+    rig.holder.stored.pop();
+    await rig.custody.close();
+    const { lookup } = await openedLookup();
+    await lookup.write([{ ...foreignRow, batch: 1, sequence: -1 }], (await lookup.head()) ?? { tokenId: '', batch: 0, sealHash: '' });
+    await lookup.close();
+    expect(await answers()).toEqual(before);
+    expect(rig.ledger.tip.nextBatch).toBe(tip.nextBatch - 1);
+    await rig.custody.close();
+    const after = (await openedLookup()).lookup;
+    expect(await after.bySequence(-1)).not.toBeNull(); // not made anew
+    await after.close();
   });
 
   test('behind reads on from where it stands', async () => {
