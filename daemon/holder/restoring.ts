@@ -23,7 +23,7 @@ import { restoreFromMirror } from '#store/restore.ts';
 import type { KeySlot, StoreHeader } from '#store/store.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token } from '#token/token.ts';
-import { type Anchor, bindAnchor, judgeAge, readAnchor } from './anchor.ts';
+import { type Anchor, bindAnchor, judgeAge, newestAnchor, readAnchor } from './anchor.ts';
 import type { Chain } from './chain.ts';
 import { type Access, refuseReadOnly } from './errands.ts';
 import type { Mount, RestoreBegun, RestoreOptions, SuccessionGrant } from './holder.ts';
@@ -242,12 +242,12 @@ export class Restoration {
     try {
       const copy = await this.#readCopy(from, dataKey, async ({ storeId, mountEpoch, chain, signers }, log) => {
         checkTurn(signers, spki);
-        const anchor = readAnchor(token);
+        const anchor = newestAnchor(readAnchor(token), this.#access.seen.anchor, storeId);
         try {
           if (anchor !== null) judgeAge(anchor, { storeId, mountEpoch, lastBatch: chain.nextBatch - 1 });
           await compareWith(anchor, log, chain);
         } catch (thrown) {
-          throw new UkeyError('halted', `the copy is not as new as what the KEY has seen: ${asUkeyError(thrown).message}`, {
+          throw new UkeyError('halted', `the copy is not as new as what has been seen: ${asUkeyError(thrown).message}`, {
             action: 'Nothing was written. Look for a newer copy.',
             cause: thrown,
           });
