@@ -29,6 +29,9 @@ export function readAnchor(token: Token): Anchor | null {
   return newest;
 }
 
+/** Each opening of a store for writing has a mount epoch of its own. Pure. */
+export const isSameOpening = (a: Anchor, b: Anchor): boolean => a.mountEpoch === b.mountEpoch && Buffer.compare(a.storeId, b.storeId) === 0;
+
 /** What is known of a store, by its KEY and by who has had it open in this process (`seen`; it may have seen more, or another store). Pure. */
 export function newestAnchor(onKey: Anchor | null, seen: Anchor | null, storeId: Uint8Array): Anchor | null {
   const isOf = (anchor: Anchor): boolean => Buffer.compare(anchor.storeId, storeId) === 0;

@@ -6,7 +6,7 @@ import type { ChildProcess } from 'node:child_process';
 import type { Readable } from 'node:stream';
 import { sealHashOf } from '#ipc-schema/batch.ts';
 import { asUkeyError, UkeyError, unreachable } from '#ipc-schema/errors.ts';
-import type { Anchor } from './anchor.ts';
+import { type Anchor, isSameOpening } from './anchor.ts';
 import { Chatter } from './chatter.ts';
 import type { HolderConfig } from './configuration.ts';
 import type { BatchDraft, Commit, HolderState } from './holder.ts';
@@ -288,8 +288,8 @@ export class Link {
   }
 
   #stateCame(state: HolderState): void {
-    // Each opening has its mount epoch; new facts about the same one are no opening.
-    if (state.kind === 'open' && state.end.mountEpoch !== this.#opened?.mountEpoch) {
+    // New facts about the same opening are none.
+    if (state.kind === 'open' && (this.#opened === null || !isSameOpening(state.end, this.#opened))) {
       this.#opened = state.end;
       this.#lastDurable = null;
     }

@@ -2,13 +2,16 @@
 // (a crash, a mirror that knows better, another FLASH that is formatted) is never taken for it.
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import {
+  type Anchor,
   anchorEveryBatches,
   anchorEveryMs,
   anchorPauseMs,
   bindAnchor,
   isAnchorDue,
+  isSameOpening,
   judgeAge,
   judgeSeal,
+  newestAnchor,
   readAnchor,
 } from '#holder/anchor.ts';
 import type { Mount } from '#holder/holder.ts';
@@ -258,6 +261,26 @@ describe('the anchor', () => {
   test('knows another batch in its place', () => {
     expect(code(() => judgeSeal(anchor, Buffer.alloc(32, 2)))).toBe('good');
     expect(code(() => judgeSeal(anchor, Buffer.alloc(32, 3)))).toBe('halted');
+  });
+
+  test('is the newer of what the KEY and what this service has seen of the store that is there', () => {
+    const [ours, other] = [new Uint8Array(16), new Uint8Array(16).fill(1)];
+    const at = (mountEpoch: number, batchIndex: number, storeId = ours): Anchor => ({
+      storeId,
+      mountEpoch,
+      batchIndex,
+      sealHash: new Uint8Array(32),
+    });
+    expect(newestAnchor(at(3, 5), at(3, 9), ours)).toEqual(at(3, 9));
+    expect(newestAnchor(at(4, 5), at(3, 9), ours)).toEqual(at(4, 5)); // resuming has given up what was seen
+    expect(newestAnchor(null, at(3, 9), ours)).toEqual(at(3, 9));
+    expect(newestAnchor(at(3, 5), at(9, 9, other), ours)).toEqual(at(3, 5)); // of another token
+    expect(newestAnchor(at(3, 5, other), at(9, 9), ours)).toEqual(at(3, 5, other)); // the KEY's is not hidden
+    expect([isSameOpening(at(3, 5), at(3, 9)), isSameOpening(at(3, 5), at(4, 5)), isSameOpening(at(3, 5), at(3, 5, other))]).toEqual([
+      true,
+      false,
+      false,
+    ]);
   });
 
   test('is due by time or number, never too often, and never for nothing', () => {
