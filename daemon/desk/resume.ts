@@ -134,7 +134,8 @@ interface Older {
 async function bringUp(parts: ResumeParts, older: Older, params: Params<'store.resume'>): Promise<Result<'store.resume'>> {
   const { holder, custody, log } = parts;
   const { mount, reads, server } = older;
-  const { anchor, isEndHidden } = older.inspected;
+  const { anchor, hiddenBehind } = older.inspected;
+  const isEndHidden = hiddenBehind !== null;
   const foundBatch = mount.nextBatch - 1;
   const [oldest] = await reads.read(mount.oldestBatch, 1);
   if (oldest === undefined) throw new UkeyError('halted', 'the FLASH holds no batch that the ticket server could know');
@@ -226,14 +227,13 @@ async function targetOf({ mount, server }: Older, ack: Acknowledgement, toBatch:
 
 async function adopt({ holder }: ResumeParts, older: Older, target: BatchMark): Promise<void> {
   const { inspected, mount, server, tip: before } = older;
-  const acceptEnd = inspected.isEndHidden;
   const authorityKey = new X509Certificate(mount.authorityCertificate).publicKey;
   const succeed = succeedBy(authorityKey);
   let signers: Signers = signersBefore(knownSigners(mount, authorityKey), mount.nextBatch);
   let head: ChainHead = { batchIndex: mount.nextBatch - 1, nextSequence: mount.nextSequence, sealHash: mount.headSealHash };
   let tip = before;
   // Also without a batch to bring: the store learns that it was opened since.
-  await askHolder(holder, { kind: 'adopt', batches: [], target, acceptEnd }, 'adopted');
+  await askHolder(holder, { kind: 'adopt', batches: [], target, acceptEnd: inspected.hiddenBehind }, 'adopted');
   for await (const page of server.batches(mount.nextBatch, target.batchIndex)) {
     const batches: AdoptedBatch[] = [];
     for (const bytes of page) {
@@ -244,7 +244,7 @@ async function adopt({ holder }: ResumeParts, older: Older, target: BatchMark): 
       head = next.batch.head;
       signers = next.signers;
     }
-    await askHolder(holder, { kind: 'adopt', batches, target, acceptEnd }, 'adopted');
+    await askHolder(holder, { kind: 'adopt', batches, target, acceptEnd: null }, 'adopted');
   }
 }
 

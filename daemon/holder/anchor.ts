@@ -29,14 +29,19 @@ export function readAnchor(token: Token): Anchor | null {
   return newest;
 }
 
-/** Each opening of a store for writing has a mount epoch of its own. Pure. */
-export const isSameOpening = (a: Anchor, b: Anchor): boolean => a.mountEpoch === b.mountEpoch && Buffer.compare(a.storeId, b.storeId) === 0;
+/** How far a ledger was durable when it was open here last, to the last batch: fresher than an anchor, and gone with holder and front. */
+export interface Seen extends Anchor {
+  /** Of the KEY in force: one that goes on with a copy begins with epochs of its own. */
+  readonly keyId: Uint8Array;
+}
 
-/** What is known of a store, by its KEY and by who has had it open in this process (`seen`; it may have seen more, or another store). Pure. */
-export function newestAnchor(onKey: Anchor | null, seen: Anchor | null, storeId: Uint8Array): Anchor | null {
-  const isOf = (anchor: Anchor): boolean => Buffer.compare(anchor.storeId, storeId) === 0;
-  if (seen === null || !isOf(seen)) return onKey;
-  return onKey === null || (isOf(onKey) && isNewer(seen, onKey)) ? seen : onKey;
+/** Each opening of a store for writing has a mount epoch of its own. Pure. */
+export const isSameOpening = (a: Anchor, b: Anchor): boolean => a.mountEpoch === b.mountEpoch && isSame(a.storeId, b.storeId);
+
+/** The newer of what KEY and service have seen of the store that is there, which is of this KEY. Pure. */
+export function newestAnchor(onKey: Anchor | null, seen: Seen | null, storeId: Uint8Array, keyId: Uint8Array): Anchor | null {
+  if (seen === null || !isSame(seen.storeId, storeId) || !isSame(seen.keyId, keyId)) return onKey;
+  return onKey === null || (isSame(onKey.storeId, storeId) && isNewer(seen, onKey)) ? seen : onKey;
 }
 
 /** For formatting: what the KEY remembers of another store is void. Before a crash can leave a store that it does not know. */
@@ -135,6 +140,8 @@ function survey(token: Token): { readonly newest: Anchor | null; readonly place:
   }
   return { newest, place };
 }
+
+const isSame = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;
 
 const isNewer = (a: Anchor, b: Anchor): boolean =>
   a.mountEpoch > b.mountEpoch || (a.mountEpoch === b.mountEpoch && a.batchIndex > b.batchIndex);

@@ -3,7 +3,7 @@
 // a `sealed` leaves, and its write begins, before the next batch is signed (Node hands over all that lies in the channel at once); when the channel closes the process ends at once, whatever a driver is doing: nothing that is not durable was promised.
 // Must not: read argv or environment; print anything that is not for the log.
 import { type UkeyError, unreachable } from '#ipc-schema/errors.ts';
-import type { Anchor } from './anchor.ts';
+import type { Seen } from './anchor.ts';
 import type { HolderConfig } from './configuration.ts';
 import type { Holder } from './holder.ts';
 import { joinHolder } from './joined.ts';
@@ -41,7 +41,7 @@ function die(): void {
   process.kill(process.pid, 'SIGKILL');
 }
 
-function start(parts: OpenedFromConfig, seen: Anchor | null): Holder {
+function start(parts: OpenedFromConfig, seen: Seen | null): Holder {
   return joinHolder({
     ...parts,
     seen,

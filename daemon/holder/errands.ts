@@ -7,7 +7,7 @@ import { keyIdOf } from '#ipc-schema/cose.ts';
 import { blankFlashAction, UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import type { Token } from '#token/token.ts';
-import type { Anchor } from './anchor.ts';
+import type { Seen } from './anchor.ts';
 import type { FormatRequest, Mount, ProvisionOptions } from './holder.ts';
 import { refuseLeftMirror } from './mirroring.ts';
 import { readOwnHeader } from './mounting.ts';
@@ -22,7 +22,7 @@ export interface Access {
   readonly parts: HolderParts;
   open(): Opened | null;
   /** How far the ledger is durable that was open last, or was brought up without being opened; null: there was none. */
-  readonly seen: { anchor: Anchor | null };
+  readonly seen: { anchor: Seen | null };
   /** Throws no-token. */
   present(): Promise<Token>;
   /** Where no token is, the blank one that may become ours; with `erase` whatever stands on the FLASH. Throws no-token. */

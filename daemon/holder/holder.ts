@@ -7,7 +7,7 @@ import type { Packed } from '#ground/unpacking.ts';
 import type { Algorithm } from '#ipc-schema/cose.ts';
 import type { MirrorMode, MirrorReport, SliceReport } from '#store/store.ts';
 import type { TokenFacts } from '#token/token.ts';
-import type { Anchor } from './anchor.ts';
+import type { Seen } from './anchor.ts';
 import type { EraseConsent } from './occupied.ts';
 
 /** What the holder is, as the front sees it. */
@@ -19,7 +19,7 @@ export type HolderState =
   | { readonly kind: 'blank'; readonly facts: TokenFacts }
   | { readonly kind: 'locked'; readonly facts: TokenFacts }
   /** `end`: of the log, as it was opened. `mirrorWaits`: a mirror was made beside the tills and is whole; `openAgain` takes it, once nothing is on its way. */
-  | { readonly kind: 'open'; readonly facts: TokenFacts; readonly mount: Mount; readonly end: Anchor; readonly mirrorWaits?: true }
+  | { readonly kind: 'open'; readonly facts: TokenFacts; readonly mount: Mount; readonly end: Seen; readonly mirrorWaits?: true }
   /** Stopped to protect the ledger; a person must act. */
   | {
       readonly kind: 'halted';
@@ -286,8 +286,8 @@ export type ResumeStep =
       readonly maxBytes: number;
       readonly acceptEnd: boolean;
     }
-  /** Consecutive batches behind the newest one; `target`: the newest that will come. `acceptEnd`: what hides behind the end is written over. Repeating it is harmless. */
-  | { readonly kind: 'adopt'; readonly batches: readonly AdoptedBatch[]; readonly target: BatchMark; readonly acceptEnd: boolean }
+  /** Consecutive batches behind the newest one; `target`: the newest that will come. `acceptEnd`: the FLASH has this batch, and what hides behind its end is written over; null: nothing is. Repeating it is harmless. */
+  | { readonly kind: 'adopt'; readonly batches: readonly AdoptedBatch[]; readonly target: BatchMark; readonly acceptEnd: number | null }
   | { readonly kind: 'open' }
   /** Whose KEY and whose FLASH are there, as far as can be seen without a login. */
   | { readonly kind: 'look' }
@@ -313,8 +313,8 @@ export interface Renewal {
 
 export type ResumeAnswer =
   /**
-   * `anchor`: what the KEY, or this holder, has seen; null where neither remembers. `isOpenedSince`: a later opening than the FLASH knows of. `isEndHidden`: the FLASH
-   * could not be read where it ends, and that was accepted.
+   * `anchor`: what the KEY, or this holder, has seen; null where neither remembers. `isOpenedSince`: a later opening than the FLASH knows of. `hiddenBehind`: the FLASH
+   * ends with this batch, cannot be read behind it, and that was accepted; null: it was read, or the mirror goes further.
    */
   | {
       readonly kind: 'inspected';
@@ -322,7 +322,7 @@ export type ResumeAnswer =
       readonly place: StorePlace;
       readonly facts: TokenFacts;
       readonly anchor: { readonly batchIndex: number; readonly isOpenedSince: boolean } | null;
-      readonly isEndHidden: boolean;
+      readonly hiddenBehind: number | null;
     }
   | { readonly kind: 'batches'; readonly batches: readonly StoredBatch[] }
   | { readonly kind: 'adopted'; readonly nextBatch: number }

@@ -6,7 +6,7 @@ import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { openLog, readStoreHeader } from '#store/log.ts';
 import { isOfSilence } from '#store/salvage.ts';
-import type { StoreEnd } from '#store/store.ts';
+import type { KnownEnd, StoreEnd } from '#store/store.ts';
 import { type Anchor, type Findings, judgeAge } from './anchor.ts';
 
 /**
@@ -19,18 +19,20 @@ export async function refuseRollback(
   flash: Device,
   mirror: Device | null,
   dataKey: Uint8Array,
+  end: KnownEnd | null = null,
 ): Promise<void> {
   if (anchor === null || flash.readOnly) return;
   const glance = seen === null ? null : { ...seen, lastBatch: seen.lastIndex };
   if (glance !== null && isNewEnough(anchor, glance)) return;
   // No mirror brings another store up to date, and one of the right store would be made anew from this one.
   if (glance !== null && Buffer.compare(glance.storeId, anchor.storeId) !== 0) judgeAge(anchor, glance);
-  const alone = (device: Device): Promise<Findings | null> => findingsOn(device, dataKey).catch(() => null); // an end that hides decides nothing here
-  const onFlash = await alone(flash);
+  // An end that hides decides nothing here, unless it is known.
+  const alone = (device: Device, known: KnownEnd | null): Promise<Findings | null> => findingsOn(device, dataKey, known).catch(() => null);
+  const onFlash = await alone(flash, end);
   if (onFlash !== null && isNewEnough(anchor, onFlash))
     throw new UkeyError('busy', `${flash.path} reads differently from one look to the next`);
   const isMirror = mirror !== null && (await isOfStore(mirror, anchor.storeId));
-  const onMirror = isMirror ? await alone(mirror) : null;
+  const onMirror = isMirror ? await alone(mirror, null) : null;
   if (onMirror !== null && isNewEnough(anchor, onMirror)) return;
   if (onFlash === null || (isMirror && onMirror === null)) return;
   judgeAge(anchor, onFlash);
@@ -73,9 +75,9 @@ async function isOfStore(mirror: Device, storeId: Uint8Array): Promise<boolean> 
 }
 
 /** Null: it cannot be read by itself. Throws `busy` where it may hold more than it shows. */
-async function findingsOn(device: Device, dataKey: Uint8Array): Promise<Findings | null> {
+async function findingsOn(device: Device, dataKey: Uint8Array, end: KnownEnd | null = null): Promise<Findings | null> {
   try {
-    const log = await openLog(new ReadOnlyView(device), dataKey);
+    const log = await openLog(new ReadOnlyView(device), dataKey, { end });
     const { storeId } = log.header;
     const { mountEpoch, nextIndex } = log.mounted;
     await log.close();

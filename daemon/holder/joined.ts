@@ -371,8 +371,7 @@ class JoinedHolder implements Holder {
     this.#status = this.#readStatus();
     this.#open = null;
     if (this.#state.kind === 'open') this.#setState({ kind: 'locked', facts: { ...this.#state.facts, loggedIn: false } });
-    this.#access.seen.anchor = open.end;
-    await open.log.close().catch((error: unknown) => this.#parts.note('the log did not close', error));
+    this.#access.seen.anchor = await open.close();
   }
 
   #logOut(token: Token): void {

@@ -6,7 +6,7 @@ import type { ChildProcess } from 'node:child_process';
 import type { Readable } from 'node:stream';
 import { sealHashOf } from '#ipc-schema/batch.ts';
 import { asUkeyError, UkeyError, unreachable } from '#ipc-schema/errors.ts';
-import { type Anchor, isSameOpening } from './anchor.ts';
+import { isSameOpening, type Seen } from './anchor.ts';
 import { Chatter } from './chatter.ts';
 import type { HolderConfig } from './configuration.ts';
 import type { BatchDraft, Commit, HolderState } from './holder.ts';
@@ -64,7 +64,7 @@ interface Waiting {
 interface WaitingCommit {
   readonly batchIndex: number;
   /** Null: not sealed yet. */
-  sealBytes: Uint8Array | null;
+  sealHash: Uint8Array | null;
   readonly sealed: PromiseWithResolvers<Uint8Array>;
   readonly durable: PromiseWithResolvers<void>;
 }
@@ -85,11 +85,11 @@ export class Link {
   #isGone = false;
   #heardCount = 0;
   /** The log that was opened last, where it ended then, and the newest batch since that is durable. */
-  #opened: Anchor | null;
-  #lastDurable: Pick<WaitingCommit, 'batchIndex' | 'sealBytes'> | null = null;
+  #opened: Seen | null;
+  #lastDurable: Pick<WaitingCommit, 'batchIndex' | 'sealHash'> | null = null;
 
   /** `seen`: as the process before this one left it. */
-  constructor(entry: URL, config: HolderConfig, seen: Anchor | null, deadlines: Deadlines, events: LinkEvents) {
+  constructor(entry: URL, config: HolderConfig, seen: Seen | null, deadlines: Deadlines, events: LinkEvents) {
     this.#opened = seen;
     this.#events = events;
     this.#deadlines = deadlines;
@@ -113,9 +113,9 @@ export class Link {
   }
 
   /** How far the ledger is durable that was open last; null: none was. */
-  get seen(): Anchor | null {
-    const { batchIndex, sealBytes } = this.#lastDurable ?? { batchIndex: 0, sealBytes: null };
-    return this.#opened === null || sealBytes === null ? this.#opened : { ...this.#opened, batchIndex, sealHash: sealHashOf(sealBytes) };
+  get seen(): Seen | null {
+    const { batchIndex, sealHash } = this.#lastDurable ?? { batchIndex: 0, sealHash: null };
+    return this.#opened === null || sealHash === null ? this.#opened : { ...this.#opened, batchIndex, sealHash };
   }
 
   /** Resolves with the answer of the kind that belongs to the call, whose PINs are overwritten once they are handed over. */
@@ -147,7 +147,7 @@ export class Link {
     if (refusal !== null) return refusedCommit(refusal);
     const id = this.#nextId++;
     const { batchIndex } = draft;
-    const waiting: WaitingCommit = { batchIndex, sealBytes: null, sealed: Promise.withResolvers(), durable: Promise.withResolvers() };
+    const waiting: WaitingCommit = { batchIndex, sealHash: null, sealed: Promise.withResolvers(), durable: Promise.withResolvers() };
     // Both tell the same error; whoever awaits only one of them must not die of the other.
     waiting.sealed.promise.catch(() => undefined);
     waiting.durable.promise.catch(() => undefined);
@@ -299,7 +299,7 @@ export class Link {
   #sealed(id: number, sealBytes: Uint8Array): void {
     const commit = this.#commits.get(id);
     if (commit === undefined) return;
-    commit.sealBytes = sealBytes;
+    commit.sealHash = sealHashOf(sealBytes);
     commit.sealed.resolve(sealBytes);
   }
 

@@ -5,7 +5,7 @@
 // Must not: know processes or deadlines.
 import { asUkeyError, isErrorCode, UkeyError } from '#ipc-schema/errors.ts';
 import type { TokenFacts } from '#token/token.ts';
-import type { Anchor } from './anchor.ts';
+import type { Seen } from './anchor.ts';
 import type { HolderConfig } from './configuration.ts';
 import type {
   BatchDraft,
@@ -51,7 +51,7 @@ export type Call =
 
 export type ToChild =
   /** `seen`: how far the ledger was durable that the process before had open last. */
-  { readonly kind: 'configure'; readonly config: HolderConfig; readonly seen: Anchor | null } | Call;
+  { readonly kind: 'configure'; readonly config: HolderConfig; readonly seen: Seen | null } | Call;
 
 export type Answer =
   | { readonly kind: 'done' }

@@ -13,7 +13,7 @@ import { readStoreHeader } from '#store/log.ts';
 import type { KeySlot, StoreHeader, StoreLog } from '#store/store.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token, TokenFacts, WrapMethod } from '#token/token.ts';
-import { type Anchor, judgeAge, judgeSeal, newestAnchor, readAnchor } from './anchor.ts';
+import { type Anchor, judgeAge, judgeSeal, newestAnchor, readAnchor, type Seen } from './anchor.ts';
 import { decodeCarried } from './carried.ts';
 import { type Chain, decodeCheckpoint, follow, startOf, type Walk } from './chain.ts';
 import { nameDamage } from './damage.ts';
@@ -88,9 +88,9 @@ export interface MountOptions {
   /** An older FLASH is being brought up to what the KEY has seen (resuming.ts): its age is no reason to refuse it yet. */
   readonly isRejoining?: boolean;
   /** How far the ledger was durable when this process had it open last; null: it had not. */
-  readonly seen?: Anchor | null;
-  /** What cannot be read where the log ends is given up. */
-  readonly acceptEnd?: boolean;
+  readonly seen?: Seen | null;
+  /** The log has this batch, and what cannot be read behind its end is given up; null: nothing is. */
+  readonly acceptEnd?: number | null;
   /** As openLog has it. */
   readonly epochMin?: number;
 }
@@ -100,14 +100,14 @@ export async function mountLedger(
   token: Token,
   device: Device,
   mirror: MirrorParts | null,
-  { isRejoining = false, seen = null, acceptEnd = false, epochMin = 0 }: MountOptions = {},
+  { isRejoining = false, seen = null, acceptEnd = null, epochMin = 0 }: MountOptions = {},
 ): Promise<Mounting> {
   const publicKey = token.publicKey();
   const header = await readOwnHeader(device, publicKey, mirror);
   if (header === null) throw new UkeyError('token-failed', 'the FLASH is not formatted: provision the token first');
   // Before the log is read: a service that goes on writing beside a reader makes it no rollback.
-  const anchor = newestAnchor(readAnchor(token), seen, header.storeId);
-  const end = acceptEnd ? 'as-found' : seen === null ? null : { ...seen, lastIndex: seen.batchIndex };
+  const anchor = newestAnchor(readAnchor(token), seen, header.storeId, keyIdOf(publicKey));
+  const end = acceptEnd !== null ? { givenUpBehind: acceptEnd } : seen === null ? null : { ...seen, lastIndex: seen.batchIndex };
   const { dataKey, method } = unwrapFirst(token, header.slots);
   const named = (thrown: unknown): Promise<unknown> => nameDamage(device, dataKey, thrown, anchor?.batchIndex ?? null);
   try {
@@ -116,7 +116,7 @@ export async function mountLedger(
       dataKey,
       mirror,
       keyIdOf(publicKey),
-      async (found, second) => (isRejoining ? undefined : await refuseRollback(anchor, found, device, second, dataKey)),
+      async (found, second) => (isRejoining ? undefined : await refuseRollback(anchor, found, device, second, dataKey, end)),
       { end, epochMin },
     );
     try {

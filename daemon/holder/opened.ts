@@ -7,7 +7,7 @@ import { renewalPayload } from '#ipc-schema/renewal.ts';
 import type { Device } from '#store/device.ts';
 import type { StoreLog } from '#store/store.ts';
 import type { Token, TokenFacts } from '#token/token.ts';
-import { type Anchor, AnchorWriter } from './anchor.ts';
+import { AnchorWriter, type Seen } from './anchor.ts';
 import type { Mount, PackedBatch, StoredBatch } from './holder.ts';
 import type { MirrorMaking } from './mirroring.ts';
 import { type Mounting, mountLedger } from './mounting.ts';
@@ -26,7 +26,7 @@ export async function openLedger(
   parts: HolderParts,
   token: Token,
   device: Device,
-  seen: Anchor | null,
+  seen: Seen | null,
   { onTrouble, onMirrorWhole }: OpenedEvents,
 ): Promise<{ readonly opened: Opened; readonly facts: TokenFacts }> {
   const mounting = await mountLedger(token, device, parts.mirror ?? null, { seen });
@@ -50,6 +50,7 @@ export class Opened {
   readonly #making: MirrorMaking | null;
   readonly sealer: Sealer;
   readonly #onTrouble: (error: UkeyError) => void;
+  readonly #note: HolderParts['note'];
   readonly #clock: Clock;
   /** Null: the holder reads only. */
   readonly #anchor: AnchorWriter | null;
@@ -68,6 +69,7 @@ export class Opened {
     this.#making = mirrorFailure === null ? null : (mirror?.making?.() ?? null);
     void this.#making?.made.then(onMirrorWhole);
     this.#onTrouble = onTrouble;
+    this.#note = note;
     this.#clock = clock;
     const { tokenId, algorithm, publicKey } = mount;
     const keyId = keyIdOfSpki(publicKey);
@@ -82,10 +84,11 @@ export class Opened {
   }
 
   /** How far the ledger is durable. */
-  get end(): Anchor {
+  get end(): Seen {
     const { nextBatch, headSealHash } = this.sealer.durable;
     const { header, mounted } = this.log;
-    return { storeId: header.storeId, mountEpoch: mounted.mountEpoch, batchIndex: nextBatch - 1, sealHash: headSealHash };
+    const { storeId, tokenKeyId: keyId } = header;
+    return { storeId, keyId, mountEpoch: mounted.mountEpoch, batchIndex: nextBatch - 1, sealHash: headSealHash };
   }
 
   /** For the state: whether the mirror is whole, and not used yet. */
@@ -128,6 +131,13 @@ export class Opened {
   /** Now and then. */
   anchorIfDue(): void {
     if (this.#anchor?.isDue(this.sealer.durable.nextBatch - 1, this.#clock.monotonicMs()) === true) this.anchor();
+  }
+
+  /** What is on its way ends first, and may still be told. Answers how far the ledger is durable then. */
+  async close(): Promise<Seen> {
+    await this.log.close().catch((error: unknown) => this.#note('the log did not close', error));
+    await this.sealer.settled();
+    return this.end;
   }
 
   /** The mount, where it stands once nothing is under way. */

@@ -7,7 +7,7 @@ import { systemClock } from '#ground/clock.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { wipe } from '#token/pin.ts';
 import type { TokenFacts } from '#token/token.ts';
-import type { Anchor } from './anchor.ts';
+import type { Seen } from './anchor.ts';
 import type { HolderConfig } from './configuration.ts';
 import { Gate } from './gate.ts';
 import type {
@@ -92,7 +92,7 @@ class HolderParent implements ParentHolder {
     ...{ signatures: 0, signFailures: 0, restarts: 0, lastFailure: null, selfTestAtMs: null },
   };
   /** How far the ledger was durable that the process before had open last. */
-  #seen: Anchor | null = null;
+  #seen: Seen | null = null;
   #closing: Promise<void> | null = null;
   /** Of the newest process: its end. */
   #gone: Promise<void> = Promise.resolve();

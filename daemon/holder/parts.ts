@@ -9,7 +9,7 @@ import { loadModule, openPkcs11Token, type Pkcs11Options } from '#token/pkcs11.t
 import type { SlotChoice } from '#token/slot.ts';
 import { openSoftToken } from '#token/soft-token.ts';
 import type { Token } from '#token/token.ts';
-import type { Anchor } from './anchor.ts';
+import type { Seen } from './anchor.ts';
 import type { HolderConfig } from './configuration.ts';
 import type { HolderEvents } from './holder.ts';
 import { type MirrorParts, mirrorAt } from './mirroring.ts';
@@ -34,7 +34,7 @@ export interface HolderParts {
   readonly clock: Clock;
   readonly events: HolderEvents;
   /** How far the ledger was durable that a holder before this one had open last. */
-  readonly seen?: Anchor | null;
+  readonly seen?: Seen | null;
   /** After each look at the token, whatever it found. */
   readonly onLooked?: () => void;
   /** Nothing in this process helps any more; a new one may. Called at most now and then. */

@@ -23,7 +23,7 @@ import { restoreFromMirror } from '#store/restore.ts';
 import type { KeySlot, StoreHeader } from '#store/store.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token } from '#token/token.ts';
-import { type Anchor, bindAnchor, judgeAge, newestAnchor, readAnchor } from './anchor.ts';
+import { type Anchor, bindAnchor, judgeAge, newestAnchor, readAnchor, type Seen } from './anchor.ts';
 import type { Chain } from './chain.ts';
 import { type Access, refuseReadOnly } from './errands.ts';
 import type { Mount, RestoreBegun, RestoreOptions, SuccessionGrant } from './holder.ts';
@@ -117,6 +117,7 @@ export class Restoration {
       const { nextBatch: fromBatch, headSealHash: previousSealHash } = copy.chain;
       // Before the authority is asked: what it grants rules out whatever follows the copy.
       refuseSealed(readAnchor(token), copy);
+      refuseOlder(this.#access.seen.anchor, copy);
       await this.#refuseLoss(dataKey, copy);
       if (!isSame(copy.signers.tokenId, tokenId))
         throw new UkeyError('invalid-request', 'the copy is of another ledger than the ticket', { field: 'ticket' });
@@ -242,7 +243,7 @@ export class Restoration {
     try {
       const copy = await this.#readCopy(from, dataKey, async ({ storeId, mountEpoch, chain, signers }, log) => {
         checkTurn(signers, spki);
-        const anchor = newestAnchor(readAnchor(token), this.#access.seen.anchor, storeId);
+        const anchor = newestAnchor(readAnchor(token), this.#access.seen.anchor, storeId, keyIdOfSpki(spki));
         try {
           if (anchor !== null) judgeAge(anchor, { storeId, mountEpoch, lastBatch: chain.nextBatch - 1 });
           await compareWith(anchor, log, chain);
@@ -303,6 +304,14 @@ function refuseSealed(anchor: Anchor | null, { storeId, chain }: Copy): void {
   if (anchor === null || !isSame(anchor.storeId, storeId) || anchor.batchIndex < chain.nextBatch) return;
   throw new UkeyError('halted', `this KEY has sealed batch ${anchor.batchIndex} of the ledger, and the copy ends before it`, {
     action: 'Nothing was written. Restore from its own mirror, or from a copy that is newer.',
+  });
+}
+
+/** This service has told of batches that the copy lacks: whoever went on with it would give their numbers again. Throws `halted`. */
+function refuseOlder(seen: Seen | null, { storeId, chain }: Copy): void {
+  if (seen === null || !isSame(seen.storeId, storeId) || seen.batchIndex < chain.nextBatch) return;
+  throw new UkeyError('halted', `the copy ends at batch ${chain.nextBatch - 1}, and batch ${seen.batchIndex} has been seen`, {
+    action: 'Nothing was written. Look for a newer copy.',
   });
 }
 

@@ -60,14 +60,15 @@ async function inspect(access: Access, { pin, useLastTry, acceptEnd }: Extract<R
       throw new UkeyError('token-failed', 'the FLASH is blank: there is nothing to resume');
     spendTry(token, pin, useLastTry);
     const onFlash = await older(token, device, acceptEnd);
-    const anchor = newestAnchor(readAnchor(token), access.seen.anchor, onFlash.storeId);
+    const anchor = newestAnchor(readAnchor(token), access.seen.anchor, onFlash.storeId, keyIdOf(token.publicKey()));
     const onMirror = await olderOnMirror(parts.mirror ?? null, token, onFlash);
     const place = onMirror === null ? 'flash' : 'mirror';
     const { mount, storeId, mountEpoch } = onMirror ?? onFlash;
     if (anchor !== null && Buffer.compare(anchor.storeId, storeId) !== 0)
       throw new UkeyError('halted', 'the FLASH holds another store than the KEY has last written: it cannot be brought up to that one');
     const seen = anchor === null ? null : { batchIndex: anchor.batchIndex, isOpenedSince: anchor.mountEpoch > mountEpoch };
-    return { kind: 'inspected', mount, place, facts: token.facts(), anchor: seen, isEndHidden: onFlash.isEndHidden };
+    const hiddenBehind = place === 'flash' && onFlash.isEndHidden ? onFlash.mount.nextBatch - 1 : null;
+    return { kind: 'inspected', mount, place, facts: token.facts(), anchor: seen, hiddenBehind };
   } catch (thrown) {
     throw await access.backOut(token, device, thrown);
   }
@@ -82,7 +83,7 @@ interface Older {
 
 /** Closes the device. */
 async function older(token: Token, device: Device, acceptEnd: boolean): Promise<Older> {
-  const { log, mount } = await mountLedger(token, device, null, { isRejoining: true, acceptEnd });
+  const { log, mount } = await mountLedger(token, device, null, { isRejoining: true, acceptEnd: acceptEnd ? 0 : null });
   const { mountEpoch, isEndHidden } = log.mounted;
   const { storeId } = log.header;
   await log.close();
@@ -124,7 +125,7 @@ async function readOlder(access: Access, step: Extract<ResumeStep, { kind: 'read
     const header = await readOwnHeader(device, token.publicKey(), null);
     if (header === null) throw new UkeyError('halted', 'the FLASH is blank');
     const { dataKey } = unwrapFirst(token, header.slots);
-    const end = acceptEnd && place === 'flash' ? 'as-found' : null;
+    const end = acceptEnd && place === 'flash' ? { givenUpBehind: 0 } : null;
     const log = await openLog(device, dataKey, { end }).finally(() => wipe(dataKey));
     try {
       const frames = await log.read(fromBatch, Math.min(maxBytes, readMaxBytes));
@@ -144,7 +145,7 @@ async function adopt(access: Access, { batches, target, acceptEnd }: Extract<Res
   const device = await parts.openDevice(false);
   try {
     const header = await readOwnHeader(device, token.publicKey(), parts.mirror ?? null);
-    const anchor = header === null ? onKey : newestAnchor(onKey, access.seen.anchor, header.storeId);
+    const anchor = header === null ? onKey : newestAnchor(onKey, access.seen.anchor, header.storeId, keyIdOf(token.publicKey()));
     // The KEY knows what is to come before any of it is written: a crash from here on is a rollback until all of it is there.
     // Where what it has seen behind is given up (acknowledgements alone), only a later opening rules over that.
     const mountEpoch = anchor === null ? 0 : anchor.mountEpoch + (anchor.batchIndex > target.batchIndex ? 1 : 0);
@@ -165,7 +166,8 @@ async function adopt(access: Access, { batches, target, acceptEnd }: Extract<Res
         }
       }
       await Promise.all(appends);
-      access.seen.anchor = { storeId: log.header.storeId, mountEpoch: log.mounted.mountEpoch, ...target };
+      // No epoch of this rejoining: should it be cut short, the right FLASH may still be put back.
+      access.seen.anchor = { storeId: log.header.storeId, keyId: log.header.tokenKeyId, mountEpoch, ...target };
       return walk.chain.nextBatch;
     } finally {
       await log.close();

@@ -4,22 +4,30 @@
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import type { KnownEnd } from '#store/store.ts';
-import { pageBytes, segmentPosition, view } from './format.ts';
+import { pageBytes, roundUp, segmentPosition, view } from './format.ts';
 import type { LogFound } from './mount.ts';
 import type { CountedReads } from './salvage.ts';
 
 type End = Pick<LogFound, 'superblock' | 'heads' | 'walk' | 'lastIndex'>;
 
-/** Positions of pages that could not be read, where the log may go on in one of them: its next frame, or its next run on the next page. Else none. */
+/**
+ * Positions of pages that could not be read, where the log may go on in one of them; else none. It goes on with a frame at its end (whose header may be there, and its
+ * other pages not), with a run on the next page, or with one that begins the next segment of the ring.
+ */
 export function hiddenPages({ superblock, heads, walk }: End, reads: CountedReads): number[] {
   const segment = heads.at(-1)?.segment ?? 0;
-  const endPosition = segmentPosition(superblock, segment) + (walk?.endOffset ?? 0);
-  return reads.mayHideBehind(endPosition) ? reads.unreadPages(endPosition, segmentPosition(superblock, segment + 1)) : [];
+  const end = segmentPosition(superblock, segment) + (walk?.endOffset ?? 0);
+  const nextHead = segmentPosition(superblock, (segment + 1) % superblock.segmentCount);
+  const behind = reads.unreadPages(end, segmentPosition(superblock, segment + 1) - 1);
+  const next = walk === null ? [] : reads.unreadPages(nextHead, nextHead);
+  const reach = Math.max(roundUp(end, pageBytes), end + (walk?.markedBytes ?? 0) - 1);
+  return behind.some((at) => at <= reach) || next.length > 0 ? [...behind, ...next] : [];
 }
 
 /** Whether nothing that anybody was told of can stand behind this end. */
 export function isKnownEnd(known: KnownEnd | null, { superblock, lastIndex }: End): boolean {
-  if (known === null || known === 'as-found') return known === 'as-found';
+  if (known === null) return false;
+  if ('givenUpBehind' in known) return known.givenUpBehind <= lastIndex;
   // An opening since then would have raised the epoch.
   const isSameLog = view(known.storeId).equals(superblock.storeId) && known.mountEpoch === superblock.mountEpoch;
   return isSameLog && known.lastIndex <= lastIndex;

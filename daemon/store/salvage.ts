@@ -4,7 +4,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { giveBack } from '#ground/give-back.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device, ReadableDevice } from '#store/device.ts';
-import { pageBytes, roundUp, segmentPosition } from './format.ts';
+import { pageBytes, segmentPosition } from './format.ts';
 import type { Superblock } from './superblock.ts';
 
 /** The cause of a refusal: of this device nothing can be read. It may have gone away, and come back. */
@@ -115,11 +115,6 @@ export class CountedReads {
       if (lengthBytes <= pageBytes) this.#unread.add(positionBytes);
       throw thrown;
     }
-  }
-
-  /** Whether a log that was seen to end here may go on in what could not be read: its next frame stands here, or its next run on the next page. */
-  mayHideBehind(positionBytes: number): boolean {
-    return this.#unread.has(pageOf(positionBytes)) || this.#unread.has(roundUp(positionBytes, pageBytes));
   }
 
   /** Positions of the pages that could not be read, from the one of `fromBytes` up to that of `toBytes`. */

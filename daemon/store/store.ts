@@ -129,10 +129,10 @@ export interface StoreEnd {
 }
 
 /**
- * What whoever opens a log knows of its end. A StoreEnd: the log as it was closed, with the last frame that anybody was told of. `as-found`: a person gives up what
- * cannot be read behind it.
+ * What whoever opens a log knows of its end. A StoreEnd: the log as it was closed, with the last frame that anybody was told of. Else a person gives up what cannot be
+ * read behind its end, as long as it shows the frame `givenUpBehind` (0: whatever it shows).
  */
-export type KnownEnd = StoreEnd | 'as-found';
+export type KnownEnd = StoreEnd | { readonly givenUpBehind: number };
 
 /** Asked before an opening writes anything; what it throws ends the opening. Null: the FLASH has no superblock that is whole. */
 export type Inspect = (flash: StoreEnd | null) => Promise<void>;

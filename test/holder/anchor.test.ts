@@ -2,7 +2,6 @@
 // (a crash, a mirror that knows better, another FLASH that is formatted) is never taken for it.
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import {
-  type Anchor,
   anchorEveryBatches,
   anchorEveryMs,
   anchorPauseMs,
@@ -13,6 +12,7 @@ import {
   judgeSeal,
   newestAnchor,
   readAnchor,
+  type Seen,
 } from '#holder/anchor.ts';
 import type { Mount } from '#holder/holder.ts';
 import { refuseRollback } from '#holder/inspection.ts';
@@ -265,22 +265,19 @@ describe('the anchor', () => {
 
   test('is the newer of what the KEY and what this service has seen of the store that is there', () => {
     const [ours, other] = [new Uint8Array(16), new Uint8Array(16).fill(1)];
-    const at = (mountEpoch: number, batchIndex: number, storeId = ours): Anchor => ({
-      storeId,
-      mountEpoch,
-      batchIndex,
+    const keyId = new Uint8Array(16);
+    const at = (mountEpoch: number, batchIndex: number, storeId = ours, byKey = keyId): Seen => ({
+      ...{ storeId, keyId: byKey, mountEpoch, batchIndex },
       sealHash: new Uint8Array(32),
     });
-    expect(newestAnchor(at(3, 5), at(3, 9), ours)).toEqual(at(3, 9));
-    expect(newestAnchor(at(4, 5), at(3, 9), ours)).toEqual(at(4, 5)); // resuming has given up what was seen
-    expect(newestAnchor(null, at(3, 9), ours)).toEqual(at(3, 9));
-    expect(newestAnchor(at(3, 5), at(9, 9, other), ours)).toEqual(at(3, 5)); // of another token
-    expect(newestAnchor(at(3, 5, other), at(9, 9), ours)).toEqual(at(3, 5, other)); // the KEY's is not hidden
-    expect([isSameOpening(at(3, 5), at(3, 9)), isSameOpening(at(3, 5), at(4, 5)), isSameOpening(at(3, 5), at(3, 5, other))]).toEqual([
-      true,
-      false,
-      false,
-    ]);
+    expect(newestAnchor(at(3, 5), at(3, 9), ours, keyId)).toEqual(at(3, 9));
+    expect(newestAnchor(at(4, 5), at(3, 9), ours, keyId)).toEqual(at(4, 5)); // resuming has given up what was seen
+    expect(newestAnchor(null, at(3, 9), ours, keyId)).toEqual(at(3, 9));
+    expect(newestAnchor(at(3, 5), at(9, 9, other), ours, keyId)).toEqual(at(3, 5)); // of another token
+    expect(newestAnchor(at(0, 0), at(3, 9, ours, other), ours, keyId)).toEqual(at(0, 0)); // of the KEY before this one
+    expect(newestAnchor(at(3, 5, other), at(9, 9), ours, keyId)).toEqual(at(3, 5, other)); // the KEY's is not hidden
+    const others = [at(3, 9), at(4, 5), at(3, 5, other)];
+    expect(others.map((opening) => isSameOpening(at(3, 5), opening))).toEqual([true, false, false]);
   });
 
   test('is due by time or number, never too often, and never for nothing', () => {

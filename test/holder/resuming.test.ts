@@ -34,7 +34,7 @@ const target = (): BatchMark => {
 };
 const inspect = () => rig.holder.resume({ kind: 'inspect', pin: pinBytes(), useLastTry: false, acceptEnd: false });
 const adopt = (batches: readonly StoredBatch[]) =>
-  rig.holder.resume({ kind: 'adopt', batches: adopted(batches), target: target(), acceptEnd: false });
+  rig.holder.resume({ kind: 'adopt', batches: adopted(batches), target: target(), acceptEnd: null });
 
 test('what is given in order makes it whole, and it opens', async () => {
   expect(await inspect()).toMatchObject({ kind: 'inspected', mount: { nextBatch: 2 }, anchor: { batchIndex: 3 } });

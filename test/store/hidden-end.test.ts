@@ -1,11 +1,12 @@
 // Shows: what cannot be read where a log ends stops it only while nobody knows that nothing stands there, and is written over then.
+import { randomBytes } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
 import { logStartBytes, pageBytes } from '#store/format.ts';
 import { openLog } from '#store/log.ts';
 import type { KnownEnd, StoreEnd, StoreLog } from '#store/store.ts';
 import type { MemoryDevice } from '#test/support/memory-device.ts';
 import { WornDevice } from '#test/support/worn-device.ts';
-import { appendAll, dataKey, deviceOn, expectWhole, failureOf, newStore, open } from './rig.ts';
+import { appendAll, dataKey, deviceOn, expectWhole, failureOf, newStore, open, segmentBytes } from './rig.ts';
 
 const segments = 8;
 const payloadBytes = 900;
@@ -37,7 +38,7 @@ describe('a page behind the end that cannot be read', () => {
 
   it.each([
     ['who had it open last', (end: StoreEnd) => end],
-    ['a person', () => 'as-found' as const],
+    ['a person', () => ({ givenUpBehind: frames })],
   ])('is written over where the end is known (%s), with those behind it, and the log goes on', async (_, knownBy) => {
     const { device, end } = await written();
     const flash = worn(device, behind, behind + pageBytes, behind + 3 * pageBytes);
@@ -60,7 +61,10 @@ describe('a page behind the end that cannot be read', () => {
     const { device } = await written();
     const flash = worn(device, behind);
     const reader = new WornDevice(deviceOn(device.snapshot(), segments, { readOnly: true }), flash.broken);
-    expect((await openLog(reader, dataKey, { end: 'as-found' })).mounted).toMatchObject({ nextIndex: frames + 1, isEndHidden: true });
+    expect((await openLog(reader, dataKey, { end: { givenUpBehind: 0 } })).mounted).toMatchObject({
+      nextIndex: frames + 1,
+      isEndHidden: true,
+    });
     expect(flash.broken.size).toBe(1);
   });
 });
@@ -77,10 +81,39 @@ describe('the page where the log ends', () => {
 
   it('is given up, with what stands there, where a person says so', async () => {
     const flash = worn((await written()).device, endPage);
-    const log = await openKnowing(flash, 'as-found');
+    const log = await openKnowing(flash, { givenUpBehind: 0 });
     expect(log.mounted.nextIndex).toBe(9); // the rest stood in that page
     await appendAll(log, 9, payloads(10));
     await whole(await openKnowing(flash, null));
+  });
+});
+
+describe('a last frame that hides in part, or elsewhere', () => {
+  it.each([
+    ['behind a page that shows its header', [500, 18_000], logStartBytes + 4 * pageBytes],
+    ['at the beginning of the next segment', [40_000, 40_000], logStartBytes + segmentBytes],
+  ])('is waited for: %s', async (_, sizes, page) => {
+    const device = await newStore(segments);
+    const log = await open(device);
+    for (const size of sizes) await log.append(randomBytes(size), Buffer.from('state'));
+    const flash = worn(device, page);
+    expect((await failureOf(openKnowing(flash, null)))?.code).toBe('busy');
+    expect((await failureOf(openKnowing(flash, { givenUpBehind: 2 })))?.code).toBe('busy');
+    flash.broken.clear();
+    expect((await openKnowing(flash, null)).mounted.nextIndex).toBe(3);
+  });
+
+  it('stands at the beginning of the ring behind its last segment', async () => {
+    const device = await newStore(segments);
+    const log = await open(device);
+    for (let at = 1; at <= segments + 1; at += 1) {
+      await log.append(randomBytes(40_000), Buffer.from('state')); // one fits a segment
+      if (at > 3 && at <= segments) await log.release(at - 2); // the superblock vouches for all but the last
+    }
+    const flash = worn(device, logStartBytes);
+    expect((await failureOf(openKnowing(flash, null)))?.code).toBe('busy');
+    flash.broken.clear();
+    expect((await openKnowing(flash, null)).mounted.nextIndex).toBe(segments + 2);
   });
 });
 
@@ -89,7 +122,7 @@ describe('an empty log', () => {
     const { device } = await written(0);
     const flash = worn(device, logStartBytes);
     expect((await failureOf(openKnowing(flash, null)))?.code).toBe('busy');
-    const log = await openKnowing(flash, 'as-found');
+    const log = await openKnowing(flash, { givenUpBehind: 0 });
     await appendAll(log, 1, payloads(3));
     await whole(await openKnowing(flash, null));
   });

@@ -2,7 +2,7 @@
 // Invariants: real P-256 seals in a real chain; `automatic` does both steps by itself, a turn apart. What is stored outlives `reopen`.
 // A failed write is told as the real holder tells it, whether or not the batch was written: "not written" and "written but reported failed".
 
-import type { Anchor } from '#holder/anchor.ts';
+import type { Seen } from '#holder/anchor.ts';
 import type {
   BatchDraft,
   Carried,
@@ -83,7 +83,13 @@ export class FakeCommit {
 }
 
 /** Nobody in front looks into it. */
-export const fakeEnd: Anchor = { storeId: new Uint8Array(16), mountEpoch: 1, batchIndex: 0, sealHash: new Uint8Array(32) };
+export const fakeEnd: Seen = {
+  storeId: new Uint8Array(16),
+  keyId: new Uint8Array(16),
+  mountEpoch: 1,
+  batchIndex: 0,
+  sealHash: new Uint8Array(32),
+};
 
 export class FakeHolder implements Holder {
   readonly token: BuiltToken;
