@@ -5,7 +5,7 @@
 // Must not: append, touch a mirror that is neither blank nor a store, or make a FLASH (restore.ts).
 import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
-import type { Inspect, KnownEnd, MirrorReport } from '#store/store.ts';
+import type { Inspect, KnownEnd, MirrorMode, MirrorReport } from '#store/store.ts';
 import { copyCount, copyStrideBytes, type DecodedRun, segmentOf, view } from './format.ts';
 import { copySegment, healSegment } from './heal.ts';
 import {
@@ -36,6 +36,8 @@ export interface JoinOptions {
   readonly inspect?: Inspect | undefined;
   /** Where the FLASH alone is known to end. */
   readonly end?: KnownEnd | null;
+  /** Of an `async` mirror nobody knows whether it has all that was told. */
+  readonly mode: MirrorMode;
 }
 
 const later = (a: Superblock, b: Superblock): Superblock => {
@@ -110,7 +112,7 @@ async function remakeMirror(
   mirror: Device,
   superblock: Superblock,
   dataKey: Uint8Array,
-  { onProgress, inspect, end = null }: JoinOptions,
+  { onProgress, inspect, end = null }: Omit<JoinOptions, 'mode'>,
 ): Promise<number> {
   const found = await readLog(flash, superblock, dataKey, { end });
   await inspect?.(endOf(superblock, found.lastIndex));
@@ -143,6 +145,8 @@ export interface Joined {
   readonly headRuns: readonly DecodedRun[] | null;
   /** The last frame that both together held: an end of the log before it is none. */
   readonly lastIndex: number;
+  /** The mirror was written to by the same openings, and shows all that was told: nothing else hides on the FLASH. */
+  readonly isWitnessed: boolean;
 }
 
 /** Where one side alone would end, null when it holds no run. */
@@ -164,6 +168,7 @@ class Joining {
   readonly #pair: PatientPair;
   readonly #superblocks: Superblocks;
   readonly #dataKey: Uint8Array;
+  readonly #isWitnessed: boolean;
   #healedFlash = 0;
   #healedMirror = 0;
   #flashTouched = false;
@@ -171,8 +176,10 @@ class Joining {
   /** The FLASH went on without the mirror, and does not show what that ends with. */
   #isHidden = false;
 
-  constructor(pair: PatientPair, superblocks: Superblocks, dataKey: Uint8Array) {
+  constructor(pair: PatientPair, superblocks: Superblocks, dataKey: Uint8Array, mode: MirrorMode) {
     this.#pair = pair;
+    const { flash, mirror } = superblocks;
+    this.#isWitnessed = mode === 'sync' && flash !== null && flash.mountEpoch === mirror?.mountEpoch;
     this.#superblocks = superblocks;
     this.#dataKey = dataKey;
   }
@@ -183,7 +190,7 @@ class Joining {
     return (flash?.mountEpoch ?? 0) > (mirror?.mountEpoch ?? 0);
   }
 
-  async join({ onProgress, inspect }: JoinOptions): Promise<Omit<Joined, 'superblock'>> {
+  async join({ onProgress, inspect }: Omit<JoinOptions, 'mode'>): Promise<Omit<Joined, 'superblock'>> {
     const { best } = this.#superblocks;
     const { flash, mirror } = this.#pair;
     const [onFlash, onMirror] = await Promise.all([readHeadRuns(flash, best), readHeadRuns(mirror, best)]);
@@ -205,14 +212,15 @@ class Joining {
     const carrying = skipped.find((head) => head.segment === segmentOf(best, carryPosition));
     if (carrying !== undefined) await this.#heal(carrying);
     const report = { remade: false, healedFlash: this.#healedFlash, healedMirror: this.#healedMirror, discarded };
-    return { report, lastIndex: this.#lastIndex, headRuns: flash.failures === 0 && !this.#flashTouched ? onFlash : null };
+    const { lastIndex, isWitnessed } = { lastIndex: this.#lastIndex, isWitnessed: this.#isWitnessed };
+    return { report, lastIndex, isWitnessed, headRuns: flash.failures === 0 && !this.#flashTouched ? onFlash : null };
   }
 
   /** Where what is carried stands, as the segment's last run tells; null when it holds no run. */
   async #heal(head: Head): Promise<number | null> {
-    const { best, flash, mirror } = this.#superblocks;
+    const { best } = this.#superblocks;
     const healed = await healSegment(this.#pair, best, this.#dataKey, head.segment, head.runIndex - 1, true, {
-      together: flash !== null && flash.mountEpoch === mirror?.mountEpoch,
+      together: this.#isWitnessed,
       inspect: ({ unreadable }) => {
         if (this.#isHidden && unreadable.length > 0) throw this.#hidden();
       },
@@ -313,16 +321,16 @@ function sameHeads(onFlash: readonly DecodedRun[], onMirror: readonly DecodedRun
  * Brings FLASH and mirror to one state; the caller then opens the FLASH with the superblock that is answered here, and writes it to both.
  * Throws `halted` as opening does, and when the two have parted (each holds frames that the other contradicts).
  */
-export async function joinMirror(flash: Device, mirror: Device, dataKey: Uint8Array, options: JoinOptions = {}): Promise<Joined> {
+export async function joinMirror(flash: Device, mirror: Device, dataKey: Uint8Array, options: JoinOptions): Promise<Joined> {
   const pair = { flash: new PatientDevice(flash), mirror: new PatientDevice(mirror) };
   const superblocks = await readSuperblocks(pair.flash, pair.mirror, dataKey);
   const superblock = superblocks.best;
   if (superblocks.remake) {
     const segments = await remakeMirror(pair.flash, pair.mirror, superblock, dataKey, options);
     const report = { remade: true, healedFlash: 0, healedMirror: segments, discarded: false };
-    return { superblock, report, headRuns: null, lastIndex: 0 };
+    return { superblock, report, headRuns: null, lastIndex: 0, isWitnessed: false };
   }
-  const joined = await new Joining(pair, superblocks, dataKey).join(options);
+  const joined = await new Joining(pair, superblocks, dataKey, options.mode).join(options);
   // What hides there may be what the FLASH has lost: nobody can say that it holds the same, and its superblocks stay behind.
   if (pair.mirror.unread.size > 0) throw unfit(mirror, pair.mirror);
   return { superblock, ...joined };

@@ -305,20 +305,21 @@ export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenO
     const joined =
       mirror === undefined || flash.readOnly
         ? null
-        : await joinMirror(flash, mirror.device, key, { onProgress: mirror.onProgress, inspect, end: known });
+        : await joinMirror(flash, mirror.device, key, { onProgress: mirror.onProgress, mode: mirror.mode, inspect, end: known });
     const superblock = joined?.superblock ?? (await readSuperblock(flash, key)).superblock;
-    const found = await readLog(flash, superblock, key, { ...joined, end: known });
+    const end = joined?.isWitnessed === true ? { givenUpBehind: joined.lastIndex } : known;
+    const found = await readLog(flash, superblock, key, { ...joined, end });
     const before = found.superblock;
     if (joined === null && !flash.readOnly) await inspect?.(endOf(before, found.lastIndex));
     const mirrored = mirror === undefined || flash.readOnly ? null : new MirroredDevice(flash, mirror.device, mirror.mode);
     const device = mirrored ?? flash;
     if (!device.readOnly) await giveUpPages(device, found.hidden);
     const keeper = new SuperblockKeeper(device, before, key);
-    const end = cursorOf(before, found);
+    const cursor = cursorOf(before, found);
     const checkpoint = checkpointOf(before, found, key);
     // Durable afterwards, before any append: the new epoch and the tail that this mount starts from. Also repairs stale copies.
     const mountEpoch = Math.max(before.mountEpoch + 1, options.epochMin ?? 0);
-    if (!device.readOnly) await keeper.write({ ...stateOf(end), mountEpoch });
+    if (!device.readOnly) await keeper.write({ ...stateOf(cursor), mountEpoch });
     const mounted: Mounted = {
       identity: identityOf(before, key),
       checkpoint: checkpoint.index === 0 ? null : checkpoint.bytes,
@@ -348,7 +349,7 @@ export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenO
     });
     const writer: Writer = new Writer({
       ...parts,
-      cursor: device.readOnly ? end : { ...end, lifeBytes: keeper.current.lifeBytes },
+      cursor: device.readOnly ? cursor : { ...cursor, lifeBytes: keeper.current.lifeBytes },
       segments: found.heads,
       checkpoint,
       carried: found.carried.bytes,

@@ -3,10 +3,10 @@ import { randomBytes } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
 import { logStartBytes, pageBytes } from '#store/format.ts';
 import { openLog } from '#store/log.ts';
-import type { KnownEnd, StoreEnd, StoreLog } from '#store/store.ts';
+import type { KnownEnd, MirrorMode, StoreEnd, StoreLog } from '#store/store.ts';
 import type { MemoryDevice } from '#test/support/memory-device.ts';
 import { WornDevice } from '#test/support/worn-device.ts';
-import { appendAll, dataKey, deviceOn, expectWhole, failureOf, newStore, open, segmentBytes } from './rig.ts';
+import { appendAll, dataKey, deviceOn, expectWhole, failureOf, newStore, open, pairOf, segmentBytes } from './rig.ts';
 
 const segments = 8;
 const payloadBytes = 900;
@@ -125,5 +125,35 @@ describe('an empty log', () => {
     const log = await openKnowing(flash, { givenUpBehind: 0 });
     await appendAll(log, 1, payloads(3));
     await whole(await openKnowing(flash, null));
+  });
+});
+
+describe('with a mirror', () => {
+  const both = (flash: WornDevice, mirror: MemoryDevice, mode: MirrorMode = 'sync'): Promise<StoreLog> =>
+    openLog(flash, dataKey, { mirror: { device: mirror, mode } });
+
+  it.each([
+    ['behind the end', endPage + pageBytes],
+    ['at the beginning of the next segment', logStartBytes + segmentBytes],
+  ])('a page %s is known to hold nothing', async (_, page) => {
+    const { flash, mirror } = await pairOf(segments, frames);
+    const broken = worn(flash, page);
+    const log = await both(broken, deviceOn(mirror.snapshot(), segments));
+    await appendAll(log, frames + 1, payloads(3));
+    expect(log.mounted.nextIndex).toBe(frames + 1);
+    expect(broken.broken.size).toBe(0);
+    await whole(await openKnowing(broken, null));
+  });
+
+  it('that may be behind, what hides on the FLASH is waited for', async () => {
+    const { flash, mirror } = await pairOf(segments, 8);
+    const log = await openLog(flash, dataKey, { mirror: { device: mirror, mode: 'async' } });
+    const epoch = deviceOn(mirror.snapshot(), segments); // opened together, and then it fell behind
+    await appendAll(log, 9, payloads(3));
+    const broken = worn(flash, endPage + pageBytes); // behind the new run's header
+    expect((await failureOf(both(broken, epoch, 'async')))?.code).toBe('busy');
+    expect(broken.broken.size).toBe(1);
+    broken.broken.clear();
+    expect((await both(broken, epoch, 'async')).mounted.nextIndex).toBe(frames + 1);
   });
 });

@@ -47,17 +47,17 @@ describe('an opening', () => {
     const { flash, mirror } = await pairOf(segments, 10);
     const worn = on(flash.snapshot());
     worn.failReads(logStart + segmentBytes - 4096, 4096);
-    const { headRuns, report } = await joinMirror(worn, on(mirror.snapshot()), dataKey);
+    const { headRuns, report } = await joinMirror(worn, on(mirror.snapshot()), dataKey, { mode: 'sync' });
     expect([headRuns, report.healedFlash]).toEqual([null, 0]);
   });
 
   it('looks at it again where one look failed', async () => {
     const { flash, mirror } = await pairOf(segments, 10);
-    const whole = await joinMirror(on(flash.snapshot()), on(mirror.snapshot()), dataKey);
+    const whole = await joinMirror(on(flash.snapshot()), on(mirror.snapshot()), dataKey, { mode: 'sync' });
     expect(whole.headRuns?.length).toBe(1);
     const worn = on(flash.snapshot());
     worn.failReads(logStart + (segments - 1) * segmentBytes, 4096);
-    expect((await joinMirror(worn, on(mirror.snapshot()), dataKey)).headRuns).toBeNull();
+    expect((await joinMirror(worn, on(mirror.snapshot()), dataKey, { mode: 'sync' })).headRuns).toBeNull();
   });
 
   it.each([
@@ -90,7 +90,7 @@ describe('an opening', () => {
     const { flash, mirror } = await pairOf(segments, 10);
     const rotten = [0, 1, 2, 3].reduce((medium: Medium, copy) => flipBit(medium, copy * 1024 * 1024 + 100, 1), flash.snapshot());
     const seen: unknown[] = [];
-    await joinMirror(on(rotten), on(mirror.snapshot()), dataKey, { inspect: async (end) => void seen.push(end) });
+    await joinMirror(on(rotten), on(mirror.snapshot()), dataKey, { mode: 'sync', inspect: async (end) => void seen.push(end) });
     expect(seen).toEqual([null]);
   });
 
