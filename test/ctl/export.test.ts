@@ -300,12 +300,13 @@ describe('memory', () => {
     const long = await BuiltLedger.begin();
     for (let at = 1; at < all; at++) long.add(Array.from({ length: perBatch }, () => ({ ...long.draft(), fillerBytes: 6_000 })));
     const held: number[] = [];
-    const before = (page: number): void => void (page % 6 === 0 && held.push(heldBytes()));
+    const before = (page: number): void => void (page % 2 === 0 && held.push(heldBytes()));
     await using service = await FakeService.start({ script: serving(long, 1, before) });
     const file = fresh();
     await exportCommand.run(new Given([], { output: file, socket: service.socketPath }), quiet);
-    expect(held.length).toBeGreaterThan(8);
-    expect(Math.min(...held.slice(-3)) - Math.min(...held.slice(1, 4))).toBeLessThan(4 * mib);
+    expect(held.length).toBeGreaterThan(24);
+    // The least of several: what is on its way counts as held for a moment.
+    expect(Math.min(...held.slice(-8)) - Math.min(...held.slice(1, 9))).toBeLessThan(4 * mib);
     expect(await grownWhileVerified(file, () => undefined)).toBeLessThan(4 * mib);
     const hoard: unknown[] = [];
     expect(await grownWhileVerified(file, (record) => hoard.push(record))).toBeGreaterThan(10 * mib);

@@ -159,6 +159,27 @@ describe.skipIf(!existsSync('/proc/self/cmdline'))('a start', () => {
   );
 
   test(
+    'that is killed when its server has enrolled the key is completed by the next one',
+    async () => {
+      const dir = path.join(base, 'enrolled');
+      const { serverLog, ticketFile } = layoutOf(dir);
+      const { child, ended } = await starting(dir);
+      const isEnrolled = (): boolean => existsSync(serverLog) && readFileSync(serverLog, 'utf8').includes('token-enrolled');
+      for (const endMs = performance.now() + 20_000; !isEnrolled() && performance.now() < endMs; )
+        await new Promise((resolve) => setTimeout(resolve, 1));
+      child.kill('SIGKILL');
+      for (const pid of processesOf(dir)) process.kill(Number(pid), 'SIGKILL');
+      await ended;
+      expect(existsSync(ticketFile)).toBe(true);
+      await expect.poll(() => processesOf(dir)).toEqual([]);
+      running = await Sandbox.start(dir);
+      expect(await running.status()).toMatchObject({ standing: expect.stringMatching(/^issuing/) });
+      expect(existsSync(ticketFile)).toBe(false);
+    },
+    waitMs,
+  );
+
+  test(
     'answers status and stop meanwhile',
     async () => {
       const dir = path.join(base, 'asked');

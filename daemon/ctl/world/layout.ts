@@ -26,6 +26,8 @@ export interface Layout {
   readonly adminSocket: string;
   readonly controlSocket: string;
   readonly pinFile: string;
+  /** Its enrolment ticket, until the token is provisioned. */
+  readonly ticketFile: string;
   readonly soPinFile: string;
   readonly secretFile: string;
   readonly config: string;
@@ -58,6 +60,7 @@ export function layoutOf(folder: string): Layout {
     adminSocket: path.join(sockets, longestSocketName),
     controlSocket: path.join(sockets, 'sandbox.sock'),
     pinFile: at('pin'),
+    ticketFile: at('ticket.json'),
     soPinFile: at('so-pin'),
     secretFile: at('till-1.secret'),
     config: at('ukeyd.toml'),

@@ -1,11 +1,12 @@
 // Owns: what makes a sandbox's service ready the first time: the token provisioned with a ticket of its server, one till enrolled.
 // Invariants: each step looks first whether it was done, so that a start that was broken off is completed by the next; a ticket's code
-// goes from the server's standard output into the service, through no file, argument or log.
+// goes from the server's standard output into the service, through no argument or log, and is kept beside the PIN until the token is provisioned.
 // Must not: start or stop anything that stays.
 import { spawn } from 'node:child_process';
-import { existsSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { openSecretFile } from '#ctl/output-file.ts';
+import { writeDurably } from '#ground/durable-file.ts';
 import type { Client } from '#ipc-schema/client.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { type EnrolmentTicket, parseTicket } from '#ipc-schema/upstream.ts';
@@ -45,11 +46,12 @@ async function provision({ layout, admin, onProvisioned, over }: SettingUp): Pro
   let isDone = await isProvisioned(admin);
   const isNew = !isDone;
   if (isNew) {
-    const ticket = await makeTicket(layout, over);
+    const ticket = await ticketOf(layout, over);
     const pins = { pin: readPinFile(layout.pinFile), soPin: readPinFile(layout.soPinFile) };
     try {
       await admin.call('token.provision', { label, ticket, ...pins }, { timeoutMs: provisionWaitMs });
     } catch (error) {
+      if (asUkeyError(error).code === 'forbidden') rmSync(layout.ticketFile, { force: true }); // the next start has another one
       if (asUkeyError(error).code !== 'invalid-request') throw error;
       // Perhaps done, and the service had not opened the token yet when it was asked.
       for (const endMs = performance.now() + settleWaitMs; !isDone && performance.now() < endMs; isDone = await isProvisioned(admin))
@@ -58,7 +60,16 @@ async function provision({ layout, admin, onProvisioned, over }: SettingUp): Pro
     }
   }
   onProvisioned();
+  rmSync(layout.ticketFile, { force: true });
   return isNew && !isDone;
+}
+
+/** The same as a start before this one had: for a key that it has enrolled, the server answers to that ticket alone. */
+async function ticketOf(layout: Layout, over: AbortSignal): Promise<EnrolmentTicket> {
+  if (existsSync(layout.ticketFile)) return parseTicket(JSON.parse(readFileSync(layout.ticketFile, 'utf8')));
+  const ticket = await makeTicket(layout, over);
+  writeDurably(layout.ticketFile, JSON.stringify(ticket));
+  return ticket;
 }
 
 async function isProvisioned(admin: Client): Promise<boolean> {
