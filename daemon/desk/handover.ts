@@ -90,7 +90,11 @@ export class Handover {
       pin.fill(0);
       unattended?.resume();
     }
-    await custody.use(); // opening it has taken it back (`finish`)
+    try {
+      await custody.use(); // opening it has taken it back (`finish`)
+    } finally {
+      this.#takingBack = false; // what did not open is not taken back by the next that does
+    }
     return { standing: custody.standing().standing };
   }
 

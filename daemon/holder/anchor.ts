@@ -38,10 +38,16 @@ export interface Seen extends Anchor {
 /** Each opening of a store for writing has a mount epoch of its own. Pure. */
 export const isSameOpening = (a: Anchor, b: Anchor): boolean => a.mountEpoch === b.mountEpoch && isSame(a.storeId, b.storeId);
 
+/** What was seen, where it was seen of the store that is there and under the KEY that is there: its epochs mean nothing to another. Pure. */
+export function seenOf(seen: Seen | null, storeId: Uint8Array, keyId: Uint8Array): Seen | null {
+  return seen !== null && isSame(seen.storeId, storeId) && isSame(seen.keyId, keyId) ? seen : null;
+}
+
 /** The newer of what KEY and service have seen of the store that is there, which is of this KEY. Pure. */
 export function newestAnchor(onKey: Anchor | null, seen: Seen | null, storeId: Uint8Array, keyId: Uint8Array): Anchor | null {
-  if (seen === null || !isSame(seen.storeId, storeId) || !isSame(seen.keyId, keyId)) return onKey;
-  return onKey === null || (isSame(onKey.storeId, storeId) && isNewer(seen, onKey)) ? seen : onKey;
+  const ours = seenOf(seen, storeId, keyId);
+  if (ours === null || onKey === null) return ours ?? onKey;
+  return isSame(onKey.storeId, storeId) && isNewer(ours, onKey) ? ours : onKey;
 }
 
 /** For formatting: what the KEY remembers of another store is void. Before a crash can leave a store that it does not know. */

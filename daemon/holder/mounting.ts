@@ -13,7 +13,7 @@ import { readStoreHeader } from '#store/log.ts';
 import type { KeySlot, StoreHeader, StoreLog } from '#store/store.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token, TokenFacts, WrapMethod } from '#token/token.ts';
-import { type Anchor, judgeAge, judgeSeal, newestAnchor, readAnchor, type Seen } from './anchor.ts';
+import { type Anchor, judgeAge, judgeSeal, newestAnchor, readAnchor, type Seen, seenOf } from './anchor.ts';
 import { decodeCarried } from './carried.ts';
 import { type Chain, decodeCheckpoint, follow, startOf, type Walk } from './chain.ts';
 import { nameDamage } from './damage.ts';
@@ -106,8 +106,9 @@ export async function mountLedger(
   const header = await readOwnHeader(device, publicKey, mirror);
   if (header === null) throw new UkeyError('token-failed', 'the FLASH is not formatted: provision the token first');
   // Before the log is read: a service that goes on writing beside a reader makes it no rollback.
-  const anchor = newestAnchor(readAnchor(token), seen, header.storeId, keyIdOf(publicKey));
-  const end = acceptEnd !== null ? { givenUpBehind: acceptEnd } : seen === null ? null : { ...seen, lastIndex: seen.batchIndex };
+  const ours = seenOf(seen, header.storeId, keyIdOf(publicKey));
+  const anchor = newestAnchor(readAnchor(token), ours, header.storeId, keyIdOf(publicKey));
+  const end = acceptEnd !== null ? { givenUpBehind: acceptEnd } : ours === null ? null : { ...ours, lastIndex: ours.batchIndex };
   const { dataKey, method } = unwrapFirst(token, header.slots);
   const named = (thrown: unknown): Promise<unknown> => nameDamage(device, dataKey, thrown, anchor?.batchIndex ?? null);
   try {

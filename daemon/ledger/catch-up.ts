@@ -15,21 +15,26 @@ const entriesPerTurn = 128;
 /** No entry is of it. */
 const noKind = 0;
 
-/**
- * The newest batch that the index has and this log has lost; null: none. Acknowledgements alone bear no number, and an index of a log that has just begun is that of an
- * earlier attempt: neither speaks against the log.
- */
-export async function batchLost(lookup: Lookup, holder: Holder, mount: Mount): Promise<number | null> {
+/** What an index that reaches further than the log tells. */
+export interface Beyond {
+  /** The newest batch that the log has lost; null: it lost acknowledgements alone, which bear no number. */
+  readonly lost: number | null;
+}
+
+/** Null: the index tells nothing beyond the log. That of a log that has just begun is of an earlier attempt. Writes nothing. */
+export async function beyondLog(lookup: Lookup, holder: Holder, mount: Mount): Promise<Beyond | null> {
   const head = await lookup.head();
   const lastBatch = mount.nextBatch - 1;
-  const tokenId = hex(mount.tokenId);
-  if (head === null || head.tokenId !== tokenId || head.batch <= lastBatch || lastBatch < 1) return null;
+  if (head === null || head.tokenId !== hex(mount.tokenId) || head.batch <= lastBatch || lastBatch < 1) return null;
   // A spoilt index is no witness: it must hold what it says, and go on from this very log.
   if ((await lookup.newestBatchBeside(noKind)) !== head.batch || !(await hasLast(lookup, holder, mount))) return null;
   const weighty = await lookup.newestBatchBeside(entryKinds.acknowledgement);
-  if (weighty > lastBatch) return weighty;
-  await lookup.rewind({ tokenId, batch: lastBatch, sealHash: hex(mount.headSealHash) });
-  return null;
+  return { lost: weighty > lastBatch ? weighty : null };
+}
+
+/** The index goes back to the log: what it knew beyond is given up. */
+export function rewind(lookup: Lookup, { tokenId, nextBatch, headSealHash }: Mount): Promise<void> {
+  return lookup.rewind({ tokenId: hex(tokenId), batch: nextBatch - 1, sealHash: hex(headSealHash) });
 }
 
 /** Whether the index has the log's newest batch, row for row. */

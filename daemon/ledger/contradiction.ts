@@ -27,10 +27,10 @@ export interface Evidence {
   readonly signed: Uint8Array;
 }
 
-/** What this machine's index knows of was durable, and the log that was opened lacks it. */
-export const olderThanIndex = ({ nextBatch }: Mount, indexBatch: number): Stop => ({
+/** What this machine's index knows of was durable, and the log that was opened lacks it. `isHandedOver`: another KEY has gone on with the ledger. */
+export const olderThanIndex = ({ nextBatch }: Mount, indexBatch: number, isHandedOver: boolean): Stop => ({
   kind: 'rollback',
-  reason: `rollback: this machine's index has batch ${indexBatch}, this token ends at ${nextBatch - 1}`,
+  reason: `rollback: this machine's index has batch ${indexBatch}, this token ends at ${nextBatch - 1}${isHandedOver ? ', where its KEY has handed the ledger over: another one has gone on' : ''}`,
 });
 
 export interface Contradiction {

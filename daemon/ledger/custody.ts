@@ -255,7 +255,7 @@ export class Custody {
     const opened: Opened = { ledger, index };
     let found: Stop | null;
     try {
-      if (lost !== null) return { opened, found: (await isHandedOver(holder, ledger)) ? handedOver : olderThanIndex(mount, lost) };
+      if (lost !== null) return { opened, found: olderThanIndex(mount, lost, await isHandedOver(holder, ledger)) };
       await this.#parts.onOpened(ledger);
       found = (await this.#contradictions.against(ledger)) ?? ((await isHandedOver(holder, ledger)) ? handedOver : null);
     } catch (error) {

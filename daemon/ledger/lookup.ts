@@ -113,17 +113,40 @@ export class Lookup {
     database.configure('busyTimeout', busyWaitMs);
     const lookup = new Lookup(database);
     try {
-      const [version] = await lookup.#all<{ user_version: number }>('PRAGMA user_version', []);
-      if (version !== undefined && version.user_version !== 0 && version.user_version !== schemaVersion)
-        throw new UkeyError('internal', 'the index is of another version');
+      const version = await lookup.#checkVersion();
       // A new file holds nothing that could be lost: what a crash leaves of it is found damaged, or empty, and is made anew.
-      await lookup.#exec(`PRAGMA synchronous = ${version?.user_version === 0 ? 'OFF' : 'NORMAL'}; ${tables}`);
+      await lookup.#exec(`PRAGMA synchronous = ${version === 0 ? 'OFF' : 'NORMAL'}; ${tables}`);
       await lookup.#all('SELECT sequence FROM entry LIMIT 1', []);
       return lookup;
     } catch (error) {
       await lookup.close();
       throw error;
     }
+  }
+
+  /** One that is there and cannot, or must not, be written to. Rejects where it cannot be read, or is of another version. */
+  static async openToRead(path: string): Promise<Lookup> {
+    const database = await new Promise<sqlite3.Database>((resolve, reject) => {
+      const opened = new sqlite3.Database(path, sqlite3.OPEN_READONLY, (error) => (error === null ? resolve(opened) : reject(error)));
+    });
+    database.on('error', () => undefined); // as above
+    database.configure('busyTimeout', busyWaitMs);
+    const lookup = new Lookup(database);
+    try {
+      await lookup.#checkVersion();
+      return lookup;
+    } catch (error) {
+      await lookup.close();
+      throw error;
+    }
+  }
+
+  /** 0: it has just been made. Rejects with internal for another version than ours. */
+  async #checkVersion(): Promise<number> {
+    const [row] = await this.#all<{ user_version: number }>('PRAGMA user_version', []);
+    const version = row?.user_version ?? 0;
+    if (version !== 0 && version !== schemaVersion) throw new UkeyError('internal', 'the index is of another version');
+    return version;
   }
 
   /** Newest batch with an entry of another kind than this one; 0: there is none. */

@@ -9,10 +9,10 @@ import { openCharter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { checkRenewal } from '#ipc-schema/signers.ts';
 import { openTemplate } from '#ipc-schema/template.ts';
-import { batchLost, catchUp } from './catch-up.ts';
+import { beyondLog, catchUp, rewind } from './catch-up.ts';
 import { daysToTell } from './certificate-term.ts';
 import type { Ledger, OpenLedger } from './ledger.ts';
-import { Lookup } from './lookup.ts';
+import { isDamage, Lookup } from './lookup.ts';
 import { carriedWith } from './reclaiming.ts';
 import { type Reads, readBatches } from './stored.ts';
 import { decodeTip, emptyTip, type Tip, withBatchEnd, withEntry } from './tip.ts';
@@ -73,30 +73,62 @@ export async function openIndex(
   const fill = async (file: string): Promise<IndexFound> => {
     const lookup = await Lookup.open(file);
     try {
-      const lost = await batchLost(lookup, holder, mount);
-      if (lost !== null) return { lookup, lost };
+      const beyond = await beyondLog(lookup, holder, mount);
+      if (beyond !== null && beyond.lost !== null) return { lookup, lost: beyond.lost };
+      if (beyond !== null) await rewind(lookup, mount);
       const entries = await catchUp(lookup, holder, mount, tell);
       if (entries > 0) log.info('the index has caught up', { entries });
-      return { lookup, lost };
+      return { lookup, lost: null };
     } catch (error) {
       await lookup.close();
       throw error;
     }
   };
+  let failure: unknown;
   try {
     return await fill(path);
   } catch (error) {
-    if (error instanceof UkeyError && error.code !== 'internal') throw error; // the log's or the token's fault, not the index's
-    log.warn('the index is made anew', { why: whyOf(error) });
+    failure = faultOfIndex(error);
   }
-  try {
-    Lookup.remove(path);
-    return await fill(path);
-  } catch (error) {
-    if (error instanceof UkeyError && error.code !== 'internal') throw error;
-    log.error('the index cannot be kept on disk and is kept in memory', { why: whyOf(error) });
+  if (isSpoilt(failure)) {
+    log.warn('the index is made anew', { why: whyOf(failure) });
+    try {
+      Lookup.remove(path);
+      return await fill(path);
+    } catch (error) {
+      failure = faultOfIndex(error);
+    }
+  } else {
+    // A full disk, a lock, a right that is missing: the file is kept, and still tells what the log has lost.
+    const lost = await askKept(path, holder, mount, log);
+    if (lost !== null) return { lookup: await Lookup.open(inMemory), lost };
   }
+  log.error('the index cannot be kept on disk and is kept in memory', { why: whyOf(failure) });
   return await fill(inMemory);
+}
+
+/** Throws what is the log's or the token's fault. */
+function faultOfIndex(error: unknown): unknown {
+  if (error instanceof UkeyError && error.code !== 'internal') throw error;
+  return error;
+}
+
+/** Damaged, or of another version (internal): what it holds helps nobody. */
+const isSpoilt = (failure: unknown): boolean => isDamage(failure) || failure instanceof UkeyError;
+
+/** The batch that the log has lost, by an index that cannot be written to; null: none that it could tell of. */
+async function askKept(path: string, holder: Holder, mount: Mount, log: Log): Promise<number | null> {
+  try {
+    const kept = await Lookup.openToRead(path);
+    try {
+      return (await beyondLog(kept, holder, mount))?.lost ?? null;
+    } finally {
+      await kept.close();
+    }
+  } catch (error) {
+    log.warn('the index on disk cannot be asked what it knows', { why: whyOf(faultOfIndex(error)) });
+    return null;
+  }
 }
 
 async function foldTip(holder: Reads, mount: Mount): Promise<Tip> {

@@ -20,7 +20,7 @@ import {
   segmentOf,
   segmentPosition,
 } from './format.ts';
-import { hiddenEnd, hiddenPages, isKnownEnd } from './hidden-end.ts';
+import { hiddenBehind } from './hidden-end.ts';
 import {
   type CopyChoice,
   chooseCopy,
@@ -62,6 +62,8 @@ export interface LogFound {
   readonly carried: Carried;
   readonly lastIndex: number;
   readonly tornBytes: number;
+  /** Of them: how far in the next segment of the ring what was begun there would reach. */
+  readonly behindBytes: number;
   /** Positions of pages behind the end that cannot be read, and where nothing stands that counts. */
   readonly hidden: readonly number[];
 }
@@ -303,7 +305,8 @@ export async function readOnce(
     carryLost: carried === null || superblock.tail.runIndex > lastRunIndex,
     tornBytes,
   });
-  return { superblock, heads, walk, carried: carried ?? { position: 0, bytes: null }, lastIndex, tornBytes, decision };
+  const behindBytes = behind?.markedBytes ?? 0;
+  return { superblock, heads, walk, carried: carried ?? { position: 0, bytes: null }, lastIndex, tornBytes, behindBytes, decision };
 }
 
 /** What the newest run carries or points to; null when it was durable and cannot be read. */
@@ -381,11 +384,7 @@ export async function readLog(
       case 'tail':
         if (found.lastIndex < lastIndexMin)
           damage = { kind: 'damage', missing: [{ from: found.lastIndex + 1, to: lastIndexMin }], carryLost: false };
-        else if (isSure) {
-          const hidden = hiddenPages(found, counted);
-          if (hidden.length > 0 && !isKnownEnd(end, found)) throw hiddenEnd(device.path);
-          return { ...found, hidden };
-        }
+        else if (isSure) return { ...found, hidden: hiddenBehind(found, counted, end) };
         break;
       case 'damage':
         damage = found.decision;

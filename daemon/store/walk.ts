@@ -101,6 +101,8 @@ class Walker {
   offset = 0;
   strayEnd = 0;
   markedEnd = 0;
+  /** Behind what a run was to carry that is not whole. */
+  #tornEnd = 0;
 
   constructor(input: WalkInput) {
     this.#input = input;
@@ -124,6 +126,7 @@ class Walker {
       const isNewer: boolean =
         best === null || runIndex > best.header.runIndex || (runIndex === best.header.runIndex && mountEpoch > best.header.mountEpoch);
       const carrySide: number | null = isNewer ? this.#carrySideOf(decoded, offset) : null;
+      if (isNewer && carrySide === null) this.#tornEnd = Math.max(this.#tornEnd, offset + runHeaderBytes + decoded.header.carryFrameBytes);
       if (carrySide !== null) best = { ...decoded, offset, side, carrySide };
     }
     return best;
@@ -216,6 +219,7 @@ class Walker {
       this.strayEnd = offset + geometry.sectorBytes;
       const run = offset % pageBytes === 0 ? this.#runAt(offset) : null;
       if (run !== null) return { kind: 'run', run };
+      this.markedEnd = Math.max(this.markedEnd, Math.min(this.length, this.#tornEnd));
       for (const [side, bytes] of used) {
         const header = this.#headerAt(bytes, offset);
         if (header === null) continue;

@@ -2,7 +2,6 @@
 // is refused, and one that only cannot be written at its end goes on.
 import { copyFileSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as pause } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
 import type { Holder } from '#holder/holder.ts';
 import { joinHolder } from '#holder/joined.ts';
@@ -39,6 +38,15 @@ async function olderCopy(): Promise<string> {
   copyFileSync(rig.flashPath, copy);
   await rig.holder.commit(drafts.next(['b'])).durable;
   return copy;
+}
+
+/** In memory; `before`: what the FLASH holds then. */
+async function oneBatch(): Promise<{ memory: MemoryRig; drafts: DraftMaker; before: Medium }> {
+  const memory = use(new MemoryRig());
+  await memory.watch.until('blank');
+  const drafts = new DraftMaker(await provisionHolder(memory.holder));
+  await memory.holder.commit(drafts.next(['a'])).durable;
+  return { memory, drafts, before: memory.device?.snapshot() ?? new Map() };
 }
 
 describe('a FLASH that lost what somebody was told of', () => {
@@ -81,25 +89,18 @@ describe('a FLASH that lost what somebody was told of', () => {
 describe('what was told while the log was being closed', () => {
   /** The KEY goes while the second batch is on its way, and that is told. What the FLASH held before it. */
   async function toldInClosing(): Promise<{ rig: MemoryRig; before: Medium }> {
-    const memory = use(new MemoryRig());
-    await memory.watch.until('blank');
-    const drafts = new DraftMaker(await provisionHolder(memory.holder));
-    await memory.holder.commit(drafts.next(['a'])).durable;
-    const before = memory.device?.snapshot() ?? new Map();
+    const { memory, drafts, before } = await oneBatch();
     memory.writeMs = 150;
     const told = memory.holder.commit(drafts.next(['b'])).durable;
-    await pause(30);
-    memory.token.isLoggedIn = false;
+    memory.token.isLoggedIn = false; // it was signed
     await told;
     memory.writeMs = 0;
     await memory.watch.until('locked');
-    await memory.holder.status(); // a turn behind the closing
     return { rig: memory, before };
   }
 
   test('is remembered, too', async () => {
     const { rig: memory, before } = await toldInClosing();
-    await pause(200);
     memory.device = new MemoryDevice({ sizeBytes: imageBytes, medium: before });
     await expect(memory.holder.login(pinBytes(), false)).rejects.toMatchObject(rollback);
   });
@@ -138,11 +139,7 @@ describe('what was seen', () => {
   });
 
   test('does not stop the right FLASH behind a resumption that was cut short', async () => {
-    const memory = use(new MemoryRig());
-    await memory.watch.until('blank');
-    const drafts = new DraftMaker(await provisionHolder(memory.holder));
-    await memory.holder.commit(drafts.next(['a'])).durable;
-    const old = memory.device?.snapshot() ?? new Map();
+    const { memory, drafts, before: old } = await oneBatch();
     for (const body of ['b', 'c']) await memory.holder.commit(drafts.next([body])).durable;
     const later = await memory.holder.read(2, 1_000_000);
     await memory.holder.close();
@@ -161,11 +158,8 @@ describe('what was seen', () => {
   });
 
   test('is asked before a copy that lacks some of it is put in the place of a lost FLASH', async () => {
-    const memory = use(new MemoryRig());
-    await memory.watch.until('blank');
-    const drafts = new DraftMaker(await provisionHolder(memory.holder));
-    await memory.holder.commit(drafts.next(['a'])).durable;
-    memory.sources.set('copy', memory.device?.snapshot() ?? new Map());
+    const { memory, drafts, before } = await oneBatch();
+    memory.sources.set('copy', before);
     await memory.holder.commit(drafts.next(['b'])).durable;
     memory.pull();
     await memory.watch.until('absent');

@@ -11,8 +11,10 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
+import sqlite3 from 'sqlite3';
 import { afterEach, describe, expect, test } from 'vitest';
 import { silentLog } from '#ground/log.ts';
+import { type AdminEvent, encodeAdminEvent } from '#ipc-schema/admin.ts';
 import { asUkeyError } from '#ipc-schema/errors.ts';
 import { acknowledge } from '#ledger/acknowledging.ts';
 import { openBatch } from '#ledger/batches.ts';
@@ -148,6 +150,35 @@ describe('an index that is', () => {
     await expect(rig.restart()).rejects.toMatchObject({ code: 'halted' });
     if (lost !== undefined) rig.holder.stored.push(lost);
     expect(await answers()).toEqual(before);
+  });
+
+  test('ahead of such a log, and locked by another program, stops it as well, and is still there', { timeout: 30_000 }, async () => {
+    await filled();
+    const lost = rig.holder.stored.pop();
+    const other = await new Promise<sqlite3.Database>((resolve, reject) => {
+      const opened = new sqlite3.Database(rig.indexFile, (error) => (error === null ? resolve(opened) : reject(error)));
+    });
+    await new Promise<void>((resolve, reject) => other.exec('BEGIN IMMEDIATE', (error) => (error === null ? resolve() : reject(error))));
+    const standing = (): string => rig.custody.standing().reason;
+    await rig.restart().catch(() => undefined); // it waits for the lock longer than a caller waits
+    await expect.poll(standing, { timeout: 20_000 }).toMatch(/^rollback: this machine's index has batch 42/);
+    await new Promise<void>((resolve) => other.close(() => resolve()));
+    await expect(rig.restart()).rejects.toMatchObject({ code: 'halted' });
+    if (lost !== undefined) rig.holder.stored.push(lost);
+    await rig.restart();
+  });
+
+  test('ahead of a log that was handed over says that another KEY has gone on', async () => {
+    rig = await LedgerRig.open();
+    const own = (event: AdminEvent) => {
+      const body = encodeAdminEvent(event);
+      return rig.ledger.addOwn({ kind: 'own', entryKind: 'admin', bodyMaxBytes: body.length, body: () => body });
+    };
+    await own({ event: 'handover' });
+    await own({ event: 'handover-cancelled' }); // in the place of the other's first
+    await rig.custody.close();
+    rig.holder.stored.pop();
+    await expect(rig.restart()).rejects.toMatchObject({ code: 'halted', message: expect.stringContaining('another one has gone on') });
   });
 
   test('ahead of a log that has lost acknowledgements alone keeps its rows', async () => {

@@ -103,6 +103,35 @@ describe('a last frame that hides in part, or elsewhere', () => {
     expect((await openKnowing(flash, null)).mounted.nextIndex).toBe(3);
   });
 
+  it.each([[[3, 4, 5]], [[3, 4, 5, 6]]])(
+    'is waited for behind a run that shows what it was to carry, and not the rest (%j)',
+    async (pages) => {
+      const device = await newStore(segments);
+      const log = await open(device);
+      await appendAll(log, 1, [900, 900, 900]);
+      await log.carry(randomBytes(100)); // its header is page 2
+      await log.append(randomBytes(900), Buffer.from('state'));
+      await log.append(randomBytes(900), Buffer.from('state'));
+      const flash = worn(device, ...pages.map((page) => logStartBytes + page * pageBytes));
+      expect((await failureOf(openKnowing(flash, null)))?.code).toBe('busy');
+      flash.broken.clear();
+      expect((await openKnowing(flash, null)).mounted.nextIndex).toBe(6);
+    },
+  );
+
+  it('is waited for behind such a run that begins the next segment', async () => {
+    const device = await newStore(segments);
+    const log = await open(device);
+    await log.append(randomBytes(56_000), Buffer.from('state')); // nothing more than a page fits behind it
+    await log.carry(randomBytes(9_000));
+    await log.append(randomBytes(900), Buffer.from('state'));
+    const behind = [1, 2, 3, 4, 5, 6].map((page) => logStartBytes + segmentBytes + page * pageBytes);
+    const flash = worn(device, ...behind);
+    expect((await failureOf(openKnowing(flash, null)))?.code).toBe('busy');
+    flash.broken.clear();
+    expect((await openKnowing(flash, null)).mounted.nextIndex).toBe(3);
+  });
+
   it('stands at the beginning of the ring behind its last segment', async () => {
     const device = await newStore(segments);
     const log = await open(device);

@@ -9,6 +9,7 @@ import { openSecretFile } from '#ctl/output-file.ts';
 import { writeDurably } from '#ground/durable-file.ts';
 import type { Client } from '#ipc-schema/client.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+import { decodeJson } from '#ipc-schema/json.ts';
 import { type EnrolmentTicket, parseTicket } from '#ipc-schema/upstream.ts';
 import { processEnv, programFile } from './ground-plan.ts';
 import { type Layout, readPinFile } from './layout.ts';
@@ -41,12 +42,13 @@ export async function setUpToken(parts: SettingUp): Promise<boolean> {
   return isNew;
 }
 
-async function provision({ layout, admin, onProvisioned, over }: SettingUp): Promise<boolean> {
+async function provision({ layout, admin, onProvisioned, over, note }: SettingUp): Promise<boolean> {
   // Done by a start that ended before it could be remembered.
   let isDone = await isProvisioned(admin);
   const isNew = !isDone;
   if (isNew) {
-    const ticket = await ticketOf(layout, over);
+    const ticket = keptTicket(layout, note) ?? (await makeTicket(layout, over));
+    writeDurably(layout.ticketFile, JSON.stringify(ticket));
     const pins = { pin: readPinFile(layout.pinFile), soPin: readPinFile(layout.soPinFile) };
     try {
       await admin.call('token.provision', { label, ticket, ...pins }, { timeoutMs: provisionWaitMs });
@@ -64,12 +66,15 @@ async function provision({ layout, admin, onProvisioned, over }: SettingUp): Pro
   return isNew && !isDone;
 }
 
-/** The same as a start before this one had: for a key that it has enrolled, the server answers to that ticket alone. */
-async function ticketOf(layout: Layout, over: AbortSignal): Promise<EnrolmentTicket> {
-  if (existsSync(layout.ticketFile)) return parseTicket(JSON.parse(readFileSync(layout.ticketFile, 'utf8')));
-  const ticket = await makeTicket(layout, over);
-  writeDurably(layout.ticketFile, JSON.stringify(ticket));
-  return ticket;
+/** That of a start before this one: for a key that it has enrolled, the server answers to that ticket alone. Null: there is none. */
+function keptTicket({ ticketFile }: Layout, note: SettingUp['note']): EnrolmentTicket | null {
+  if (!existsSync(ticketFile)) return null;
+  try {
+    return parseTicket(decodeJson(readFileSync(ticketFile)));
+  } catch (error) {
+    note(`${ticketFile} is no ticket, another one is made: ${asUkeyError(error).message}`);
+    return null;
+  }
 }
 
 async function isProvisioned(admin: Client): Promise<boolean> {
