@@ -48,6 +48,10 @@ export class FakeService {
     return service;
   }
 
+  get connections(): number {
+    return this.#sockets.size;
+  }
+
   /** Names of the methods that were asked for, without hello and authenticate. */
   get asked(): string[] {
     return this.requests.map(({ method }) => method).filter((method) => method !== 'hello' && method !== 'authenticate');

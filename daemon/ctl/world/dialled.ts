@@ -2,7 +2,7 @@
 // Invariants: one try at a time, so that a start that is given up leaves neither a connection nor a try behind.
 import { type Client, connect } from '#ipc-schema/client.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
-import { type Starting, started } from './started.ts';
+import { givenUp, type Starting, started } from './started.ts';
 
 export interface Dialling extends Pick<Starting, 'process' | 'logFile' | 'isOver'> {
   /** The admin door. */
@@ -13,7 +13,7 @@ const stepMs = 50;
 
 /** Throws as `started` does, or what the service refuses with. */
 export async function dialled({ socket, ...starting }: Dialling): Promise<Client> {
-  let client: Client | null = null;
+  let client = null as Client | null;
   const dial = async (): Promise<void> => {
     while (client === null && !starting.isOver()) {
       try {
@@ -29,5 +29,10 @@ export async function dialled({ socket, ...starting }: Dialling): Promise<Client
   const refused = new Promise<never>((_, reject) => void dial().catch(reject));
   await Promise.race([started({ what: 'the service', ...starting, isReady: () => client !== null }), refused]);
   if (client === null) throw new UkeyError('internal', 'the service does not answer');
+  if (starting.isOver()) {
+    // Given up since it was made: nobody else knows of it yet, and it would be made again for ever.
+    client.close();
+    throw givenUp();
+  }
   return client;
 }
