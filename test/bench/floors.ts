@@ -30,26 +30,27 @@ export interface Floors {
 export class FloorMeter {
   readonly #part: ChildProcess;
   readonly #world: World;
+  readonly #ended: Promise<never>;
 
   /** Beside a provisioned world: its module, its key, its disk. */
   constructor(world: World) {
     this.#world = world;
     this.#part = startPart('./floor-process.ts', world.environment);
+    this.#ended = once(this.#part, 'exit').then(() => {
+      throw new Error('the floor process has ended; its last words stand above');
+    });
+    this.#ended.catch(() => undefined); // told to who asks
   }
 
   async measure(count: number, bytes: number, pauseMs = 0): Promise<Floors> {
     const { module } = this.#world.options;
     const question: FloorQuestion = { module, pin, file: path.join(this.#world.files.folder, 'floor.img'), bytes, count, pauseMs };
     this.#part.send(question);
-    const failed = once(this.#part, 'exit').then(() => {
-      throw new Error('the floor process has ended; its last words stand above');
-    });
-    const [floors] = (await Promise.race([once(this.#part, 'message'), failed])) as [Floors];
+    const [floors] = (await Promise.race([once(this.#part, 'message'), this.#ended])) as [Floors];
     return floors;
   }
 
   close(): void {
-    this.#part.removeAllListeners('exit');
     this.#part.kill();
   }
 }

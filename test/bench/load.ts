@@ -28,6 +28,10 @@ export class Load {
     return load;
   }
 
+  get pid(): number {
+    return this.#child.pid ?? 0;
+  }
+
   async do(order: Extract<Order, { kind: 'open' | 'shut' | 'begin' }>): Promise<void> {
     await this.#ask(order);
   }

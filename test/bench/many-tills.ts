@@ -2,10 +2,13 @@
 import { type Bench, type Context, notMeasured, type Row, row } from './benchmark.ts';
 import { interleaved, median, percentile } from './figures.ts';
 import { Echo } from './floors.ts';
-import { wholly } from './load.ts';
+import { type Load, wholly } from './load.ts';
 import type { Sent } from './messages.ts';
+import { type ProcessorTime, processorTimeOf, timeBetween } from './processor-time.ts';
 import { sqlCipher } from './sqlcipher.ts';
 import { measureStages } from './stage-times.ts';
+import { figure } from './table.ts';
+import type { World } from './world.ts';
 
 const id = 'B2';
 const rateAim = 8_000;
@@ -35,17 +38,21 @@ async function run(context: Context): Promise<Row[]> {
     const peer = await sqlCipher(folder, wholly(keep).documents);
     const perSecond = (sent: Sent): number => (sent.latenciesUs.length / sent.elapsedMs) * 1_000;
     const latencies: number[] = [];
+    const shares: (Shares | null)[] = [];
     const rates = await interleaved(rounds, {
       echo: (round) => send('echoes', `e2-${round}-`).then(perSecond),
       sqlCipher: async () => (peer.kind === 'absent' ? Number.NaN : (await peer.run(count)).perSecond),
       service: async (round) => {
+        const before = timesOf(world, load);
         const sent = await send('tills', `b2-${round}-`);
+        shares.push(sharesBetween(before, timesOf(world, load), count));
         latencies.push(percentile(sent.latenciesUs, 0.99));
         return perSecond(sent);
       },
     });
     await measureStages(context, tills, count);
     const service = median(rates.service);
+    const processors = context.machine.cores;
     return [
       row(id, `${tills} tills: durable invoices`, service, '/s', {
         aim: `>= ${rateAim}/s`,
@@ -65,11 +72,52 @@ async function run(context: Context): Promise<Row[]> {
             met: (_, ratio) => ratio >= sqlCipherAim,
             note: 'one transaction per invoice, no IPC, no signature',
           }),
+      processorRow(
+        shares.filter((each) => each !== null),
+        processors,
+      ),
     ];
   } finally {
     for (const pool of ['tills', 'echoes']) await load.do({ kind: 'shut', pool });
     echo.close();
   }
 }
+
+/** Of one invoice. */
+interface Shares {
+  readonly front: ProcessorTime;
+  readonly holder: ProcessorTime;
+  readonly load: ProcessorTime;
+}
+
+/** Null where the system does not tell. */
+function timesOf({ pids }: World, { pid }: Load): Shares | null {
+  const [front, holder, load] = [pids.front, pids.holder ?? 0, pid].map(processorTimeOf);
+  return front == null || holder == null || load == null ? null : { front, holder, load };
+}
+
+function sharesBetween(before: Shares | null, after: Shares | null, count: number): Shares | null {
+  if (before === null || after === null) return null;
+  const of = (name: keyof Shares): ProcessorTime => timeBetween(before[name], after[name], count);
+  return { front: of('front'), holder: of('holder'), load: of('load') };
+}
+
+/** What an invoice takes of the machine, which no order of the same work gets below. */
+function processorRow(shares: readonly Shares[], processors: number): Row {
+  const what = 'processor time of an invoice, all processes';
+  if (shares.length === 0) return notMeasured(id, what, 'us', 'this system does not tell');
+  const of = (time: (one: Shares) => number): number => median(shares.map(time));
+  const all = of(({ front, holder, load }) => front.allUs + holder.allUs + load.allUs);
+  const parts = [
+    `front ${us(of(({ front }) => front.allUs))}, of which its main thread ${us(of(({ front }) => front.mainUs))}`,
+    `which waited another ${us(of(({ front }) => front.mainWaitedUs))} for a processor`,
+    `holder ${us(of(({ holder }) => holder.allUs))}`,
+    `the load ${us(of(({ load }) => load.allUs))}`,
+  ];
+  const most = Math.round((processors * 1_000_000) / all).toLocaleString('en');
+  return row(id, what, all, 'us', { note: `${parts.join('; ')}; ${processors} processors that never idle would do ${most}/s` });
+}
+
+const us = (value: number): string => figure(value, 'us');
 
 export const manyTills: Bench = { id, title: 'many tills at once', run };
