@@ -179,7 +179,8 @@ class Joining {
   constructor(pair: PatientPair, superblocks: Superblocks, dataKey: Uint8Array, mode: MirrorMode) {
     this.#pair = pair;
     const { flash, mirror } = superblocks;
-    this.#isWitnessed = mode === 'sync' && flash !== null && flash.mountEpoch === mirror?.mountEpoch;
+    // Of the last opening: one from before `mirrorMayLag` was written says nothing of its mode, which is taken for today's.
+    this.#isWitnessed = mode === 'sync' && flash !== null && !flash.mirrorMayLag && flash.mountEpoch === mirror?.mountEpoch;
     this.#superblocks = superblocks;
     this.#dataKey = dataKey;
   }

@@ -19,7 +19,7 @@ export async function writeSuperblock(device: Device, superblock: Superblock, da
 }
 
 export type SuperblockChange = Partial<
-  Pick<Superblock, 'mountEpoch' | 'tail' | 'oldestRun' | 'oldestIndex' | 'carryPosition' | 'lifeBytes'>
+  Pick<Superblock, 'mountEpoch' | 'mirrorMayLag' | 'tail' | 'oldestRun' | 'oldestIndex' | 'carryPosition' | 'lifeBytes'>
 >;
 
 export class SuperblockKeeper {

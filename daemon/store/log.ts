@@ -74,6 +74,7 @@ export async function formatStore(device: Device, options: FormatOptions, random
     tokenKeyId,
     sealedFor: tokenKeyId,
     leftovers,
+    mirrorMayLag: false,
     updateCounter: 1,
     mountEpoch: 0,
     tail: { runIndex: 0, segment: 0, frameIndex: 0, frameTag: new Uint8Array(tagBytes) },
@@ -319,7 +320,8 @@ export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenO
     const checkpoint = checkpointOf(before, found, key);
     // Durable afterwards, before any append: the new epoch and the tail that this mount starts from. Also repairs stale copies.
     const mountEpoch = Math.max(before.mountEpoch + 1, options.epochMin ?? 0);
-    if (!device.readOnly) await keeper.write({ ...stateOf(cursor), mountEpoch });
+    const mirrorMayLag = mirrored?.mode === 'async';
+    if (!device.readOnly) await keeper.write({ ...stateOf(cursor), mountEpoch, mirrorMayLag });
     const mounted: Mounted = {
       identity: identityOf(before, key),
       checkpoint: checkpoint.index === 0 ? null : checkpoint.bytes,

@@ -63,6 +63,7 @@ export async function restoreFromMirror(
     slots,
     // Whatever stood on the target behind the log means nothing.
     leftovers: true,
+    mirrorMayLag: false,
     updateCounter: before.updateCounter + 1,
     mountEpoch: before.mountEpoch + 1,
     lifeBytes: found.heads.length * before.segmentBytes + superblockWriteBytes,

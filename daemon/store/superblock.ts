@@ -32,7 +32,7 @@ const macAt = superblockBytes - 64;
 const checksumAt = superblockBytes - 32;
 /** What a copy begins with: what has it and no right checksum is ours, and damaged. */
 export const superblockMark = Buffer.from('ukeyd superblock', 'ascii');
-const leftoversFlag = 1;
+const flagBits = { leftovers: 1, mirrorMayLag: 2 } as const;
 
 /** The end of the log as it was known when the superblock was written: the log may be longer, never shorter. */
 export interface TailHint {
@@ -54,6 +54,8 @@ export interface Superblock extends Geometry {
   readonly sizeBytes: number;
   /** The log area was not blank when it was formatted: strange bytes behind the tail mean nothing. */
   readonly leftovers: boolean;
+  /** Opened last with a mirror that follows behind: where the two end alike, the FLASH may have held more that was told. */
+  readonly mirrorMayLag: boolean;
   readonly tail: TailHint;
   /** Run that the oldest kept segment begins with, and the first frame that is kept. All before may be overwritten. */
   readonly oldestRun: number;
@@ -110,7 +112,7 @@ function encodeBody(superblock: Superblock): Buffer | null {
   const out = Buffer.alloc(macAt);
   superblockMark.copy(out, 0);
   out.writeUInt32BE(formatVersion, 16);
-  out.writeUInt32BE(superblock.leftovers ? leftoversFlag : 0, 20);
+  out.writeUInt32BE((superblock.leftovers ? flagBits.leftovers : 0) | (superblock.mirrorMayLag ? flagBits.mirrorMayLag : 0), 20);
   out.writeBigUInt64BE(BigInt(superblock.updateCounter), 24);
   out.writeBigUInt64BE(BigInt(superblock.mountEpoch), 32);
   out.set(superblock.storeId, 40);
@@ -162,13 +164,15 @@ function decodeFields(bytes: Buffer): Superblock | null {
   const carryPosition = safeU64(bytes, 184);
   const lifeBytes = safeU64(bytes, 192);
   const identityLength = bytes.readUInt32BE(132);
+  const flags = bytes.readUInt32BE(20);
   const slots = decodeSlots(bytes.subarray(slotsAt, identityAt), bytes.readUInt32BE(92) > slotsMax ? 0 : bytes.readUInt32BE(92));
   if (updateCounter === null || mountEpoch === null || sizeBytes === null || runIndex === null || frameIndex === null) return null;
   if (oldestRun === null || oldestIndex === null || carryPosition === null || lifeBytes === null) return null;
   if (oldestRun < 1 || oldestIndex < 1 || oldestIndex > frameIndex + 1) return null;
   if (slots === null || identityLength > identityMaxBytes + tagBytes) return null;
   const superblock: Superblock = {
-    leftovers: bytes.readUInt32BE(20) === leftoversFlag,
+    leftovers: (flags & flagBits.leftovers) !== 0,
+    mirrorMayLag: (flags & flagBits.mirrorMayLag) !== 0,
     updateCounter,
     mountEpoch,
     storeId: Uint8Array.from(bytes.subarray(40, 40 + idBytes)),

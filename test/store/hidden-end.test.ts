@@ -174,15 +174,18 @@ describe('with a mirror', () => {
     await whole(await openKnowing(broken, null));
   });
 
-  it('that may be behind, what hides on the FLASH is waited for', async () => {
+  it.each<[MirrorMode, MirrorMode]>([
+    ['async', 'async'],
+    ['async', 'sync'], // as it is configured since
+  ])('that may be behind (%s), what hides on the FLASH is waited for (%s now)', async (before, now) => {
     const { flash, mirror } = await pairOf(segments, 8);
-    const log = await openLog(flash, dataKey, { mirror: { device: mirror, mode: 'async' } });
+    const log = await openLog(flash, dataKey, { mirror: { device: mirror, mode: before } });
     const epoch = deviceOn(mirror.snapshot(), segments); // opened together, and then it fell behind
     await appendAll(log, 9, payloads(3));
     const broken = worn(flash, endPage + pageBytes); // behind the new run's header
-    expect((await failureOf(both(broken, epoch, 'async')))?.code).toBe('busy');
+    expect((await failureOf(both(broken, epoch, now)))?.code).toBe('busy');
     expect(broken.broken.size).toBe(1);
     broken.broken.clear();
-    expect((await both(broken, epoch, 'async')).mounted.nextIndex).toBe(frames + 1);
+    expect((await both(broken, epoch, now)).mounted.nextIndex).toBe(frames + 1);
   });
 });
