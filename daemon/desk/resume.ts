@@ -13,7 +13,6 @@ import type { AdoptedBatch, BatchMark, Mount, ResumeAnswer } from '#holder/holde
 import { type AdminEvent, decodeAdminEvent, encodeAdminEvent } from '#ipc-schema/admin.ts';
 import { decodeBatch, sealHashOf } from '#ipc-schema/batch.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
-import { entryKinds } from '#ipc-schema/entry.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import type { Params, Result } from '#ipc-schema/methods.ts';
@@ -22,9 +21,8 @@ import { type Signers, signersBefore } from '#ipc-schema/signers.ts';
 import { signersOf, succeedBy } from '#ipc-schema/succession.ts';
 import type { Acknowledgement } from '#ipc-schema/upstream.ts';
 import { type ChainHead, verifyNext, verifySeal } from '#ipc-schema/verify.ts';
-import type { Custody } from '#ledger/custody.ts';
+import { askIndex, indexFileOf, isSpoilt } from '#ledger/index-witness.ts';
 import type { Ledger } from '#ledger/ledger.ts';
-import { Lookup } from '#ledger/lookup.ts';
 import { readLedger } from '#ledger/mounting.ts';
 import { type Reads, readBatch } from '#ledger/stored.ts';
 import { encodeTip, type Tip, withBatchEnd, withEntry } from '#ledger/tip.ts';
@@ -40,9 +38,6 @@ export interface ResumeParts extends ProvisionParts {
 }
 
 const bodyMaxBytes = 4 * 1024;
-/** Reading a ledger anew, its index included. */
-const judgedWithinMs = 60_000;
-const lookMs = 20;
 const hexHash = z.string().regex(/^[0-9a-f]{64}$/);
 
 /** What is under way, until its admin entry is written. */
@@ -114,9 +109,8 @@ async function opened(
   begin: () => Promise<NewLedger>,
   found: Pick<Result<'store.resume'>, 'foundBatch' | 'anchoredBatch' | 'serverBatch'>,
 ): Promise<Result<'store.resume'>> {
-  const { reason } = custody.standing();
   const newLedger = await begin();
-  await judged(custody, reason);
+  await custody.settled();
   await custody.use();
   log.warn('a ledger has ended with a loss, and a new one begins', { ...newLedger });
   return { standing: custody.standing().standing, ...found, healedToBatch: found.foundBatch, newLedger };
@@ -146,7 +140,7 @@ async function bringUp(parts: ResumeParts, older: Older, params: Params<'store.r
     isOpenedSince: anchor?.isOpenedSince ?? false,
     isEndHidden,
     serverBatch: ack.upToBatch,
-    ...(await indexed(parts, mount)),
+    ...(await indexed(parts, mount, reads)),
   });
   if (ack.upToBatch <= foundBatch) await compareHead(older, ack);
   const found = { foundBatch, anchoredBatch: anchor?.batchIndex ?? 0 };
@@ -163,44 +157,41 @@ async function bringUp(parts: ResumeParts, older: Older, params: Params<'store.r
     // Durable now: what is to come, and from where. From here on the ledger opens only when all of it is there.
     await adopt(parts, older, target);
   }
-  const { reason } = custody.standing();
   await askHolder(holder, { kind: 'open' }, 'opened');
-  await judged(custody, reason);
+  await custody.settled();
   await custody.use(); // opening the ledger has written the admin entry (`finishResume`)
   const healedToBatch = decision.kind === 'adopt' ? decision.toBatch : foundBatch;
   log.warn('an older FLASH was brought up to date', { ...found, healedToBatch });
   return { standing: custody.standing().standing, ...found, healedToBatch, serverBatch: ack.upToBatch };
 }
 
-/** Where the server's proof has stopped the ledger before, callers are told so at once until what was opened now has been judged. */
-async function judged(custody: Custody, reason: string): Promise<void> {
-  const endMs = performance.now() + judgedWithinMs;
-  while (custody.ledger === null && custody.standing().reason === reason && performance.now() < endMs)
-    await new Promise((resolve) => setTimeout(resolve, lookMs));
-}
-
-/** The index may know of batches that neither KEY nor server have seen. */
+/**
+ * The index may know of batches that neither KEY nor server have seen, and that what the FLASH lacks are acknowledgements alone. Throws `busy` where it cannot
+ * be asked: without its word a loss might be told that is none, or none that is one.
+ */
 async function indexed(
   { stateDirectory, log }: ResumeParts,
-  { tokenId }: Mount,
+  mount: Mount,
+  reads: Reads,
 ): Promise<Pick<ResumeFacts, 'indexBatch' | 'indexWeightyBatch'>> {
-  const nothing = { indexBatch: 0, indexWeightyBatch: 0 };
-  const file = path.join(stateDirectory, `index-${hex(tokenId)}.sqlite`);
-  if (!existsSync(file)) return nothing;
+  const file = indexFileOf(stateDirectory, mount.tokenId);
   try {
-    const lookup = await Lookup.open(file);
-    try {
-      const head = await lookup.head();
-      if (head === null || head.tokenId !== hex(tokenId)) return nothing;
-      return { indexBatch: head.batch, indexWeightyBatch: await lookup.newestBatchBeside(entryKinds.acknowledgement) };
-    } finally {
-      await lookup.close();
-    }
-  } catch (error) {
-    log.warn('the index does not say how far it went', { why: whyOf(error) });
-    return nothing;
+    const { newestBatch, newestWeightyBatch } = (await askIndex(file, reads, mount)) ?? { newestBatch: 0, newestWeightyBatch: 0 };
+    return { indexBatch: newestBatch, indexWeightyBatch: newestWeightyBatch };
+  } catch (cause) {
+    if (cause instanceof UkeyError && cause.code !== 'internal') throw cause; // the FLASH's
+    if (!isSpoilt(cause)) throw unasked(file, cause);
+    log.warn('the index is spoilt and does not say how far it went', { why: whyOf(cause) });
+    return { indexBatch: 0, indexWeightyBatch: 0 };
   }
 }
+
+const unasked = (file: string, cause: unknown): UkeyError =>
+  new UkeyError('busy', `the index cannot be asked what was issued: ${whyOf(cause)}`, {
+    retryAfterMs: 1_000,
+    action: `Make ${file} readable for the service, and try again. Moved away it is not asked: what it alone knows of is then lost.`,
+    cause,
+  });
 
 /** The server's newest batch stands on the FLASH: it must be the same. */
 async function compareHead({ mount, reads }: Older, ack: Acknowledgement): Promise<void> {

@@ -1,9 +1,8 @@
 // Owns: bringing the index up to the log when the ledger is mounted: forward from where it stands, or anew when it does not belong to this log.
 // Invariants: an index is believed only if the seal that it names is the very seal at that place in this token's log; rows of batches that were released stay.
-// One that reaches further than the log is left as it is: what it knows of was durable, so that the log has lost it.
+// Must not: be given one that reaches further than the log (index-witness.ts), unless what it knows beyond was given up.
 import type { Holder, Mount } from '#holder/holder.ts';
 import { sealHashOf } from '#ipc-schema/batch.ts';
-import { entryKinds } from '#ipc-schema/entry.ts';
 import type { IndexRow, Lookup } from './lookup.ts';
 import { readBatch, readBatches, rowFromLog } from './stored.ts';
 
@@ -12,41 +11,10 @@ const chunkBytes = 1024 * 1024;
 const rowsPerWrite = 10_000;
 /** After so many entries what has come in meanwhile is taken in: only so are the next ones unpacked, in another thread, while these are read. */
 const entriesPerTurn = 128;
-/** No entry is of it. */
-const noKind = 0;
-
-/** What an index that reaches further than the log tells. */
-export interface Beyond {
-  /** The newest batch that the log has lost; null: it lost acknowledgements alone, which bear no number. */
-  readonly lost: number | null;
-}
-
-/** Null: the index tells nothing beyond the log. That of a log that has just begun is of an earlier attempt. Writes nothing. */
-export async function beyondLog(lookup: Lookup, holder: Holder, mount: Mount): Promise<Beyond | null> {
-  const head = await lookup.head();
-  const lastBatch = mount.nextBatch - 1;
-  if (head === null || head.tokenId !== hex(mount.tokenId) || head.batch <= lastBatch || lastBatch < 1) return null;
-  // A spoilt index is no witness: it must hold what it says, and go on from this very log.
-  if ((await lookup.newestBatchBeside(noKind)) !== head.batch || !(await hasLast(lookup, holder, mount))) return null;
-  const weighty = await lookup.newestBatchBeside(entryKinds.acknowledgement);
-  return { lost: weighty > lastBatch ? weighty : null };
-}
 
 /** The index goes back to the log: what it knew beyond is given up. */
 export function rewind(lookup: Lookup, { tokenId, nextBatch, headSealHash }: Mount): Promise<void> {
   return lookup.rewind({ tokenId: hex(tokenId), batch: nextBatch - 1, sealHash: hex(headSealHash) });
-}
-
-/** Whether the index has the log's newest batch, row for row. */
-async function hasLast(lookup: Lookup, holder: Holder, { nextBatch, oldestBatch }: Mount): Promise<boolean> {
-  if (nextBatch - 1 < oldestBatch) return true; // released: nothing is left to compare
-  const batch = await readBatch(holder, nextBatch - 1);
-  for (const place of batch.leaves.keys()) {
-    const { row } = rowFromLog(batch, place);
-    const known = await lookup.bySequence(row.sequence);
-    if (known?.batch !== row.batch || known.kind !== row.kind || known.number !== row.number || known.digest !== row.digest) return false;
-  }
-  return true;
 }
 
 /** Returns how many entries were read anew. */

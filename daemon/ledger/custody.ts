@@ -3,23 +3,21 @@
 // left behind is dropped (`#generation`); a ledger whose write failed is never used again: the holder reopens the log, and a new Ledger is read
 // from it. While that lasts only a moment, callers wait (graceMs) instead of failing. A proven rollback or clone outlives the process (contradiction.ts):
 // it stays until a ledger is opened that the proof does not speak against.
-import path from 'node:path';
 import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder, HolderState, Mount } from '#holder/holder.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Budget } from '#ipc-schema/status.ts';
 import { daysToTell } from './certificate-term.ts';
-import { type CloneAlarm, type Contradiction, Contradictions, olderThanIndex } from './contradiction.ts';
+import { type CloneAlarm, type Contradiction, Contradictions } from './contradiction.ts';
 import { Gauge, type GaugeParts } from './gauge.ts';
-import { handedOver, isHandedOver } from './handover.ts';
-import { Ledger } from './ledger.ts';
-import { LedgerIndex } from './ledger-index.ts';
+import { handedOver } from './handover.ts';
+import { indexFileOf } from './index-witness.ts';
+import type { Ledger } from './ledger.ts';
 import { judgeClock, judgeStanding, type LimitFacts } from './limits.ts';
 import { Lookup } from './lookup.ts';
-import { openIndex, readLedger, tellOpened } from './mounting.ts';
 import type { PlannedEntry } from './numbering.ts';
-import { type Opened, shut } from './opened.ts';
+import { type Opened, type OpeningParts, openAndJudge, shut } from './opened.ts';
 import { Reclaimer } from './reclaiming.ts';
 import { blankFact, codeWithoutLedger, type HoldingFact, type LockedWhy, type StandingReport, type Stop, standingOf } from './standing.ts';
 import type { Tip } from './tip.ts';
@@ -130,6 +128,14 @@ export class Custody {
     return this.#opened.ledger;
   }
 
+  /** Resolves when every opening that the holder has told of was judged: `ledger` or `standing` says how. */
+  async settled(): Promise<void> {
+    for (let work = this.#work; ; work = this.#work) {
+      await work;
+      if (work === this.#work) return;
+    }
+  }
+
   /** Acts while nothing is on its way and nothing is taken: for logging out. Callers meanwhile get `locked`. */
   async apart(act: () => Promise<void>): Promise<void> {
     const { ledger } = this;
@@ -222,7 +228,7 @@ export class Custody {
       const isStale = (): boolean => generation !== this.#generation;
       if (isStale()) return;
       try {
-        const { opened, found } = await this.#mount(mount);
+        const { opened, found } = await this.#openAndJudge(mount);
         if (isStale()) return await shut(opened, this.#unavailable());
         if (found !== null) {
           this.#stop(found);
@@ -243,27 +249,24 @@ export class Custody {
     });
   }
 
-  async #mount(mount: Mount): Promise<{ readonly opened: Opened; readonly found: Stop | null }> {
-    const { holder, clock, log, onCommitted } = this.#parts;
-    const open = await readLedger(holder, mount);
-    const { lookup, lost } = await openIndex(this.#indexPath(mount), holder, mount, log, (done, total) => {
-      this.#readPercent = Math.floor((100 * done) / total);
-    });
-    const index = new LedgerIndex({ lookup, entries: open.tip.nextSequence - 1, log, onBroken: () => this.#indexBroken(opened) });
-    const limitFacts = this.limitFacts.bind(this);
-    const ledger = new Ledger({ holder, index, clock, log, open, limitFacts, onCommitted, onFailed: () => this.#failed(opened) });
-    const opened: Opened = { ledger, index };
-    let found: Stop | null;
-    try {
-      if (lost !== null) return { opened, found: olderThanIndex(mount, lost, await isHandedOver(holder, ledger)) };
-      await this.#parts.onOpened(ledger);
-      found = (await this.#contradictions.against(ledger)) ?? ((await isHandedOver(holder, ledger)) ? handedOver : null);
-    } catch (error) {
-      await shut(opened, asUkeyError(error));
-      throw error;
-    }
-    tellOpened(log, ledger, clock.wallMs());
-    return { opened, found };
+  #openAndJudge(mount: Mount): ReturnType<typeof openAndJudge> {
+    const { holder, clock, log, stateDirectory, onCommitted, onOpened } = this.#parts;
+    const parts: OpeningParts = {
+      holder,
+      clock,
+      log,
+      stateDirectory,
+      contradictions: this.#contradictions,
+      limitFacts: (tip, charter) => this.limitFacts(tip, charter),
+      onCommitted,
+      onOpened,
+      onProgress: (percent) => {
+        this.#readPercent = percent;
+      },
+      onIndexBroken: (opened) => this.#indexBroken(opened),
+      onFailed: (opened) => this.#failed(opened),
+    };
+    return openAndJudge(parts, mount);
   }
 
   /** From here on nobody is given this ledger; its callers hear why. */
@@ -290,7 +293,7 @@ export class Custody {
     const generation = this.#generation;
     this.#setAside(opened, 'the index is being made anew');
     this.#then(async () => {
-      Lookup.remove(this.#indexPath(opened.ledger.mount));
+      Lookup.remove(indexFileOf(this.#parts.stateDirectory, opened.ledger.mount.tokenId));
       if (generation === this.#generation) this.#open(opened.ledger.mountNow());
     });
   }
@@ -330,10 +333,6 @@ export class Custody {
       await shut(opened, busy);
     });
     this.#changed();
-  }
-
-  #indexPath(mount: Mount): string {
-    return path.join(this.#parts.stateDirectory, `index-${Buffer.from(mount.tokenId).toString('hex')}.sqlite`);
   }
 
   // ---- Waiting, and what callers are told

@@ -1,5 +1,5 @@
 // Owns: the index from key, number and sequence to a place in the log. The only door to sqlite3.
-// Invariants: a cache: whatever it holds can be deleted and is rebuilt from the log (where it reaches further it is a witness: catch-up.ts); it names the batch and seal that it reaches, in the same transaction
+// Invariants: a cache: whatever it holds can be deleted and is rebuilt from the log (where it reaches further it is a witness: index-witness.ts); it names the batch and seal that it reaches, in the same transaction
 // as the rows, so that it can be behind but never silently lack a row; no amounts, no documents, no plain keys (a key is stored as a hash).
 // WAL with synchronous=NORMAL: a power cut may lose the newest transactions, never tear one. One serial queue; integers stay below 2^53; no BigInt.
 import { hash } from 'node:crypto';
@@ -149,9 +149,10 @@ export class Lookup {
     return version;
   }
 
-  /** Newest batch with an entry of another kind than this one; 0: there is none. */
-  async newestBatchBeside(kind: number): Promise<number> {
-    const [row] = await this.#all<{ batch: number | null }>('SELECT max(batch) AS batch FROM entry WHERE kind <> ?', [kind]);
+  /** Newest batch with an entry that is of another kind than `beside`, where that is given; 0: there is none. */
+  async newestBatch({ beside }: { readonly beside?: number } = {}): Promise<number> {
+    const [where, values] = beside === undefined ? ['', []] : [' WHERE kind <> ?', [beside]];
+    const [row] = await this.#all<{ batch: number | null }>(`SELECT max(batch) AS batch FROM entry${where}`, values);
     return row?.batch ?? 0;
   }
 

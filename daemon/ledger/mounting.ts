@@ -9,10 +9,11 @@ import { openCharter } from '#ipc-schema/charter.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { checkRenewal } from '#ipc-schema/signers.ts';
 import { openTemplate } from '#ipc-schema/template.ts';
-import { beyondLog, catchUp, rewind } from './catch-up.ts';
+import { catchUp, rewind } from './catch-up.ts';
 import { daysToTell } from './certificate-term.ts';
+import { askIndex, type Beyond, beyondLog, isSpoilt } from './index-witness.ts';
 import type { Ledger, OpenLedger } from './ledger.ts';
-import { isDamage, Lookup } from './lookup.ts';
+import { Lookup } from './lookup.ts';
 import { carriedWith } from './reclaiming.ts';
 import { type Reads, readBatches } from './stored.ts';
 import { decodeTip, emptyTip, type Tip, withBatchEnd, withEntry } from './tip.ts';
@@ -74,7 +75,8 @@ export async function openIndex(
     const lookup = await Lookup.open(file);
     try {
       const beyond = await beyondLog(lookup, holder, mount);
-      if (beyond !== null && beyond.lost !== null) return { lookup, lost: beyond.lost };
+      const lost = lostBy(beyond, mount);
+      if (lost !== null) return { lookup, lost };
       if (beyond !== null) await rewind(lookup, mount);
       const entries = await catchUp(lookup, holder, mount, tell);
       if (entries > 0) log.info('the index has caught up', { entries });
@@ -113,18 +115,15 @@ function faultOfIndex(error: unknown): unknown {
   return error;
 }
 
-/** Damaged, or of another version (internal): what it holds helps nobody. */
-const isSpoilt = (failure: unknown): boolean => isDamage(failure) || failure instanceof UkeyError;
+/** The newest batch that the log has lost; null: it lost acknowledgements alone, or nothing. */
+function lostBy(beyond: Beyond | null, { nextBatch }: Mount): number | null {
+  return beyond === null || beyond.newestWeightyBatch < nextBatch ? null : beyond.newestWeightyBatch;
+}
 
 /** The batch that the log has lost, by an index that cannot be written to; null: none that it could tell of. */
 async function askKept(path: string, holder: Holder, mount: Mount, log: Log): Promise<number | null> {
   try {
-    const kept = await Lookup.openToRead(path);
-    try {
-      return (await beyondLog(kept, holder, mount))?.lost ?? null;
-    } finally {
-      await kept.close();
-    }
+    return lostBy(await askIndex(path, holder, mount), mount);
   } catch (error) {
     log.warn('the index on disk cannot be asked what it knows', { why: whyOf(faultOfIndex(error)) });
     return null;

@@ -13,6 +13,7 @@ import {
   writeSync,
 } from 'node:fs';
 import path from 'node:path';
+import sqlite3 from 'sqlite3';
 import { afterEach, describe, expect, test } from 'vitest';
 import type { Overrides } from '#daemon/compose.ts';
 import { joinHolder } from '#holder/joined.ts';
@@ -76,6 +77,21 @@ async function older(): Promise<string> {
   await issue(4, 9);
   await upload();
   return old;
+}
+
+const indexFile = (): string => {
+  const name = readdirSync(file('state')).find((each) => /^index-.*\.sqlite$/.test(each));
+  return path.join(file('state'), name ?? 'there is none');
+};
+
+/** As another program may: nobody else reads it meanwhile. */
+async function lockIndex(): Promise<sqlite3.Database> {
+  const other = await new Promise<sqlite3.Database>((resolve, reject) => {
+    const opened = new sqlite3.Database(indexFile(), (error) => (error === null ? resolve(opened) : reject(error)));
+  });
+  const lock = 'PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; DELETE FROM entry WHERE sequence = -1';
+  await new Promise<void>((resolve, reject) => other.exec(lock, (error) => (error === null ? resolve() : reject(error))));
+  return other;
 }
 
 /** How often the ledger says that it was healed. */
@@ -147,6 +163,19 @@ describe('a FLASH that is older than the KEY has seen', () => {
     await seen();
     expect(key.length).toBeGreaterThan(0);
     await expect(resume()).rejects.toMatchObject({ code: 'halted' });
+  });
+
+  test('waits for an index that cannot be asked: whether a loss is one it alone may know', { timeout: longMs }, async () => {
+    await open();
+    const old = await older();
+    await putBack(old);
+    const before = readFileSync(flash());
+    const other = await lockIndex();
+    await expect(resume()).rejects.toMatchObject({ code: 'busy', action: expect.stringContaining(indexFile()) });
+    expect(readFileSync(flash()).equals(before)).toBe(true);
+    await new Promise((resolve) => other.close(resolve));
+    const healed = await resume();
+    expect(healed.healedToBatch).toBe(healed.serverBatch);
   });
 
   test('a resumption that was cut short is refused as a ledger, goes on, and is written down once', { timeout: longMs }, async () => {
