@@ -1,5 +1,5 @@
 // Owns: a batch (the entries that one commit made durable together) and its seal, as bytes.
-// Seal: COSE_Sign1 by the token; payload CBOR [1, tokenId, batchIndex, firstSequence, count, root, previousSealHash, sealedAtMs] (3-formats §3.1).
+// Seal: COSE_Sign1 by the token; payload CBOR [1, tokenId, batchIndex, firstSequence, count, root, previousSealHash, sealedAtMs] (SPEC.md, Seal).
 // Batch: CBOR [seal bytes, [entry, …]], the same bytes on the FLASH (before encryption) and in an upload.
 // The first previousSealHash is SHA-256 of the enrolment certificate; every later one SHA-256 of the seal's bytes before it.
 import { type ByteStrings, cborHead, decodeCbor, encodeCbor, FieldReader, malformed } from './cbor.ts';

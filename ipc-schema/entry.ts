@@ -1,7 +1,7 @@
 // Owns: one element of the ledger as bytes: the leaf (what a customer's paper shows, small enough for a QR) and the body (exact bytes for ever).
-// Leaf: CBOR [1, kind, sequence, number|null, issuedAtMs, issuerTaxId, currency|null, total|null, taxTotal|null, bodyHash] (3-formats §3.1).
+// Leaf: CBOR [1, kind, sequence, number|null, issuedAtMs, issuerTaxId, currency|null, total|null, taxTotal|null, bodyHash] (SPEC.md, Leaf).
 // Entry: CBOR [leaf bytes, body bytes]. Body of an invoice: UTF-8 JSON; of a charter or template: the signed document; of an
-// acknowledgement: acknowledgement.ts; of an admin event: UTF-8 JSON.
+// acknowledgement: upstream.ts; of an admin event: UTF-8 JSON.
 import { decodeCbor, encodeCbor, FieldReader, malformed } from './cbor.ts';
 import { hashBytes, sha256 } from './merkle.ts';
 import { nonNegativePattern } from './money.ts';

@@ -18,7 +18,7 @@ export interface ErrorRule {
 
 const rule = (rpcCode: number, fault: Fault, retry: Retry, action: string): ErrorRule => ({ rpcCode, fault, retry, action });
 
-/** The closed table (3-formats §3.3). The order is the order of SPEC.md. */
+/** The closed table (SPEC.md, Errors), in the order in which it stands there. */
 export const errorTable = {
   'invalid-request': rule(-32602, 'caller', 'never', 'Correct the field that is named and send the request again.'),
   'unknown-method': rule(-32601, 'caller', 'never', 'Use a method of openrpc.json.'),

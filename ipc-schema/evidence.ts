@@ -1,4 +1,4 @@
-// Owns: evidence of one entry as bytes and as QR text. Evidence: CBOR [leaf, index, count, path, seal] (3-formats §3.1).
+// Owns: evidence of one entry as bytes and as QR text. Evidence: CBOR [leaf, index, count, path, seal] (SPEC.md, Evidence and QR text).
 // QR text: `<verifyUrl>#<base32>` or `UKEY1:<base32>`; base32 is RFC 4648 §6 without padding: upper case, so that QR uses its alphanumeric mode.
 import { decodeCbor, encodeCbor, FieldReader, malformed } from './cbor.ts';
 import { hashBytes, pathMaxLength } from './merkle.ts';

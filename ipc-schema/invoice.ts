@@ -1,4 +1,4 @@
-// Owns: what a till may ask (`invoice.issue`), and the document (body) that comes of it. Field names are fixed (3-formats §3.3).
+// Owns: what a till may ask (`invoice.issue`), and the document (body) that comes of it. Field names are fixed (SPEC.md, Document).
 // Invariants: amounts are decimal strings; unknown fields are refused; credit notes carry positive amounts (as EN 16931, type code 381),
 // the kind says the direction.
 import { fieldPath, instantText, nameText, nonNegativeDecimalText, positiveDecimalText, text, z } from './schema.ts';

@@ -14,7 +14,7 @@ export interface JsonLimits {
   readonly maxDepth: number;
 }
 
-/** What the service takes from a caller (3-formats §3.3). */
+/** What the service takes from a caller (SPEC.md, Limits). */
 export const jsonLimits: JsonLimits = { maxBytes: 256 * 1024, maxDepth: 32 };
 
 /** Something that JSON.parse accepts and we do not. */

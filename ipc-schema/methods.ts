@@ -1,4 +1,4 @@
-// Owns: the table of the local API's methods (3-formats §3.3): parameters, result, roles and errors of each. JSON Schema and openrpc.json are generated from it.
+// Owns: the table of the local API's methods (SPEC.md, Methods): parameters, result, roles and errors of each. JSON Schema and openrpc.json are generated from it.
 // Invariants: what is not in the table does not exist; fixed shapes keep their field names for ever; unknown fields are refused.
 
 import { auditListParams, auditListSchema } from './audit.ts';

@@ -1,4 +1,4 @@
-// Owns: the shapes in which the service tells how it stands: standing, link, budget, token, store, backlog (3-formats §3.3, service.status).
+// Owns: the shapes in which the service tells how it stands: standing, link, budget, token, store, backlog (SPEC.md, Methods, service.status).
 // Invariants: null where something is not known or not there, never zero; units stand in the names.
 import { decimalText, instantText, sumText, z } from './schema.ts';
 

@@ -1,4 +1,4 @@
-// Owns: what crosses the line between service and ticket server (3-formats §3.4): paths, probe, enrolment, upload body, acknowledgement.
+// Owns: what crosses the line between service and ticket server (SPEC.md, Ticket server): paths, probe, enrolment, upload body, acknowledgement.
 // Invariants: signed things are COSE_Sign1 (cose.ts); CBOR inside, in one spelling; every size has a maximum. Pure: sealing and HTTP live elsewhere.
 import type { KeyObject } from 'node:crypto';
 import { decodeCbor, encodeCbor, FieldReader, malformed } from './cbor.ts';

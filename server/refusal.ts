@@ -1,4 +1,4 @@
-// Owns: the refusals of the ticket server: which HTTP status each code has (3-formats §3.4), and what becomes of an error.
+// Owns: the refusals of the ticket server: which HTTP status each code has (SPEC.md, Ticket server), and what becomes of an error.
 // Invariants: a refusal carries no stack, no cause and nothing of what was sent beyond what the sender knows.
 import { asUkeyError, type ErrorCode } from '#ipc-schema/errors.ts';
 import type { Refusal } from '#ipc-schema/upstream.ts';

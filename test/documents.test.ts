@@ -1,18 +1,19 @@
 // What the documents name is there: files and folders of this tree, commands of package.json, parts of the torture run.
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, test } from 'vitest';
 
 const root = path.resolve(import.meta.dirname, '..');
+const sourceFolders = ['daemon', 'ipc-schema', 'server', 'installers', 'test'];
+const filesBelow = (folder: string): string[] =>
+  readdirSync(path.join(root, folder), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => path.relative(root, path.join(entry.parentPath, entry.name)));
 const documents = [
-  'README.md',
-  'SECURITY.md',
-  'ARCHITECTURE.md',
-  'CONTRIBUTING.md',
-  'docs/dependencies.md',
-  'docs/torture.md',
-  'docs/performance.md',
-  'docs/postgresql.md',
+  ...readdirSync(root).filter((name) => name.endsWith('.md')),
+  ...filesBelow('docs').filter((file) => file.endsWith('.md')),
+  'ipc-schema/SPEC.md',
+  'daemon/store/FORMAT.md',
 ];
 const read = (file: string): string => readFileSync(path.join(root, file), 'utf8');
 const scripts = (JSON.parse(read('package.json')) as { readonly scripts: Readonly<Record<string, string>> }).scripts;
@@ -40,6 +41,31 @@ describe.each(documents)('%s', (document) => {
   test('names commands that are there', () => {
     const commands = [...text.matchAll(/npm run (?:-s )?([a-z-]+)/g)].map((match) => match[1] ?? '');
     expect(commands.filter((command) => !(command in scripts))).toEqual([]);
+  });
+});
+
+describe('comments', () => {
+  const sources = sourceFolders.flatMap(filesBelow).filter((file) => file.endsWith('.ts'));
+  const commentsOf = (file: string): string[] =>
+    read(file)
+      .split('\n')
+      .flatMap((line) => /(?:^\s*(?:\/\/|\/?\*)|\s\/\/ )(.*)/.exec(line)?.[1] ?? []);
+  const isExample = (name: string): boolean => name === 'x.ts';
+
+  test('name files that are there', () => {
+    const known = new Set([...sources, ...documents].map((file) => path.basename(file)));
+    const missing = sources.flatMap((file) =>
+      commentsOf(file)
+        .flatMap((comment) => comment.match(/[\w.-]+\.(?:ts|md)\b/g) ?? [])
+        .filter((name) => !known.has(name) && !isExample(name))
+        .map((name) => `${file}: ${name}`),
+    );
+    expect(missing).toEqual([]);
+  });
+
+  test('cite nothing that only its writer has', () => {
+    const cited = sources.filter((file) => commentsOf(file).some((comment) => /\b\d-[a-z]+,? (?:§|promise)/.test(comment)));
+    expect(cited).toEqual([]);
   });
 });
 

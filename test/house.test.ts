@@ -212,13 +212,20 @@ describe('law 3: rooms know downwards only', () => {
 
 describe('law 4: one place commits', () => {
   test('only the ledger calls holder.commit', () => {
-    const callers = sources.filter((source) => /\bholder\.commit\(/.test(source.text) && !source.file.startsWith('daemon/holder/'));
+    const callers = sources.filter((source) => /\bholder\??\.commit\b/.test(source.text) && !source.file.startsWith('daemon/holder/'));
     expect(callers.map((source) => source.file)).toEqual(['daemon/ledger/sequencer.ts']);
+  });
+
+  test('nobody else takes hold of it under another name', () => {
+    const named = /\{[^{}=]*\bcommit\b[^{}=]*\}\s*=|(?<![#\w])(?<!this\.)\.commit\b|\['commit'\]/;
+    const others = sources.filter((source) => !/^daemon\/(holder|ledger)\//.test(source.file) && named.test(source.text));
+    expect(others.map((source) => source.file)).toEqual([]);
   });
 });
 
 describe('law 5: deciders are pure', () => {
-  const deciders = [
+  /** Whoever says in the head of a file that it is pure is taken at their word; these must be, whatever their heads say. */
+  const mustBe = [
     'daemon/token/login.ts',
     'daemon/token/ckr.ts',
     'daemon/store/recover.ts',
@@ -234,8 +241,9 @@ describe('law 5: deciders are pure', () => {
     'daemon/metrics/exposition.ts',
     'daemon/metrics/figures.ts',
   ];
+  const sayThatTheyAre = sources.filter(({ text }) => /\b[Pp]ure\b/.test(headOf(text))).map(({ file }) => file);
 
-  test.each(deciders)('%s reads no clock, draws no chance, does no I/O and never waits', (file) => {
+  test.each([...new Set([...mustBe, ...sayThatTheyAre])])('%s reads no clock, draws no chance, does no I/O and never waits', (file) => {
     const source = sources.find((each) => each.file === file);
     expect(source, `${file} is gone: name its successor here`).toBeDefined();
     expect(source?.text).not.toMatch(
@@ -244,6 +252,11 @@ describe('law 5: deciders are pure', () => {
     expect(source?.imports.filter((specifier) => /^node:(fs|net|https?|tls|child_process|worker_threads)/.test(specifier))).toEqual([]);
   });
 });
+
+/** The comment that a file begins with. */
+function headOf(text: string): string {
+  return /^(?:#![^\n]*\n)?((?:\/\/[^\n]*\n)*)/.exec(text)?.[1] ?? '';
+}
 
 describe('style', () => {
   test('every file says first what it owns', () => {
@@ -258,6 +271,16 @@ describe('style', () => {
         /(^|\/|-)(utils?|helpers?|manager|service|common|misc)\.ts$/.test(source.file),
     );
     expect(bad.map((source) => source.file)).toEqual([]);
+  });
+
+  test('what is imported can be read off the file', () => {
+    const hidden = sources.filter((source) => /\bcreateRequire\b|\bimport\(\s*(?!['"])/.test(source.text));
+    expect(hidden.map((source) => source.file)).toEqual([]);
+  });
+
+  test('a docstring stands before what it describes, on a line of its own or at the beginning of one', () => {
+    const behind = sources.filter((source) => /^.*\S.*\/\*\*.*\*\/;/m.test(source.text));
+    expect(behind.map((source) => source.file)).toEqual([]);
   });
 
   test('no file grows past 400 lines', () => {

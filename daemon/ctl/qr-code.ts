@@ -1,5 +1,5 @@
 // Owns: the only door to the QR library: a QR text as rows of half-block characters for a terminal.
-// Form (3-formats §3.1): the URL up to its `#` in a byte segment, the base32 behind it in an alphanumeric segment (ISO/IEC 18004
+// Form (SPEC.md, QR text): the URL up to its `#` in a byte segment, the base32 behind it in an alphanumeric segment (ISO/IEC 18004
 // §7.4), which takes 5.5 bits a character instead of 8; `UKEY1:…` is alphanumeric as a whole.
 import { correction, generate, mode } from 'lean-qr';
 

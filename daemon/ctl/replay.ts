@@ -143,16 +143,17 @@ export function ledgerFaults(sales: readonly Sale[], { store }: WorldVerdict): s
   return (['invoice', 'credit-note'] as const).flatMap((kind) => {
     const those = issued.filter((one) => one.kind === kind);
     const told = those.reduce((sum, one) => sum + centsOfText(one.total), 0n);
-    const found = centsOfText(Number.isInteger(Number(totals[kind])) ? `${totals[kind]}.00` : padded(totals[kind]));
+    const found = centsOfText(withCents(totals[kind]));
     if (those.length !== held[kind])
       return [`the ledger holds ${held[kind]} documents of kind ${kind}, the tills were told of ${those.length}`];
     return told === found ? [] : [`the ledger's ${kind} total ${centsText(found)} is not the ${centsText(told)} that the tills were told`];
   });
 }
 
-/** `12.5` as `12.50`. */
-function padded(amount: string): string {
-  return amount.replace(/\.(\d)$/, '.$10');
+/** `12` and `12.5` as `12.00` and `12.50`. */
+function withCents(sum: string): string {
+  const [whole = '', fraction = ''] = sum.split('.');
+  return `${whole}.${fraction.padEnd(2, '0')}`;
 }
 
 async function readFile(file: string): Promise<RetailInvoice[]> {

@@ -1,4 +1,4 @@
-// Owns: the two times of the product. Wall time is only data; waits and ages are monotonic (4-faults §4.2.8).
+// Owns: the two times of the product. Wall time is only data; waits and ages are monotonic.
 // Tests pass a step clock with the same shape; nothing else reads Date or performance.
 import os from 'node:os';
 

@@ -23,7 +23,8 @@ export type HolderState =
   /** Stopped to protect the ledger; a person must act. */
   | {
       readonly kind: 'halted';
-      readonly reason: string /** Where more is known than the reason says. */;
+      readonly reason: string;
+      /** Where more is known than the reason says. */
       readonly action?: string;
       readonly damage?: NamedDamage;
     };
@@ -204,7 +205,11 @@ export interface RestoreOptions {
   readonly soPin: Uint8Array | null;
   readonly label: string | null;
   /** For another KEY than the copy's: what the recovery ticket says. */
-  readonly ticket: { readonly code: string /** The ledger. */; readonly tokenId: Uint8Array } | null;
+  readonly ticket: {
+    readonly code: string;
+    /** Of the ledger. */
+    readonly tokenId: Uint8Array;
+  } | null;
   /** Write over a FLASH that is not blank. */
   readonly erase: boolean;
 }

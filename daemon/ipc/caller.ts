@@ -1,4 +1,4 @@
-// Owns: who is asking. Decided once per connection: by the door, or by `hello` and `authenticate` (3-formats §3.3).
+// Owns: who is asking. Decided once per connection: by the door, or by `hello` and `authenticate` (SPEC.md, Handshake).
 // Invariants: a challenge is fresh and answered at most once; an unknown or removed terminal takes the same path and time as a
 // wrong secret and gets the same answer; a terminal that is removed or given a new secret loses its open connections' right
 // at the next request. Secrets are looked up, compared and forgotten.

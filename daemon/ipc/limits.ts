@@ -1,4 +1,4 @@
-// Owns: the named maxima of the socket (4-faults §4.2, §4.4): what one connection, one terminal and all together may occupy.
+// Owns: the named maxima of the socket (SPEC.md, Limits): what one connection, one terminal and all together may occupy.
 // Invariants: everything that a stranger can make grow stands here; waits are monotonic milliseconds.
 
 export interface Limits {

@@ -8,7 +8,7 @@ import type { KeyObject } from 'node:crypto';
 /** COSE algorithm names (RFC 9053 §2.1, RFC 8812 §2) that a token may sign seals with; best first. */
 export type SignatureAlgorithm = 'ES256' | 'PS256' | 'RS256';
 
-/** How the data key is wrapped, best first (3-formats §3.2). The name stands in the store's key slot. */
+/** How the data key is wrapped, best first (store/FORMAT.md §3). The name stands in the store's key slot. */
 export type WrapMethod = 'aes-kw' | 'rsa-oaep' | 'rsa-pkcs1' | 'ecdh-p256-hkdf' | 'data-object-kek' | 'rsa-signature-hkdf' | 'soft-scrypt';
 
 /** A wrapped data key: what a key slot of the FLASH holds. `blob` means what `method` says. */

@@ -1,4 +1,4 @@
-// Owns: the body of an upload: batches as one message, compressed, sealed to the server's key (3-formats §3.4); and what each batch adds to the backlog,
+// Owns: the body of an upload: batches as one message, compressed, sealed to the server's key (SPEC.md, Ticket server); and what each batch adds to the backlog,
 // since they are open here anyway.
 // Must not: be called with what is not durable; gathering.ts sees to that.
 import { zstdCompressSync } from 'node:zlib';

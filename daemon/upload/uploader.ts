@@ -274,7 +274,7 @@ export class Uploader {
     return { link: 'unharmed', retryAfterMs: null };
   }
 
-  /** Status codes: 3-formats §3.4. A refusal is not signed, so that it moves nothing but the next attempt. */
+  /** Status codes: SPEC.md, Ticket server. A refusal is not signed, so that it moves nothing but the next attempt. */
   async #refused(
     ledger: Ledger,
     charter: Charter,

@@ -22,7 +22,8 @@ export type Order =
   /** Closed loop: each of the first `tills` connections has one request on its way until `count` are answered. */
   | ({
       readonly kind: 'run';
-      readonly count: number /** Answer the documents too. */;
+      readonly count: number;
+      /** Answer the documents too. */
       readonly keep?: boolean;
       readonly pauseMs?: number;
     } & Traffic)

@@ -1,4 +1,4 @@
-// SIGKILL at random instants while tills issue: nothing that was answered is lost, nothing is doubled, no hole anywhere (1-product, promises 1 to 3).
+// SIGKILL at random instants while tills issue: nothing that was answered is lost, nothing is doubled, no hole anywhere.
 import { request } from 'node:https';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Client, connect } from '#ipc-schema/client.ts';
