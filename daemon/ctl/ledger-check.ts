@@ -98,7 +98,6 @@ export interface LedgerReport {
   readonly acknowledgedBatch: number;
   /** Documents behind the last acknowledgement. */
   readonly pending: number;
-  /** `sealHash` is hex. */
   readonly head: { readonly batchIndex: number; readonly nextSequence: number; readonly sealHash: string };
   /** At most findingsMax of them. */
   readonly findings: readonly Finding[];
