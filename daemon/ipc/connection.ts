@@ -28,7 +28,9 @@ export interface ConnectionHost {
   nowMs(): number;
   /** A value at once, or a promise of one; a refusal is thrown. */
   dispatch(connection: Connection, request: Request, frameBytes: number): unknown;
-  /** Calls `turn` after every other waiting connection had its own. */
+  /** Something has arrived: calls `turn` at once (true), or when it is this connection's. */
+  comes(connection: Connection): boolean;
+  /** Calls `turn` when it is this connection's. */
   awaitTurn(connection: Connection): void;
   /** A request that `dispatch` had promised to answer has ended. */
   settled(connection: Connection, frameBytes: number): void;
@@ -99,7 +101,10 @@ export class Connection implements WireSink {
     if (this.#closingMs !== null) return;
     this.#cutter.push(chunk);
     if (this.#waitsForTurn || this.#isBlocked()) this.#setPaused(true);
-    else this.turn();
+    else if (!this.#host.comes(this)) {
+      this.#waitsForTurn = true;
+      this.#setPaused(true);
+    }
   }
 
   /** Handles some of what has arrived, then lets others have their turn. */
@@ -173,6 +178,7 @@ export class Connection implements WireSink {
       return null;
     }
     if (frame === null) return null;
+    this.#frameMs = null; // whatever has begun behind it has just begun
     const message = decodeFrame(frame, { maxBytes, maxDepth: jsonLimits.maxDepth });
     switch (message.kind) {
       case 'request':

@@ -27,6 +27,8 @@ export interface Limits {
   /** Frames, and bytes of them, that one connection may have handled before the others have their turn. */
   readonly framesPerTurn: number;
   readonly bytesPerTurn: number;
+  /** Of the service's time, before its sockets are read again; terminals take turns in it (rota.ts). */
+  readonly turnsMs: number;
   /** Output not yet taken by the reader: above the first, its requests are read no further and its events are dropped and counted; above the second it is closed. */
   readonly outputHighBytes: number;
   readonly outputMaxBytes: number;
@@ -60,6 +62,7 @@ export const defaultLimits: Limits = {
   authenticationFailures: 3,
   framesPerTurn: 16,
   bytesPerTurn: 64 * 1024,
+  turnsMs: 5,
   outputHighBytes: 128 * 1024,
   outputMaxBytes: 8 * 1024 * 1024,
   strangerWaitMs: 10_000,

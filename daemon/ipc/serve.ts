@@ -11,6 +11,7 @@ import { type Asked, Connection, type ConnectionHost } from '#ipc/connection.ts'
 import { defaultLimits, type Limits } from '#ipc/limits.ts';
 import { type Door, openDoor, type Wire } from '#ipc/listen.ts';
 import type { Report } from '#ipc/report.ts';
+import { Rota } from '#ipc/rota.ts';
 import { type EventNotice, encodeEvent, type Request } from '#ipc-schema/envelope.ts';
 import { type ErrorCode, UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import { eventNames, type Params, protocolVersion, type Result, type Role } from '#ipc-schema/methods.ts';
@@ -107,12 +108,12 @@ class Room implements ConnectionHost {
   readonly #requestBytes = new Tally();
   readonly #terminalConnections = new Tally();
   readonly #doors: Door[] = [];
+  readonly #rota: Rota;
   /** Names of events that somebody has asked for since the start. */
   readonly #subscribed = new Set<string>();
   #openRequests = 0;
   #opened = 0;
   #closedSinceSweep = 0;
-  #turns: Connection[] = [];
   #whenIdle: (() => void) | null = null;
   #whenEmpty: (() => void) | null = null;
   #closing: Promise<void> | null = null;
@@ -120,6 +121,7 @@ class Room implements ConnectionHost {
   constructor(options: RoomOptions) {
     this.#options = options;
     this.limits = { ...defaultLimits, ...options.limits };
+    this.#rota = new Rota({ sliceMs: this.limits.turnsMs, nowMs: () => this.nowMs() });
   }
 
   async open(): Promise<Service> {
@@ -208,17 +210,12 @@ class Room implements ConnectionHost {
     return [...this.#connections.admin, ...this.#connections.till];
   }
 
-  /** First come, first served, then to the end of the line; sockets are read in between, so that newcomers get into it. */
-  awaitTurn(connection: Connection): void {
-    if (this.#turns.length === 0) setImmediate(() => this.#takeTurns());
-    this.#turns.push(connection);
+  comes(connection: Connection): boolean {
+    return this.#rota.comes(groupOf(connection), connection);
   }
 
-  #takeTurns(): void {
-    const waiting = this.#turns;
-    this.#turns = [];
-    if (this.#closing !== null) return;
-    for (const connection of waiting) connection.turn();
+  awaitTurn(connection: Connection): void {
+    this.#rota.waits(groupOf(connection), connection);
   }
 
   #publish(notice: EventNotice): void {
@@ -345,6 +342,7 @@ class Room implements ConnectionHost {
 
   async #close(): Promise<void> {
     for (const door of this.#doors) door.stopAccepting();
+    this.#rota.stop();
     for (const connection of this.#everyone()) connection.stopReading();
     // What has begun is answered: a till that hears nothing would have to ask again.
     if (this.#openRequests > 0) await within(this.limits.closeWaitMs, (done) => (this.#whenIdle = done));
@@ -352,6 +350,12 @@ class Room implements ConnectionHost {
     if (this.#everyone().length > 0) await within(this.limits.lingerMs, (done) => (this.#whenEmpty = done));
     await Promise.all(this.#doors.map((door) => door.close()));
   }
+}
+
+/** Who shares a turn: the connections of one terminal, those of the admin door, those of nobody yet. */
+function groupOf({ introduction: { caller } }: Connection): string {
+  if (caller === null) return 'strangers';
+  return caller.door === 'admin' || caller.terminal === null ? 'admin' : `till ${caller.terminal}`;
 }
 
 /** How many of something each name has. */

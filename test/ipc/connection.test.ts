@@ -16,6 +16,8 @@ function connection(limits: Partial<Limits> = {}) {
     destroyed: false,
     sent: [] as string[],
     turns: 0,
+    /** Others have used up what one turn of the loop has. */
+    mustWait: false,
     answers: [] as (() => void)[],
   };
   const wire: Wire = {
@@ -40,6 +42,11 @@ function connection(limits: Partial<Limits> = {}) {
     limits: { ...defaultLimits, ...limits },
     nowMs: () => state.nowMs,
     dispatch: (_, { method }) => (method === 'now' ? 'done' : new Promise((resolve) => void state.answers.push(() => resolve('done')))),
+    comes: (arrived) => {
+      if (state.mustWait) return false;
+      arrived.turn();
+      return true;
+    },
     awaitTurn: () => void state.turns++,
     settled: () => undefined,
     disclose: (thrown) => asUkeyError(thrown),
@@ -167,6 +174,32 @@ describe('a connection', () => {
     expect(state.destroyed).toBe(false);
     one.sweep(state.nowMs + 1);
     expect(state.destroyed).toBe(true);
+  });
+
+  it('is not blamed for a frame that has just begun because another ended in the same piece', () => {
+    const { one, state } = connection();
+    const frame = encodeRequest(1, 'now', {});
+    one.onBytes(Buffer.from(frame.slice(0, 10)));
+    for (let sent = 0; sent < 5; sent += 1) {
+      state.nowMs += defaultLimits.frameWaitMs / 2;
+      one.onBytes(Buffer.from(frame.slice(10) + frame.slice(0, 10)));
+      one.sweep(state.nowMs);
+    }
+    expect(state.finished).toBe(false);
+    state.nowMs += defaultLimits.frameWaitMs + 1;
+    one.sweep(state.nowMs);
+    expect(state.finished).toBe(true);
+  });
+
+  it('waits for its turn where others have used up the time, and is read no further', () => {
+    const { one, state, ask } = connection();
+    state.mustWait = true;
+    ask('later', 2);
+    ask('later', 2);
+    expect([state.answers.length, state.paused]).toEqual([0, true]);
+    state.mustWait = false;
+    one.turn();
+    expect([state.answers.length, state.paused]).toEqual([4, false]);
   });
 
   it('whose peer has stopped sending ends after the last answer', async () => {

@@ -129,6 +129,39 @@ describe('a flood', () => {
   });
 });
 
+describe('a terminal with many connections', () => {
+  it('has its turn with the others, not one for each connection', async () => {
+    const connections = 60;
+    await using world = await openWorld();
+    const till = await world.client();
+    const flood = Array.from({ length: connections }, () => new RawPeer(world.till));
+    for (const peer of flood) await peer.authenticate('greedy');
+    // Refused by its schema, after it was read whole.
+    const heavy = `{"type":"ukey","data":{"jsonrpc":"2.0","id":1,"method":"test.wait","params":{"x":[${Array(60_000).fill('{}').join(',')}]}}}\f`;
+    let answered = 0;
+    for (const peer of flood) {
+      peer.socket.on('data', () => {
+        while (peer.messages.length > 0) {
+          peer.messages.shift();
+          answered += 1;
+          peer.send(heavy);
+        }
+      });
+      peer.send(heavy);
+    }
+    const before: number[] = [];
+    for (let at = 0; at < 20; at += 1) {
+      const from = answered;
+      await callTest(till, 'test.echo', { value: at });
+      before.push(answered - from);
+    }
+    for (const peer of flood) peer.end();
+    console.log(`connections=${connections} heavy_requests_between_two_answers=${before.join(',')}`);
+    expect(answered).toBeGreaterThan(connections);
+    expect(before.sort((a, b) => a - b)[10]).toBeLessThan(connections / 3);
+  });
+});
+
 describe('large requests', () => {
   const pad = ' '.repeat(60_000);
   const large = (id: number, waitMs: number): string => `${pad}${encodeRequest(id, 'test.wait', { waitMs })}`;

@@ -1,0 +1,85 @@
+// Owns: in which order what has arrived is handled: groups of callers take turns, and one turn of the loop handles only so much.
+// Invariants: who comes while there is time, and before whom nobody of their group waits, is handled at once; inside a group it is first come, first
+// served; a group of a thousand gets no more than a group of one. Sockets are read in between, so that newcomers get into the line.
+// Must not: know what is handled.
+
+export interface Member {
+  /** Handles some of what has arrived. It may come to wait again meanwhile. */
+  turn(): void;
+}
+
+export interface RotaOptions {
+  /** What one turn of the loop may take of the service's time; the member that passes it is the last. */
+  readonly sliceMs: number;
+  nowMs(): number;
+}
+
+export class Rota {
+  readonly #options: RotaOptions;
+  /** In the order in which they are next. */
+  readonly #groups = new Map<string, Member[]>();
+  #waiting = 0;
+  #spentMs = 0;
+  #isQueued = false;
+  #isStopped = false;
+
+  constructor(options: RotaOptions) {
+    this.#options = options;
+  }
+
+  /** False: it waits for its turn. */
+  comes(group: string, member: Member): boolean {
+    if (this.#spentMs >= this.#options.sliceMs || this.#groups.has(group)) {
+      this.waits(group, member);
+      return false;
+    }
+    this.#queue(); // which gives the next turn of the loop its time
+    this.#take(member);
+    return true;
+  }
+
+  waits(group: string, member: Member): void {
+    this.#waiting += 1;
+    const before = this.#groups.get(group);
+    if (before === undefined) this.#groups.set(group, [member]);
+    else before.push(member);
+    this.#queue();
+  }
+
+  /** Nobody gets a turn any more. */
+  stop(): void {
+    this.#isStopped = true;
+    this.#groups.clear();
+    this.#waiting = 0;
+  }
+
+  #queue(): void {
+    if (this.#isQueued) return;
+    this.#isQueued = true;
+    setImmediate(() => this.#goRound());
+  }
+
+  #goRound(): void {
+    this.#isQueued = false;
+    this.#spentMs = 0;
+    // No more turns than there are waiting: whoever has had theirs and comes again does so behind what the sockets bring.
+    for (let turns = this.#waiting; turns > 0 && this.#spentMs < this.#options.sliceMs; turns -= 1) {
+      const next = this.#groups.entries().next().value;
+      if (next === undefined) break;
+      const [group, members] = next;
+      const member = members.shift();
+      this.#waiting -= 1;
+      this.#groups.delete(group);
+      if (members.length > 0) this.#groups.set(group, members); // to the end of the line
+      if (member !== undefined) this.#take(member);
+    }
+    if (this.#groups.size > 0) this.#queue();
+  }
+
+  #take(member: Member): void {
+    if (this.#isStopped) return;
+    const startMs = this.#options.nowMs();
+    member.turn();
+    this.#spentMs += this.#options.nowMs() - startMs;
+  }
+}
