@@ -1,7 +1,7 @@
 // Owns: who is asking. Decided once per connection: by the door, or by `hello` and `authenticate` (SPEC.md, Handshake).
 // Invariants: a challenge is fresh and answered at most once; an unknown or removed terminal takes the same path and time as a
-// wrong secret and gets the same answer; a terminal that is removed or given a new secret loses its open connections' right
-// at the next request. Secrets are looked up, compared and forgotten.
+// wrong secret and gets the same answer; a terminal that is removed or given a new secret loses its open connections
+// at the next request, event or sweep. Secrets are looked up, compared and forgotten.
 // Must not: know methods or sockets.
 import { timingSafeEqual } from 'node:crypto';
 import { UkeyError } from '#ipc-schema/errors.ts';
@@ -109,13 +109,17 @@ export class Introduction {
 
   /** Throws unauthenticated for a stranger, and for a terminal that is no longer what it proved to be. */
   need(): Caller {
-    const caller = this.#caller;
-    if (caller === null) throw new UkeyError('unauthenticated', 'before authenticate only hello answers');
-    if (caller.terminal === null || this.#secret === null) return caller;
-    const now = this.#findTerminal(caller.terminal);
-    if (now === null || now.disabled === true || !sameBytes(now.secret, this.#secret))
-      throw new UkeyError('unauthenticated', 'this terminal has been removed or enrolled anew');
-    return caller;
+    if (this.#caller === null) throw new UkeyError('unauthenticated', 'before authenticate only hello answers');
+    if (!this.holds()) throw noLonger();
+    return this.#caller;
+  }
+
+  /** False: a terminal proved who it was, and has been removed or enrolled anew since. */
+  holds(): boolean {
+    const terminal = this.#caller?.terminal ?? null;
+    if (terminal === null || this.#secret === null) return true;
+    const now = this.#findTerminal(terminal);
+    return now !== null && now.disabled !== true && sameBytes(now.secret, this.#secret);
   }
 
   #failed(text: string): UkeyError {
@@ -123,6 +127,9 @@ export class Introduction {
     return new UkeyError('unauthenticated', text);
   }
 }
+
+/** What a connection is told whose terminal holds no longer. */
+export const noLonger = (): UkeyError => new UkeyError('unauthenticated', 'this terminal has been removed or enrolled anew');
 
 function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
   return a.length === b.length && timingSafeEqual(a, b);

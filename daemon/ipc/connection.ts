@@ -6,7 +6,7 @@
 // Must not: know what a method means; that is the host's.
 
 import { during } from '#ground/asking.ts';
-import type { Introduction } from '#ipc/caller.ts';
+import { type Introduction, noLonger } from '#ipc/caller.ts';
 import type { Limits } from '#ipc/limits.ts';
 import type { Wire, WireSink } from '#ipc/listen.ts';
 import {
@@ -186,7 +186,8 @@ export class Connection implements WireSink {
         during({ connection: this.number, id: message.id, place: this.#requests }, () => this.#handleRequest(message, frame.length));
         return frame.length;
       case 'malformed':
-        if (message.id === null) this.#lastWord(message.error);
+        // What is wrong may quote the caller, who is told it; the log is not.
+        if (message.id === null) this.#lastWord(message.error, 'a frame that is no request');
         else this.#push(encodeRefusal(message.id, message.error));
         return frame.length;
       case 'answer':
@@ -260,6 +261,10 @@ export class Connection implements WireSink {
     if (this.subscription === null || !this.subscription.has(notice.event)) return;
     const only = this.introduction.caller?.token ?? null;
     if (only !== null && notice['token'] !== only) return; // another issuer's business
+    if (!this.introduction.holds()) {
+      this.turnAway(noLonger());
+      return;
+    }
     if (this.#pendingBytes() > this.#host.limits.outputHighBytes) {
       this.#lostEvents++;
       return;
@@ -295,9 +300,9 @@ export class Connection implements WireSink {
   // --- end ---
 
   /** An error that belongs to no request, then the end. */
-  #lastWord(error: UkeyError): void {
+  #lastWord(error: UkeyError, why = error.message): void {
     this.#push(encodeRefusal(null, error));
-    this.#finishBecause(error.message);
+    this.#finishBecause(why);
   }
 
   #finishBecause(why: string): void {
@@ -362,6 +367,7 @@ export class Connection implements WireSink {
     else if (waited(this.#outputMs, limits.outputWaitMs)) this.#destroyBecause('the reader does not read');
     else if (waited(this.#frameMs, limits.frameWaitMs))
       this.turnAway(new UkeyError('invalid-request', 'a frame has begun and does not end'));
+    else if (!this.introduction.holds()) this.turnAway(noLonger());
     else if (this.isStranger && waited(this.#openedMs, limits.strangerWaitMs))
       this.turnAway(new UkeyError('unauthenticated', 'no authenticate in time'));
   }

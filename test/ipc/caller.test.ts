@@ -171,15 +171,33 @@ describe('the doors', () => {
     expect(await callTest(both, 'test.who')).toMatchObject({ door: 'admin', terminal: 'till-1', roles: ['till', 'admin', 'operator'] });
   });
 
-  it('forget a terminal that is removed or enrolled anew while it is connected', async () => {
-    const client = await world.client({ terminal: 'till-2' });
-    const record = terminals.get('till-2');
+  it.each([
+    ['removed', () => void terminals.delete('till-2')],
+    ['enrolled anew', () => void terminals.set('till-2', { id: 'till-2', role: 'till', secret: Buffer.alloc(32, 7) })],
+  ])('refuse the next request of a terminal that is %s while it is connected', async (_, change) => {
+    await using slow = await openWorld({ limits: { sweepMs: 60_000 } });
+    const client = await slow.client({ terminal: 'till-2' });
     expect(await callTest(client, 'test.echo')).toEqual({ value: null });
+    change();
+    expect(await refusalOf(callTest(client, 'test.echo'))).toBe('unauthenticated');
+  });
+
+  it('tell a terminal that was removed no event, and close its connections whether or not they ask', async () => {
+    await using slow = await openWorld({ limits: { sweepMs: 60_000 } });
+    const listener = new RawPeer(slow.till);
+    await listener.authenticate('till-2');
+    listener.request(1, 'events.subscribe', {});
+    expect((await listener.next()).kind).toBe('answer');
     terminals.delete('till-2');
-    expect(await refusalOf(callTest(client, 'test.echo'))).toBe('unauthenticated');
-    terminals.set('till-2', { id: 'till-2', role: 'till', secret: Buffer.alloc(32, 7) });
-    expect(await refusalOf(callTest(client, 'test.echo'))).toBe('unauthenticated');
-    if (record !== undefined) terminals.set('till-2', { ...record, secret: Uint8Array.from(record.secret) });
-    expect(await callTest(client, 'test.echo')).toEqual({ value: null });
+    slow.service.publish({ event: 'issued', at: '2026-11-30T12:00:00Z', number: 'A-1' });
+    await listener.until(() => listener.closed);
+    expect(listener.messages.map(codeOf)).toEqual(['unauthenticated']);
+
+    await using quick = await openWorld({ limits: { sweepMs: 20 } });
+    const silent = new RawPeer(quick.till);
+    await silent.authenticate('till-2');
+    terminals.delete('till-2');
+    await silent.until(() => silent.closed);
+    expect(silent.messages.map(codeOf)).toEqual(['unauthenticated']);
   });
 });

@@ -267,4 +267,13 @@ describe('mutated conversations', () => {
     expect(text).not.toContain(secret.toString('hex'));
     expect(text).not.toContain('jsonrpc');
   });
+
+  it('tells the peer, and not the log, which of its words is wrong', async () => {
+    const peer = new RawPeer(world.till);
+    peer.send('{"4711\\n2026-11-30 error forged":1,"type":"ukey","data":{}}\f');
+    await peer.until(() => peer.closed);
+    expect(JSON.stringify(peer.messages)).toContain('4711');
+    expect(JSON.stringify(world.reports)).not.toContain('4711');
+    expect(world.reports.at(-1)).toMatchObject({ facts: { why: 'a frame that is no request' } });
+  });
 });
