@@ -65,6 +65,12 @@ export class Introduction {
     return this.#caller;
   }
 
+  /** Who shares a turn: the connections of one terminal, those of the admin door, those of nobody yet. */
+  get group(): string {
+    if (this.#caller === null) return 'strangers';
+    return this.#door === 'admin' || this.#caller.terminal === null ? 'admin' : `till ${this.#caller.terminal}`;
+  }
+
   get failures(): number {
     return this.#failures;
   }

@@ -183,7 +183,7 @@ export class Connection implements WireSink {
     switch (message.kind) {
       case 'request':
         this.#requests += 1;
-        during({ connection: this.number, id: message.id, place: this.#requests }, () => this.#handleRequest(message, frame.length));
+        this.#during(message, () => this.#handleRequest(message, frame.length));
         return frame.length;
       case 'malformed':
         // What is wrong may quote the caller, who is told it; the log is not.
@@ -198,6 +198,10 @@ export class Connection implements WireSink {
       default:
         return unreachable(message);
     }
+  }
+
+  #during({ id }: Request, act: () => void): void {
+    during({ connection: this.number, id, place: this.#requests, group: this.introduction.group }, act);
   }
 
   #handleRequest(request: Request, frameBytes: number): void {

@@ -2,6 +2,7 @@
 // Invariants: who comes while there is time, and before whom nobody of their group waits, is handled at once; inside a group it is first come, first
 // served; a group of a thousand gets no more than a group of one. Sockets are read in between, so that newcomers get into the line.
 // Must not: know what is handled.
+import { FairLine } from '#ground/fair-line.ts';
 
 export interface Member {
   /** Handles some of what has arrived. It may come to wait again meanwhile. */
@@ -16,9 +17,7 @@ export interface RotaOptions {
 
 export class Rota {
   readonly #options: RotaOptions;
-  /** In the order in which they are next. */
-  readonly #groups = new Map<string, Member[]>();
-  #waiting = 0;
+  readonly #line = new FairLine<Member>();
   #spentMs = 0;
   #isQueued = false;
   #isStopped = false;
@@ -29,7 +28,7 @@ export class Rota {
 
   /** False: it waits for its turn. */
   comes(group: string, member: Member): boolean {
-    if (this.#spentMs >= this.#options.sliceMs || this.#groups.has(group)) {
+    if (this.#spentMs >= this.#options.sliceMs || this.#line.has(group)) {
       this.waits(group, member);
       return false;
     }
@@ -39,18 +38,14 @@ export class Rota {
   }
 
   waits(group: string, member: Member): void {
-    this.#waiting += 1;
-    const before = this.#groups.get(group);
-    if (before === undefined) this.#groups.set(group, [member]);
-    else before.push(member);
+    this.#line.push(group, member);
     this.#queue();
   }
 
   /** Nobody gets a turn any more. */
   stop(): void {
     this.#isStopped = true;
-    this.#groups.clear();
-    this.#waiting = 0;
+    this.#line.clear();
   }
 
   #queue(): void {
@@ -63,17 +58,11 @@ export class Rota {
     this.#isQueued = false;
     this.#spentMs = 0;
     // No more turns than there are waiting: whoever has had theirs and comes again does so behind what the sockets bring.
-    for (let turns = this.#waiting; turns > 0 && this.#spentMs < this.#options.sliceMs; turns -= 1) {
-      const next = this.#groups.entries().next().value;
-      if (next === undefined) break;
-      const [group, members] = next;
-      const member = members.shift();
-      this.#waiting -= 1;
-      this.#groups.delete(group);
-      if (members.length > 0) this.#groups.set(group, members); // to the end of the line
+    for (let turns = this.#line.length; turns > 0 && this.#spentMs < this.#options.sliceMs; turns -= 1) {
+      const member = this.#line.shift();
       if (member !== undefined) this.#take(member);
     }
-    if (this.#groups.size > 0) this.#queue();
+    if (this.#line.length > 0) this.#queue();
   }
 
   #take(member: Member): void {

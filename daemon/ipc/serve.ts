@@ -211,11 +211,11 @@ class Room implements ConnectionHost {
   }
 
   comes(connection: Connection): boolean {
-    return this.#rota.comes(groupOf(connection), connection);
+    return this.#rota.comes(connection.introduction.group, connection);
   }
 
   awaitTurn(connection: Connection): void {
-    this.#rota.waits(groupOf(connection), connection);
+    this.#rota.waits(connection.introduction.group, connection);
   }
 
   #publish(notice: EventNotice): void {
@@ -350,12 +350,6 @@ class Room implements ConnectionHost {
     if (this.#everyone().length > 0) await within(this.limits.lingerMs, (done) => (this.#whenEmpty = done));
     await Promise.all(this.#doors.map((door) => door.close()));
   }
-}
-
-/** Who shares a turn: the connections of one terminal, those of the admin door, those of nobody yet. */
-function groupOf({ introduction: { caller } }: Connection): string {
-  if (caller === null) return 'strangers';
-  return caller.door === 'admin' || caller.terminal === null ? 'admin' : `till ${caller.terminal}`;
 }
 
 /** How many of something each name has. */

@@ -98,12 +98,12 @@ test('what is below the level is not told, and the level may change', () => {
 test('a line that a request causes bears its name; what is done for all bears none, and a name that is not plain is not repeated', async () => {
   const stream = new Fickle();
   const log = openLog({ level: 'info', format: 'json' }, stream.write);
-  await during({ connection: 3, id: 'sale-17', place: 5 }, async () => {
+  await during({ connection: 3, id: 'sale-17', place: 5, group: 'till till-1' }, async () => {
     await new Promise((resolve) => setImmediate(resolve));
     log.info('caused');
     apart(() => log.info('apart'));
   });
-  during({ connection: 3, id: 'To: Wilhelmina', place: 6 }, () => log.info('masked'));
+  during({ connection: 3, id: 'To: Wilhelmina', place: 6, group: 'till till-1' }, () => log.info('masked'));
   log.info('nobody');
   const lines = stream.text
     .trimEnd()

@@ -1,5 +1,6 @@
 // Shows: at most so many at a time, in order, and nobody left behind whatever an act ends in.
 import { expect, test } from 'vitest';
+import { during } from '#ground/asking.ts';
 import { Gate } from '#holder/gate.ts';
 import { codeOf } from '#test/support/holder-rig.ts';
 
@@ -37,4 +38,21 @@ test('too many that wait are told busy', async () => {
   const second = gate.pass(async () => undefined);
   expect(await codeOf(gate.pass(async () => undefined))).toBe('busy');
   await Promise.all([first, second]);
+});
+
+test('those who ask take turns: who asks for much lets in who asks for one thing', async () => {
+  const gate = new Gate(2, 1_000);
+  const begun: string[] = [];
+  const asked = (group: string, name: string): Promise<void> =>
+    during({ connection: 1, id: 1, place: 1, group }, () =>
+      gate.pass(async () => {
+        begun.push(name);
+        await new Promise((resolve) => setImmediate(resolve));
+      }),
+    );
+  const greedy = Array.from({ length: 100 }, (_, at) => asked('till greedy', `greedy ${at}`));
+  const others = [asked('till modest', 'modest'), gate.pass(async () => void begun.push('the service'))];
+  await Promise.all([...greedy, ...others]);
+  expect(begun.slice(0, 5)).toEqual(['greedy 0', 'greedy 1', 'greedy 2', 'modest', 'the service']);
+  expect(begun.slice(-1)).toEqual(['greedy 99']);
 });
