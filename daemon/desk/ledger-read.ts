@@ -2,6 +2,7 @@
 // Invariants: only what is durable; a page is bounded, and one is read at a time over all callers: who reads a whole ledger stands between
 // two commits of a till for one page at most. Who would wait behind too many others is told busy.
 // Must not: look into a batch; what is read says of itself whether it holds.
+import { Gate } from '#ground/gate.ts';
 import { mapUnpacked } from '#ground/unpacking.ts';
 import type { Holder } from '#holder/holder.ts';
 import { batchMaxBytes } from '#ipc-schema/batch.ts';
@@ -10,15 +11,14 @@ import { ledgerPageBytes } from '#ipc-schema/ledger-page.ts';
 import type { Params, Result } from '#ipc-schema/methods.ts';
 import type { Custody } from '#ledger/custody.ts';
 
-/** Readers in line. */
+/** Readers in line, and those of one who asks. */
 const waitingMax = 16;
-const busyRetryMs = 200;
+const waitingMaxOfOne = 8;
 
 export class LedgerReading {
   readonly #custody: Custody;
   readonly #holder: Pick<Holder, 'readPacked'>;
-  #line: Promise<unknown> = Promise.resolve();
-  #waiting = 0;
+  readonly #gate = new Gate({ atOnce: 1, waitingMax, waitingMaxOfOne, busy: 'too many read the ledger' });
 
   constructor(custody: Custody, holder: Pick<Holder, 'readPacked'>) {
     this.#custody = custody;
@@ -30,17 +30,9 @@ export class LedgerReading {
     return this.inLine(() => this.#page(params));
   }
 
-  /** One after the other, with all who read pages. Rejects with busy, or as `act` does. */
-  async inLine<T>(act: () => Promise<T>): Promise<T> {
-    if (this.#waiting >= waitingMax) throw new UkeyError('busy', 'too many read the ledger', { retryAfterMs: busyRetryMs });
-    this.#waiting += 1;
-    const turn = this.#line.then(act);
-    this.#line = turn.catch(() => undefined); // the caller has its own error
-    try {
-      return await turn;
-    } finally {
-      this.#waiting -= 1;
-    }
+  /** One after the other, with all who read pages; those who ask take turns. Rejects with busy, or as `act` does. */
+  inLine<T>(act: () => Promise<T>): Promise<T> {
+    return this.#gate.pass(act);
   }
 
   async #page({ fromBatch, fromSequence, maxBytes = ledgerPageBytes }: Params<'ledger.read'>): Promise<Result<'ledger.read'>> {

@@ -11,8 +11,8 @@ export class FairLine<T> {
     return this.#length;
   }
 
-  has(group: string): boolean {
-    return this.#groups.has(group);
+  lengthOf(group: string): number {
+    return this.#groups.get(group)?.length ?? 0;
   }
 
   push(group: string, one: T): void {

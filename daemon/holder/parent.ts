@@ -4,12 +4,12 @@
 // durable batch: what was under way is unknown-outcome, and the next mount knows.
 // Must not: hold a PIN, read or write the FLASH, log in by itself (the front decides that).
 import { systemClock } from '#ground/clock.ts';
+import { Gate } from '#ground/gate.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { wipe } from '#token/pin.ts';
 import type { TokenFacts } from '#token/token.ts';
 import type { Seen } from './anchor.ts';
 import type { HolderConfig } from './configuration.ts';
-import { Gate } from './gate.ts';
 import type {
   BatchDraft,
   Carried,
@@ -86,7 +86,7 @@ class HolderParent implements ParentHolder {
   #timer: NodeJS.Timeout | null = null;
   #status: HolderStatus | null = null;
   #asked: Promise<HolderStatus> | null = null;
-  readonly #reads = new Gate(readsAtOnce, readsWaitingMax);
+  readonly #reads = new Gate({ atOnce: readsAtOnce, waitingMax: readsWaitingMax, busy: 'too many calls wait for the token' });
   /** What the processes before this one had counted, and how the last of them ended. */
   #before: Pick<HolderStatus, 'signatures' | 'signFailures' | 'restarts' | 'lastFailure' | 'selfTestAtMs'> = {
     ...{ signatures: 0, signFailures: 0, restarts: 0, lastFailure: null, selfTestAtMs: null },

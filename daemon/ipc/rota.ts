@@ -28,7 +28,7 @@ export class Rota {
 
   /** False: it waits for its turn. */
   comes(group: string, member: Member): boolean {
-    if (this.#spentMs >= this.#options.sliceMs || this.#line.has(group)) {
+    if (this.#spentMs >= this.#options.sliceMs || this.#line.lengthOf(group) > 0) {
       this.waits(group, member);
       return false;
     }

@@ -2,6 +2,7 @@
 import { afterEach, describe, expect, test } from 'vitest';
 import { LedgerCheck } from '#ctl/ledger-check.ts';
 import { LedgerReading } from '#desk/ledger-read.ts';
+import { during } from '#ground/asking.ts';
 import { collectAll } from '#ground/rest.ts';
 import { defaultLimits } from '#ipc/limits.ts';
 import { batchMaxBytes } from '#ipc-schema/batch.ts';
@@ -119,12 +120,16 @@ describe('the ledger', () => {
     check(method.result, page, 'internal');
   });
 
-  test('is read by a bounded number at once', async () => {
+  test('is read by a bounded number at once, and by one who asks again and again not by all of them', async () => {
     ledgerRig = await LedgerRig.open();
     const reading = new LedgerReading(ledgerRig.custody, ledgerRig.holder);
-    const reads = await Promise.allSettled(Array.from({ length: 20 }, () => reading.read({})));
+    const by = (group: string): Promise<unknown>[] =>
+      Array.from({ length: 12 }, (_, place) => during({ connection: 1, id: place, place, group }, () => reading.read({})));
+    const reads = await Promise.allSettled([...by('till auditor'), ...by('admin'), ...by('till other')]);
     const refused = reads.filter((one) => one.status === 'rejected');
-    expect(refused).toHaveLength(4);
+    // One is under way, eight of each wait, and sixteen in all.
+    expect(refused).toHaveLength(36 - 1 - 16);
+    expect(reads.slice(0, 12).filter((one) => one.status === 'rejected')).toHaveLength(12 - 1 - 8);
     for (const { reason } of refused) expect(reason).toMatchObject({ code: 'busy' });
     expect((await reading.read({})).batches.length).toBeGreaterThan(0);
   });

@@ -1,11 +1,13 @@
 // Shows: at most so many at a time, in order, and nobody left behind whatever an act ends in.
 import { expect, test } from 'vitest';
 import { during } from '#ground/asking.ts';
-import { Gate } from '#holder/gate.ts';
+import { Gate } from '#ground/gate.ts';
 import { codeOf } from '#test/support/holder-rig.ts';
 
+const gateOf = (atOnce: number, waitingMax: number): Gate => new Gate({ atOnce, waitingMax, busy: 'too many' });
+
 test('so many at a time, the others in the order in which they came', async () => {
-  const gate = new Gate(2, 10);
+  const gate = gateOf(2, 10);
   const begun: number[] = [];
   const ends: (() => void)[] = [];
   const acts = [0, 1, 2, 3].map((at) =>
@@ -25,7 +27,7 @@ test('so many at a time, the others in the order in which they came', async () =
 });
 
 test('an act that fails gives its place to the next', async () => {
-  const gate = new Gate(1, 10);
+  const gate = gateOf(1, 10);
   const failing = gate.pass(() => Promise.reject(new Error('no')));
   const next = gate.pass(async () => 'done');
   await expect(failing).rejects.toThrow();
@@ -33,7 +35,7 @@ test('an act that fails gives its place to the next', async () => {
 });
 
 test('too many that wait are told busy', async () => {
-  const gate = new Gate(1, 1);
+  const gate = gateOf(1, 1);
   const first = gate.pass(() => new Promise<void>((resolve) => setTimeout(resolve, 20)));
   const second = gate.pass(async () => undefined);
   expect(await codeOf(gate.pass(async () => undefined))).toBe('busy');
@@ -41,7 +43,7 @@ test('too many that wait are told busy', async () => {
 });
 
 test('those who ask take turns: who asks for much lets in who asks for one thing', async () => {
-  const gate = new Gate(2, 1_000);
+  const gate = gateOf(2, 1_000);
   const begun: string[] = [];
   const asked = (group: string, name: string): Promise<void> =>
     during({ connection: 1, id: 1, place: 1, group }, () =>
@@ -55,4 +57,14 @@ test('those who ask take turns: who asks for much lets in who asks for one thing
   await Promise.all([...greedy, ...others]);
   expect(begun.slice(0, 5)).toEqual(['greedy 0', 'greedy 1', 'greedy 2', 'modest', 'the service']);
   expect(begun.slice(-1)).toEqual(['greedy 99']);
+});
+
+test('one who asks may have so many in line; somebody else still gets in', async () => {
+  const gate = new Gate({ atOnce: 1, waitingMax: 4, waitingMaxOfOne: 2, busy: 'too many' });
+  const asked = (group: string): Promise<string> =>
+    during({ connection: 1, id: 1, place: 1, group }, () => codeOf(gate.pass(() => new Promise((resolve) => setTimeout(resolve, 5)))));
+  const greedy = [1, 2, 3, 4].map(() => asked('till greedy'));
+  const modest = asked('admin');
+  expect((await Promise.all(greedy)).filter((code) => code === 'busy')).toHaveLength(1);
+  expect(await modest).not.toBe('busy');
 });
