@@ -124,11 +124,18 @@ async function sealReply(open: Opener, slot: Uint8Array, replyKey: Uint8Array, t
 }
 
 async function openSlot(open: Opener, slot: Uint8Array, tokenId: Uint8Array): Promise<Uint8Array> {
+  const refusals: unknown[] = [];
   for (const info of recoveryInfosOf(tokenId)) {
-    const opened = await open(slot, info).catch(() => null); // of another ledger, or of the other form
-    if (opened !== null && opened.length === dataKeyBytes) return opened;
+    try {
+      const opened = await open(slot, info);
+      if (opened.length === dataKeyBytes) return opened;
+    } catch (thrown) {
+      refusals.push(thrown); // of another ledger, or of the other form
+    }
   }
-  throw new UkeyError('invalid-request', "the recovery slot is of another ledger than the ticket's, or of another authority");
+  throw new UkeyError('invalid-request', "the recovery slot is of another ledger than the ticket's, or of another authority", {
+    cause: new AggregateError(refusals),
+  });
 }
 
 /** Step 2: the succession. */

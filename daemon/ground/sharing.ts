@@ -1,4 +1,4 @@
-// Owns: one making of something for all who ask for it at once.
+// Owns: calls that come at once share one making of what they ask for.
 // Invariants: one is made at a time; nobody gets what was begun before it was asked for, so an answer is never older than its question.
 
 /** The same as `make`, which may run less often than it is asked for. */

@@ -291,8 +291,16 @@ export type ResumeStep =
       readonly maxBytes: number;
       readonly acceptEnd: boolean;
     }
-  /** Consecutive batches behind the newest one; `target`: the newest that will come. `acceptEnd`: the FLASH has this batch, and what hides behind its end is written over; null: nothing is. Repeating it is harmless. */
-  | { readonly kind: 'adopt'; readonly batches: readonly AdoptedBatch[]; readonly target: BatchMark; readonly acceptEnd: number | null }
+  /** Repeating it is harmless. */
+  | {
+      readonly kind: 'adopt';
+      /** Consecutive, behind the newest one. */
+      readonly batches: readonly AdoptedBatch[];
+      /** The newest that will come. */
+      readonly target: BatchMark;
+      /** The FLASH has this batch, and what hides behind its end is written over; null: nothing is. */
+      readonly acceptEnd: number | null;
+    }
   | { readonly kind: 'open' }
   /** Whose KEY and whose FLASH are there, as far as can be seen without a login. */
   | { readonly kind: 'look' }

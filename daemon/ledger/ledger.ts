@@ -1,5 +1,5 @@
 // Owns: one opened ledger as desk and upload use it: issuing once per key, finding, what is behind the last acknowledgement.
-// Invariants: fiscal state changes through the sequencer alone; a key on its way, unwritten in the index or in the index gives the same invoice;
+// Invariants: fiscal state changes through the sequencer alone; a key returns the same invoice whether it is in flight, waits to be indexed, or is indexed;
 // what can be found is durable. After a failed write or a close it is never used again: the log is read anew into another one.
 import type { Clock } from '#ground/clock.ts';
 import { type Log, whyOf } from '#ground/log.ts';

@@ -1,5 +1,5 @@
-// Owns: what cannot be read where a log seems to end: whether frames that somebody was told of may hide there, and giving up what does.
-// Invariants: nothing is given up but what nobody was told of, as far as whoever opens knows, or what a person has given up.
+// Owns: pages that cannot be read where a log seems to end: whether frames that somebody was told of may stand in them, and writing the pages over.
+// Invariants: a page is written over only where whoever opens knows that nobody was told of a frame in it, or a person has said so.
 // Must not: read the device.
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
