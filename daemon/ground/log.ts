@@ -2,6 +2,7 @@
 // Invariants: callers pass named facts only; never a request body, PIN, key, secret or buyer. What a caller's request causes bears its name (asking.ts).
 // The log never throws into a caller and never ends the process: a line that cannot be written (full disk, closed pipe, reader that does not read) is
 // lost, counted, and told once writing works again. Where stderr is the journal each line begins with its priority, as the journal wants it.
+// As text, too, a line is one line, whatever its facts hold.
 import { fstatSync, writeSync } from 'node:fs';
 import { Writable } from 'node:stream';
 import winston from 'winston';
@@ -114,13 +115,18 @@ const priorities: Readonly<Record<LogLevel, string>> = { error: '<3>', warn: '<4
 const lineSymbol: unique symbol = Symbol.for('message');
 const ranks: Readonly<Record<LogLevel, number>> = { error: 0, warn: 1, info: 2, debug: 3 };
 
+/** Control characters, line separators and direction marks as `\u001b`: they could make a line of their own, or do things to a terminal. */
+function oneLine(text: string): string {
+  return text.replace(/[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]/gu, (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}
+
 function openLogAt(options: LogOptions, end: LogEnd): ProcessLog {
   outliveStreams();
   const sink = new LineSink(end.write);
   const { combine, timestamp, json, printf } = winston.format;
   const text = printf(({ timestamp: at, level, message, ...facts }) => {
     const said = Object.entries(facts).map(([name, value]) => `${name}=${String(value)}`);
-    return [String(at), level.padEnd(5), String(message), ...said].join(' ');
+    return oneLine([String(at), level.padEnd(5), String(message), ...said].join(' '));
   });
   const isJson = options.format === 'json' || (options.format === 'auto' && !end.isTerminal);
   const withPriority = winston.format((line) => ({

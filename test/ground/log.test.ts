@@ -117,6 +117,23 @@ test('a line that a request causes bears its name; what is done for all bears no
   ]);
 });
 
+test('as text, what came from outside makes no line of its own, moves no cursor and turns no text around', () => {
+  const stream = new Fickle();
+  const log = openLog({ level: 'info', format: 'text' }, stream.write);
+  const controls = [...Array(0x20).keys(), ...Array.from({ length: 0x21 }, (_, at) => 0x7f + at)];
+  const evil = `a${String.fromCharCode(...controls, 0x2028, 0x2029, 0x202e)}z`;
+  log.info(`said ${evil}`, { client: evil, [evil]: 1 });
+  log.info('r\u00e9sum\u00e9 \u20ac', { path: 'C:\\x' });
+  const [line, plain, ...rest] = Buffer.from(stream.text, 'latin1').toString('utf8').split('\n');
+  expect(rest).toEqual(['']);
+  expect(line).not.toMatch(/[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]/u);
+  expect(line).toContain('client=a\\u0000\\u0001');
+  expect(line).toContain('\\u000a');
+  expect(line).toContain('\\u001b');
+  expect(line).toContain('\\u009f\\u2028\\u2029\\u202ez');
+  expect(plain).toMatch(/ info {2}r\u00e9sum\u00e9 \u20ac path=C:\\x$/u);
+});
+
 test("a sender's name for its upload is carried into the server's lines, if it is plain", () => {
   const lines = linesOf((write) => {
     const log = lineLog(write);
