@@ -27,6 +27,9 @@ export type AuditedMethod = (typeof auditedMethods)[number];
 /** Besides: the service started, or read its configuration again; the stored PIN was tried. */
 export const auditedElse = ['service.start', 'service.reload', 'stored-pin.login'] as const;
 
+/** Who did it where no terminal did: whoever opened the admin socket, and the service itself. */
+export const notTerminals = ['admin', 'service'] as const;
+
 /** In one entry. */
 export const auditRecordsMax = 32;
 

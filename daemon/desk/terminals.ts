@@ -1,9 +1,11 @@
 // Owns: the enrolled terminals and their secrets: one file in the state folder, for the service's user alone, replaced whole.
-// Invariants: a secret is answered once, at enrolment, and never listed or logged; the file is durable before the answer.
+// Invariants: a secret is answered once, at enrolment, and never listed or logged; the file is durable before the answer. No terminal is enrolled under a
+// name by which the audit trail calls somebody else.
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { writeDurably } from '#ground/durable-file.ts';
+import { notTerminals } from '#ipc-schema/audit.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { terminalRoles } from '#ipc-schema/methods.ts';
@@ -59,6 +61,11 @@ export class Terminals {
 
   /** A terminal that is enrolled again gets a new secret; the old one is worth nothing from then on. */
   enrol(terminal: string, role: Role, token?: string): { terminal: string; role: Role; token?: string; secret: string } {
+    if (notTerminals.some((name) => name === terminal))
+      throw new UkeyError('invalid-request', `the audit trail calls somebody else ${terminal}`, {
+        field: 'terminal',
+        action: 'Enrol it under another name.',
+      });
     if (this.#known.size >= terminalsMax && !this.#known.has(terminal))
       throw new UkeyError('busy', 'no more terminals can be enrolled', { retryAfterMs: 1_000 });
     const secret = randomBytes(secretBytes);

@@ -17,7 +17,7 @@ export interface Caller {
   readonly roles: readonly Role[];
   /** Name of the only token that it may use; null: it may use any. */
   readonly token: string | null;
-  /** For the audit trail: the terminal's name, or `admin`. */
+  /** For the audit trail: `admin` for whoever came through the admin door, also as a terminal; else the terminal's name. */
   readonly label: string;
   /** What the program called itself in `hello`; not proven. */
   readonly client: string | null;
@@ -107,7 +107,7 @@ export class Introduction {
       terminal,
       roles: [found.role, ...(this.#door === 'admin' ? adminRoles : [])],
       token: found.token ?? null,
-      label: terminal,
+      label: this.#door === 'admin' ? 'admin' : terminal,
       client: this.#client,
     };
     return { role: found.role, mac: proof };

@@ -7,6 +7,7 @@ import { parseConfig } from '#ground/config.ts';
 import { type ParentHolder, startHolder } from '#holder/parent.ts';
 import { connect } from '#ipc-schema/client.ts';
 import type { EventNotice } from '#ipc-schema/envelope.ts';
+import { asUkeyError, errorTable } from '#ipc-schema/errors.ts';
 import type { ServiceStatus } from '#ipc-schema/status.ts';
 import { openRig, type Rig, rigPin, sale } from '#test/support/rig.ts';
 import { StepClock } from '#test/support/step-clock.ts';
@@ -47,6 +48,23 @@ describe('terminals', () => {
     const file = path.join(rig.config.state, 'terminals.json');
     expect(statSync(file).mode & 0o777).toBe(0o600);
     expect(JSON.stringify(await rig.admin.call('terminal.list', {}))).not.toContain(second.secret);
+  });
+
+  test.each(['admin', 'service'])('may not be called %s: so the audit trail calls somebody else', async (terminal) => {
+    rig = await openRig();
+    const refused = await rig.admin.call('terminal.enrol', { terminal, role: 'auditor' }).then(() => null, asUkeyError);
+    expect(refused).toMatchObject({ code: 'invalid-request', field: 'terminal' });
+    expect(refused?.action).not.toBe(errorTable['invalid-request'].action);
+    expect((await rig.admin.call('terminal.list', {})).terminals.map((one) => one.terminal)).not.toContain(terminal);
+  });
+
+  test('that were called so before are still known', async () => {
+    rig = await openRig();
+    const terminals = [{ terminal: 'service', role: 'till', secret: 'ab'.repeat(32) }];
+    writeFileSync(path.join(rig.directory, 'terminals.json'), JSON.stringify({ format: 'ukey-terminals/1', terminals }));
+    const known = new Terminals(rig.directory);
+    expect(known.find('service')).not.toBeNull();
+    expect(known.remove('service')).toEqual({ terminal: 'service' });
   });
 
   test('in a file that is not ours are refused rather than forgotten', async () => {
