@@ -25,6 +25,7 @@ import { store } from '#ctl/store.ts';
 import { terminal } from '#ctl/terminal.ts';
 import { token } from '#ctl/token.ts';
 import { verify } from '#ctl/verify.ts';
+import { optionLetters } from '#ground/command-line.ts';
 
 /** In the order of the help. */
 const commands: readonly (Command | CommandGroup)[] = [
@@ -102,12 +103,16 @@ function parseFailure(thrown: unknown): Error | null {
   if (!(thrown instanceof CommanderError)) return endAs('internal', thrown);
   if (thrown.exitCode === 0) return null;
   if (thrown.code === 'commander.help') return usage('a command is needed', { action: 'See ukeyctl --help.' });
-  // `--pin=1234` is no option and `1234` no command: the parser would repeat them whole.
-  const text = thrown.message
-    .replace(/^error: /, '')
-    .replace(/'(-[^'=]*)=[^']*'/g, "'$1'")
-    .replace(/^unknown command '(?![a-z-]+')[^']*'/, 'unknown command');
-  return usage(text.split('\n')[0] ?? '');
+  return usage(parserWords(thrown));
+}
+
+/** What the parser says, without what it repeats: `--pin=1234` and `-p1234` are no options, and `1234` no command. */
+function parserWords({ code, message }: CommanderError): string {
+  const words = message.replace(/^error: /, '');
+  if (code === 'commander.unknownCommand') return /^unknown command '[a-z-]+'(?=\n|$)/.exec(words)?.[0] ?? 'unknown command';
+  if (code !== 'commander.unknownOption') return words.split('\n')[0] ?? '';
+  const name = optionLetters(words.replace(/^[^']*'/, ''));
+  return name === null ? 'unknown option' : `unknown option '${name}'`;
 }
 
 /** npm runs its scripts in the clone; the names of files that were typed are meant where they were typed. */

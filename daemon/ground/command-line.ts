@@ -27,14 +27,25 @@ export function readCommandLine(settings: readonly Setting[], args: readonly str
       help = true;
       continue;
     }
-    const near = nearest(token.name, names);
-    if (!names.includes(token.name)) throw unknownName(token.rawName, '', near === null ? null : `--${near}`, action);
+    if (!names.includes(token.name)) throw unknownFlag(token.rawName, names);
     if (token.value === undefined)
       throw new UkeyError('invalid-request', `${token.rawName} needs a value`, { field: token.rawName, action });
     given[token.name] = token.value;
   }
   const { config, ...flags } = given;
   return { help, config, flags };
+}
+
+/** What may be repeated of what begins like an option: `--pin` of `--pin:1234`, `-p` of `-p1234`; null: nothing. */
+export function optionLetters(typed: string): string | null {
+  return /^--[a-z]+(?:-[a-z]+)*|^-[A-Za-z]/.exec(typed)?.[0] ?? null;
+}
+
+function unknownFlag(typed: string, names: readonly string[]): UkeyError {
+  const name = optionLetters(typed);
+  if (name === null) return new UkeyError('invalid-request', 'one of the flags is not known', { action });
+  const near = nearest(name.replace(/^-+/, ''), names);
+  return unknownName(name, '', near === null ? null : `--${near}`, action);
 }
 
 export function usageText(settings: readonly Setting[], fileDefault: string): string {

@@ -88,14 +88,33 @@ describe.concurrent('a command line that is not right ends with status 2 and say
     expect(run.stderr).toMatch(/^invalid-request: .+ - .+\n$/);
   });
 
-  it.each([[['login', '--pin=314159']], [['login', '314159']], [['login', '--pin', '314159']], [['314159']]])(
-    'and never repeats what may have been a PIN: %j',
-    async (args) => {
-      const run = await ctl([...args, '--json']);
-      expect(run.status).toBe(2);
-      expect(run.stdout + run.stderr).not.toContain('314159');
-    },
-  );
+  it.each([
+    [['login', '--pin=314159']],
+    [['login', '314159']],
+    [['login', '--pin', '314159']],
+    [['314159']],
+    [["a'314159"]],
+    [['a\n314159']],
+    [['login', '-p314159']],
+    [['login', '-p:314159']],
+    [['login', '--pin:314159']],
+    [['login', '--pin-314159']],
+    [['login', '--pin314159']],
+    [['login', '--314159']],
+    [['login', "--'314159"]],
+    [['login', '--pin\n314159']],
+    [['login', '--pin_file=314159']],
+  ])('and never repeats what may have been a PIN: %j', async (args) => {
+    const run = await ctl([...args, '--json']);
+    expect(run.status).toBe(2);
+    expect(run.stdout + run.stderr).not.toContain('14159');
+  });
+
+  it('names the option or command that it does not know', async () => {
+    expect(errorOf(await ctl(['login', '--pim-file=x', '--json']))['message']).toContain("'--pim-file'");
+    expect(errorOf(await ctl(['login', '-pX', '--json']))['message']).toContain("'-p'");
+    expect(errorOf(await ctl(['lofin', '--json']))['message']).toContain("'lofin'");
+  });
 });
 
 describe.concurrent('reaching the service', () => {

@@ -155,6 +155,15 @@ describe('what is refused', () => {
     expect(refusal(() => load({}, ['4711471'])).message).not.toContain('4711471');
   });
 
+  test.each(['-p4711471', '-4711471', '--pin:4711471', '--pin-4711471', '--4711471', '--pin\n4711471', '--Pin4711471'])(
+    'an unknown flag, of which no more than its letters is repeated: %j',
+    (typed) => {
+      const { code, message, field } = refusal(() => load({}, [typed]));
+      expect(code).toBe('invalid-request');
+      expect(`${message} ${field}`).not.toMatch(/\d/);
+    },
+  );
+
   test('a bad value of the environment or of a flag, by that name and without the value', () => {
     for (const error of [refusal(() => load({ UKEYD_LOG_LEVEL: 'loud' })), refusal(() => load({}, ['--log-level', 'loud']))]) {
       expect(error).toMatchObject({ code: 'invalid-request', field: 'log.level' });
