@@ -4,7 +4,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Command, Given } from '#ctl/command.ts';
 import { type Service, serviceOptions, withService } from '#ctl/connection.ts';
-import { endAs, usage } from '#ctl/exit-codes.ts';
+import { endAs, endingAs, usage } from '#ctl/exit-codes.ts';
 import { readJson } from '#ctl/input.ts';
 import { incomplete, openOutputFile } from '#ctl/output-file.ts';
 import { receiptText } from '#ctl/receipt.ts';
@@ -12,11 +12,12 @@ import { facts, type Screen } from '#ctl/screen.ts';
 import { budgetText } from '#ctl/status.ts';
 import { decodeEvidence } from '#ipc-schema/evidence.ts';
 import { encodeEvidenceFile } from '#ipc-schema/evidence-file.ts';
-import { type InvoiceRequest, invoiceRequestSchema } from '#ipc-schema/invoice.ts';
 import type { Issued } from '#ipc-schema/issued.ts';
-import type { Params } from '#ipc-schema/methods.ts';
+import { methods, type Params } from '#ipc-schema/methods.ts';
 import { check } from '#ipc-schema/schema.ts';
 import { certificateFor } from '#ipc-schema/signers.ts';
+
+type InvoiceRequest = Params<'invoice.issue'>;
 
 const printOption = { flags: '--print', description: 'print it as a receipt with its QR code' };
 const evidenceOption = { flags: '--evidence <file>', description: 'write document, evidence and certificates to this file (see verify)' };
@@ -50,7 +51,7 @@ export const issue: Command = {
     if (given.flag('newKey')) screen.note(`key: ${request.key}`);
     await withService(given, screen, async (service) => {
       // What may fail besides the issuing fails before it.
-      const file = await openEvidence(given, service);
+      const file = await openEvidence(given, service, choiceIn(request));
       try {
         const issued = await service.issue(request);
         file?.write(issued);
@@ -85,7 +86,7 @@ export const get: Command = {
     const which = readWhich(given);
     await withService(given, screen, async (service) => {
       const issued = await service.call('invoice.get', which);
-      (await openEvidence(given, service))?.write(issued);
+      (await openEvidence(given, service, {}))?.write(issued);
       show(given, screen, issued);
     });
   },
@@ -103,11 +104,16 @@ async function readRequest(given: Given): Promise<InvoiceRequest> {
       action: 'Give each invoice its own key in the file, or have one made with --new-key.',
     });
   }
-  try {
-    return check(invoiceRequestSchema, keyed, 'invalid-invoice');
-  } catch (thrown) {
-    throw endAs('usage', thrown);
-  }
+  const request = await endingAs('usage', () => check(methods['invoice.issue'].params, keyed, 'invalid-invoice'));
+  const named = given.text('token');
+  if (named !== undefined && request.token !== undefined && named !== request.token)
+    throw usage('the file and --token name two tokens', { field: 'token', action: 'Name the token in one place.' });
+  return request;
+}
+
+/** What of a request says which token is meant. */
+function choiceIn({ token, issuer }: InvoiceRequest): Params<'service.identity'> {
+  return { ...(token === undefined ? {} : { token }), ...(issuer === undefined ? {} : { issuer }) };
 }
 
 async function preview(given: Given, screen: Screen, request: InvoiceRequest): Promise<void> {
@@ -163,11 +169,15 @@ function issuedText(given: Given, screen: Screen, issued: Issued & { key?: strin
 }
 
 /** null where no evidence file is asked for. */
-async function openEvidence(given: Given, service: Service): Promise<{ write(issued: Issued): void } | null> {
+async function openEvidence(
+  given: Given,
+  service: Service,
+  choice: Params<'service.identity'>,
+): Promise<{ write(issued: Issued): void } | null> {
   const path = given.text('evidence');
   if (path === undefined) return null;
   const file = openOutputFile(path, '--evidence');
-  const { certificate: own, authorityCertificate, predecessors } = await service.call('service.identity', {});
+  const { certificate: own, authorityCertificate, predecessors } = await service.call('service.identity', choice);
   return {
     write: (issued) => {
       const document = needPart(issued.document, 'the document');

@@ -49,6 +49,25 @@ describe.concurrent('issue', () => {
     expect(service.paramsOf('invoice.issue')).toEqual(request);
   });
 
+  it('takes all parameters of invoice.issue, and writes the evidence with the certificates of the token that they name', async () => {
+    const named = { ...request, token: 'annex', issuer: 'GB1' };
+    await using service = await FakeService.start({ script, terminals });
+    const run = await asTill(service, ['issue', '-', '--json', '--evidence', join(directory, 'annex.json')], named);
+    expect(run).toMatchObject({ status: 0, stderr: '' });
+    expect(service.paramsOf('invoice.issue')).toEqual(named);
+    expect(service.paramsOf('service.identity')).toEqual({ token: 'annex', issuer: 'GB1' });
+  });
+
+  it('sends nothing when file and --token name two tokens', async () => {
+    await using service = await FakeService.start({ script, terminals });
+    const run = await asTill(service, ['issue', '-', '--json', '--token', 'shop'], { ...request, token: 'annex' });
+    expect(run.status).toBe(2);
+    expect(errorOf(run)).toMatchObject({ code: 'invalid-request', field: 'token' });
+    expect(service.requests).toEqual([]);
+    const same = await asTill(service, ['issue', '-', '--json', '--token', 'annex'], { ...request, token: 'annex' });
+    expect(same.status).toBe(0);
+  });
+
   it('reads stdin, and says in words what became of it', async () => {
     await using service = await FakeService.start({ script, terminals });
     const run = await asTill(service, ['issue', '-']);
