@@ -18,7 +18,7 @@ import { pin } from '#ctl/pin.ts';
 import { provision } from '#ctl/provision.ts';
 import { replay } from '#ctl/replay.ts';
 import { sandbox } from '#ctl/sandbox.ts';
-import { openScreen, printFailure } from '#ctl/screen.ts';
+import { openScreen, outputTaken, printFailure, watchOutput } from '#ctl/screen.ts';
 import { login, logout } from '#ctl/session.ts';
 import { status } from '#ctl/status.ts';
 import { store } from '#ctl/store.ts';
@@ -121,15 +121,24 @@ function goWhereTyped(): void {
   if (folder !== undefined && script?.includes('daemon/ctl.ts') === true) process.chdir(folder);
 }
 
-async function main(argv: readonly string[]): Promise<void> {
-  goWhereTyped();
-  // Whoever reads our output may stop reading it (`| head`): no reason for a stack trace.
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : exitCodes.internal.status));
+/** Throws errors of ours alone. */
+async function run(argv: readonly string[]): Promise<void> {
   try {
     await parser().parseAsync(argv, { from: 'user' });
   } catch (thrown) {
     const failure = parseFailure(thrown);
-    if (failure !== null) process.exitCode = printFailure(openScreen(argv.includes(jsonFlag)), failure);
+    if (failure !== null) throw failure;
+  }
+}
+
+async function main(argv: readonly string[]): Promise<void> {
+  goWhereTyped();
+  watchOutput();
+  try {
+    await run(argv);
+    await outputTaken();
+  } catch (thrown) {
+    process.exitCode = printFailure(openScreen(argv.includes(jsonFlag)), thrown);
   }
 }
 

@@ -1,8 +1,10 @@
 // Owns: what ukeyctl writes: the answer on stdout (one JSON value with --json, else text for people), notes and failures on stderr.
-// Invariants: with --json stdout holds one JSON value and nothing else, also when the command fails ({"error": …}); text that came
-// from elsewhere never reaches a terminal with control characters in it.
+// Invariants: with --json stdout holds one JSON value and nothing else, also when the command fails ({"error": …}): what fails behind the
+// answer is told on stderr alone; text that came from elsewhere never reaches a terminal with control characters in it. A reader that
+// goes away changes neither what is done nor the exit status.
 // Must not: know any command or read anything.
 import { type Exit, endingOf, exitCodes } from '#ctl/exit-codes.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
 
 export interface Screen {
   readonly json: boolean;
@@ -18,6 +20,31 @@ export interface Screen {
   note(text: string): void;
 }
 
+/** stdout is the process's: whether its answer was given, and why it could not take what was written. */
+let isAnswered = false;
+let refused: NodeJS.ErrnoException | null = null;
+
+const noteRefusal = (error: NodeJS.ErrnoException | null | undefined): void => {
+  refused ??= error ?? null;
+};
+
+/** To be called once, before anything is written: a stream's error that nobody hears would end the process. */
+export function watchOutput(): void {
+  process.stdout.on('error', noteRefusal);
+  // Who does not read stderr is not to be told anything.
+  process.stderr.on('error', () => undefined);
+}
+
+/** Throws internal when stdout could not take what was written to it. A reader that went away (`| head`) has what it wanted. */
+export async function outputTaken(): Promise<void> {
+  await new Promise<void>((resolve) => process.stdout.write('', () => resolve()));
+  if (refused === null || refused.code === 'EPIPE') return;
+  throw new UkeyError('internal', `stdout could not be written: ${String(refused.code)}`, {
+    action: 'The command was carried out; its answer was lost.',
+    cause: refused,
+  });
+}
+
 export function openScreen(json: boolean): Screen {
   const { stdout } = process;
   return {
@@ -25,20 +52,21 @@ export function openScreen(json: boolean): Screen {
     colours: stdout.isTTY === true && stdout.hasColors(),
     widthColumns: stdout.isTTY === true ? stdout.columns : null,
     answer: (value, text, exit = 'done') => {
-      stdout.write(json ? `${JSON.stringify(value)}\n` : text.endsWith('\n') ? text : `${text}\n`);
+      isAnswered = true;
+      stdout.write(json ? `${JSON.stringify(value)}\n` : text.endsWith('\n') ? text : `${text}\n`, noteRefusal);
       process.exitCode = exitCodes[exit].status;
     },
-    exact: (text) => void stdout.write(text),
+    exact: (text) => void stdout.write(text, noteRefusal),
     note: (text) => void process.stderr.write(`${plain(text)}\n`),
   };
 }
 
-/** `code: message (field) - what to do` on stderr, the same as JSON on stdout where JSON was asked for. Gives the exit status. */
+/** `code: message (field) - what to do` on stderr, the same as JSON on stdout where JSON was asked for and nothing answered yet. Gives the exit status. */
 export function printFailure(screen: Screen, thrown: unknown): number {
   const { error, exit, facts } = endingOf(thrown);
   const field = error.field === undefined || error.message.includes(error.field) ? '' : ` (${error.field})`;
   screen.note(`${error.code}: ${error.message}${field} - ${error.action}`);
-  if (screen.json) {
+  if (screen.json && !isAnswered) {
     const { status } = exitCodes[exit];
     screen.answer({ error: { ...error.toData(), message: error.message, exit, status, ...facts } }, '', exit);
   }

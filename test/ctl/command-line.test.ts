@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { exitCodes } from '#ctl/exit-codes.ts';
-import { ctl, errorOf, jsonOf, runProgram } from '#test/support/ctl.ts';
+import { ctl, errorOf, jsonOf, type Run, runProgram } from '#test/support/ctl.ts';
 import { FakeService } from '#test/support/fake-service.ts';
 import { statusAnswer } from './answers.ts';
 
@@ -14,6 +14,8 @@ beforeAll(async () => {
 afterAll(async () => {
   await rm(directory, { recursive: true, force: true });
 });
+
+const lockedToken = { token: 'main', tokenId: null, issuer: null, standing: 'locked', reason: 'no PIN yet', action: 'Log in.' } as const;
 
 const commands = [
   'status',
@@ -190,5 +192,29 @@ describe.concurrent('what is printed', () => {
     await using service = await FakeService.start({ script: { 'service.status': () => statusAnswer } });
     const run = await runProgram('sh', ['-c', '"$0" daemon/ctl.ts status --socket "$1" | true', process.execPath, service.socketPath]);
     expect(run).toEqual({ status: 0, stdout: '', stderr: '' });
+  });
+
+  it.each([
+    ['its answer', ''],
+    ['its answer as JSON', '--json'],
+    ['its answer and what it says besides', '--json 2>&1'],
+  ])('keeps its status where nobody reads %s', async (_name, more) => {
+    await using service = await FakeService.start({ script: { 'service.tokens': () => ({ tokens: [lockedToken] }) } });
+    const command = (words: string): Promise<Run> => {
+      const line = `{ sleep 0.1; '${process.execPath}' daemon/ctl.ts ${words} ${more}; echo $? >&3; } 3>&2 | true`;
+      return runProgram('sh', ['-c', line]);
+    };
+    expect((await command(`health --socket ${service.socketPath}`)).stderr).toMatch(/(^|\n)7\n$/);
+    expect((await command(`status --socket ${service.socketPath}`)).stderr).toMatch(/(^|\n)3\n$/);
+    expect((await command('verify package.json')).stderr).toMatch(/(^|\n)5\n$/);
+    expect((await command('nonsense')).stderr).toMatch(/(^|\n)2\n$/);
+  });
+
+  it.each([['status'], ['status --json'], ['--help']])('is a failure where it cannot be written: %s', async (words) => {
+    await using service = await FakeService.start({ script: { 'service.status': () => statusAnswer } });
+    const line = `'${process.execPath}' daemon/ctl.ts ${words} --socket '${service.socketPath}' > /dev/full`;
+    const run = await runProgram('sh', ['-c', line]);
+    expect(run.status).toBe(1);
+    expect(run.stderr).toMatch(/^internal: .*ENOSPC.* - .+\n$/);
   });
 });

@@ -153,7 +153,7 @@ describe('an export that is interrupted', () => {
     const file = fresh();
     await using service = await FakeService.start({ script: serving(ledger) });
     const command = `ulimit -f 400; exec '${process.execPath}' '${ctlEntry}' export --json --output '${file}' --socket '${service.socketPath}'`;
-    const full = await runProgram('/bin/bash', ['-c', command]);
+    const full = await runProgram('/bin/bash', ['--norc', '-c', command]);
     expect(full.status).toBe(2);
     expect(errorOf(full)).toMatchObject({ field: '--output', action: expect.stringContaining('--resume') as string });
     expect(existsSync(`${file}.part`)).toBe(true);
@@ -283,12 +283,13 @@ describe('stdout', () => {
     expect(jsonOf(verified)).toMatchObject({ holds: true, entries: 604 });
   });
 
-  it('that is not read any more ends it quietly', async () => {
+  it('that is not read any more ends it in a word, and as no whole export', async () => {
     await using service = await FakeService.start({ script: serving(ledger) });
-    const command = `'${process.execPath}' '${ctlEntry}' export --output - --socket '${service.socketPath}' | head -n 1`;
-    const run = await runProgram('/bin/bash', ['-c', command]);
+    const command = `set -o pipefail; '${process.execPath}' '${ctlEntry}' export --output - --socket '${service.socketPath}' | head -n 1`;
+    const run = await runProgram('/bin/bash', ['--norc', '-c', command]);
     expect(run.stdout).toContain('ukey-export/1');
-    expect(run.stderr).not.toContain('at ');
+    expect(run.status).toBe(2);
+    expect(run.stderr).toMatch(/^invalid-request: [^\n]+\n$/);
   });
 });
 

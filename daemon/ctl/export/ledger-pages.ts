@@ -25,8 +25,8 @@ export class LedgerPages {
     this.#note = note;
   }
 
-  /** Once it has answered, a service that is away is waited for. */
-  async ask<M extends MethodName>(method: M, params: Params<M>): Promise<Result<M>> {
+  /** Once it has answered, a service that is away is waited for, as long as anybody wants the answer. */
+  async ask<M extends MethodName>(method: M, params: Params<M>, isWanted: () => boolean = () => true): Promise<Result<M>> {
     const endMs = performance.now() + patienceMs;
     for (let told = ''; ; ) {
       try {
@@ -36,7 +36,7 @@ export class LedgerPages {
       } catch (thrown) {
         const error = asUkeyError(thrown);
         const isPassing = error.code === 'busy' || error.code === 'unknown-outcome' || (this.#answered && passing.includes(error.code));
-        if (!isPassing || performance.now() >= endMs) throw thrown;
+        if (!isPassing || !isWanted() || performance.now() >= endMs) throw thrown;
         if (error.message !== told && error.code !== 'busy') this.#note(`waiting for the service: ${error.message}`);
         told = error.message;
         await new Promise((resolve) => setTimeout(resolve, error.retryAfterMs ?? pauseMs));
@@ -51,20 +51,25 @@ export class LedgerPages {
   /** The batches of a range, a page at a time. Throws invalid-request when the service answers others. */
   async *pages(fromBatch: number, toBatch: number): AsyncGenerator<readonly Uint8Array[]> {
     let next = fromBatch;
-    let coming = next <= toBatch ? this.#begin(next) : null;
-    while (coming !== null) {
-      const { batches } = await coming;
-      if (batches.length === 0) throw endAs('refused', new UkeyError('internal', `the service has no batch ${next}`));
-      const wanted = batches.filter(({ batchIndex }) => batchIndex <= toBatch);
-      for (const { batchIndex } of wanted)
-        if (batchIndex !== next++) throw malformed(`batch ${batchIndex}`, `came where ${next - 1} was asked for`);
-      coming = next <= toBatch ? this.#begin(next) : null;
-      yield wanted.map(({ bytes }) => Buffer.from(bytes, 'base64'));
+    let isWanted = true;
+    const begin = (): Promise<Page> | null => (next <= toBatch ? this.#begin(next, () => isWanted) : null);
+    try {
+      for (let coming = begin(); coming !== null; ) {
+        const { batches } = await coming;
+        if (batches.length === 0) throw endAs('refused', new UkeyError('internal', `the service has no batch ${next}`));
+        const wanted = batches.filter(({ batchIndex }) => batchIndex <= toBatch);
+        for (const { batchIndex } of wanted)
+          if (batchIndex !== next++) throw malformed(`batch ${batchIndex}`, `came where ${next - 1} was asked for`);
+        coming = begin();
+        yield wanted.map(({ bytes }) => Buffer.from(bytes, 'base64'));
+      }
+    } finally {
+      isWanted = false;
     }
   }
 
-  #begin(fromBatch: number): Promise<Page> {
-    const page = this.page({ fromBatch });
+  #begin(fromBatch: number, isWanted: () => boolean): Promise<Page> {
+    const page = this.ask('ledger.read', { fromBatch }, isWanted);
     page.catch(() => undefined); // awaited when it is its turn
     return page;
   }

@@ -97,6 +97,8 @@ async function syncFolder(folder: string): Promise<void> {
 
 function unwritable(what: string, cause: unknown): UkeyError {
   const code = String((cause as NodeJS.ErrnoException).code);
+  if (code === 'EPIPE')
+    return usage('nobody reads stdout any more: it is no whole export', { field: '--output', action: 'Name a file with --output.', cause });
   const isFull = code === 'ENOSPC' || code === 'EDQUOT' || code === 'EFBIG';
   return usage(`${what} cannot be written: ${isFull ? 'there is no more room' : code}`, {
     field: '--output',
