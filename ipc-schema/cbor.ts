@@ -1,5 +1,5 @@
 // Owns: the only door to CBOR. Deterministic encoding (RFC 8949 §4.2.1) out, maps by the library; strict decoding in: shortest
-// heads, definite lengths, UTF-8 that is UTF-8, map keys in bytewise order and once, no tags, no floats, no integer beyond 2^53, nothing left over. Byte strings come out as copies, unless views are asked for: a frame's buffer may be used again.
+// heads, definite lengths, UTF-8 that is UTF-8, map keys in bytewise order and once, no tags, no floats, no integer beyond 2^53, nothing left over, so many items and no more. Byte strings come out as copies, unless views are asked for: a frame's buffer may be used again.
 // Why by hand: the library's reader replaces bad UTF-8, drops a byte order mark, reads the half float 0.0 as the integer 0 and does not
 // look at the order of keys, so that two spellings would mean one thing; its writer takes twice as long.
 // Must not: know what any array means; the files that own a format name their fields through `FieldReader`.
@@ -11,6 +11,11 @@ export type CborValue = null | boolean | number | string | Uint8Array | readonly
 
 /** Arrays and maps inside each other; our deepest format (an upload's batch) has three. */
 export const cborMaxDepth = 8;
+/**
+ * Items in arrays and maps, each key and each value being one; the most that a format of ours has is a batch's 3075. An item may be a single byte and a map
+ * of no keys takes two hundred in memory, so that bytes alone bound neither the memory nor the time of reading.
+ */
+export const cborMaxItems = 4_096;
 
 /** RFC 8949 §4.2.1. Throws internal for what the reader would refuse: a number that is no safe integer, text that is no Unicode. */
 export function encodeCbor(value: CborValue): Uint8Array {
@@ -104,6 +109,7 @@ class Source {
   readonly what: string;
   readonly byteStrings: ByteStrings;
   at = 0;
+  #itemsLeft = cborMaxItems;
 
   constructor(bytes: Uint8Array, what: string, byteStrings: ByteStrings) {
     this.bytes = bytes;
@@ -113,6 +119,12 @@ class Source {
 
   bad(why: string): UkeyError {
     return malformed(this.what, `is not deterministic CBOR: it ${why}`);
+  }
+
+  /** Takes what an array or map says it holds off the budget, before any of it is read. */
+  hold(items: number): void {
+    this.#itemsLeft -= items;
+    if (this.#itemsLeft < 0) throw this.bad(`has more than ${cborMaxItems} items`);
   }
 
   byte(): number {
@@ -193,7 +205,7 @@ function readText(source: Source, low: number): string {
 
 function readArray(source: Source, length: number, depth: number): unknown[] {
   if (depth >= cborMaxDepth) throw source.bad('is too deep');
-  if (length > source.bytes.length - source.at) throw source.bad('is cut short'); // an item has at least one byte
+  source.hold(length);
   const items: unknown[] = [];
   for (let left = length; left > 0; left--) items.push(readItem(source, depth + 1));
   return items;
@@ -201,6 +213,7 @@ function readArray(source: Source, length: number, depth: number): unknown[] {
 
 function readMap(source: Source, length: number, depth: number): Map<number | string, unknown> {
   if (depth >= cborMaxDepth) throw source.bad('is too deep');
+  source.hold(2 * length);
   const map = new Map<number | string, unknown>();
   let previous: Uint8Array | null = null;
   for (let left = length; left > 0; left--) {

@@ -1,7 +1,7 @@
 import { decode, encode, rfc8949EncodeOptions } from 'cborg';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { type CborValue, cborHead, cborMaxDepth, decodeCbor, encodeCbor, FieldReader } from '#ipc-schema/cbor.ts';
+import { type CborValue, cborHead, cborMaxDepth, cborMaxItems, decodeCbor, encodeCbor, FieldReader } from '#ipc-schema/cbor.ts';
 import { refusal } from '#test/support/refusal.ts';
 
 const seed = Number(process.env['SEED'] ?? 20_260_301);
@@ -217,6 +217,27 @@ describe('CBOR', () => {
     refusal(() => read(`${'81'.repeat(cborMaxDepth + 1)}00`));
     refusal(() => read('81'.repeat(700_000)));
     refusal(() => read('a100'.repeat(300_000)));
+  });
+
+  it('reads so many items and no more, whatever they are', () => {
+    const full = (item: CborValue, count: number): Uint8Array => encodeCbor(Array.from({ length: count }, () => item));
+    for (const item of [0, null, '', new Uint8Array(0), [], new Map()]) {
+      expect(decodeCbor(full(item, cborMaxItems), 'it')).toHaveLength(cborMaxItems);
+      refusal(() => decodeCbor(full(item, cborMaxItems + 1), 'it'));
+    }
+    const map = (count: number): Uint8Array => encodeCbor(new Map(Array.from({ length: count }, (_, key) => [key, key])));
+    expect(decodeCbor(map(cborMaxItems / 2), 'it')).toHaveProperty('size', cborMaxItems / 2);
+    refusal(() => decodeCbor(map(cborMaxItems / 2 + 1), 'it'));
+    const pairs = cborMaxItems / 4;
+    expect(decodeCbor(full([0, 0, 0], pairs), 'it')).toHaveLength(pairs);
+    refusal(() => decodeCbor(encodeCbor([[], ...Array.from({ length: pairs }, () => [0, 0, 0])]), 'it'));
+  });
+
+  it('is cheap to refuse, however much is promised', () => {
+    const bomb = Buffer.concat([cborHead(4, 8_000_000), Buffer.alloc(8_000_000, 0xa0)]);
+    const before = process.cpuUsage();
+    refusal(() => decodeCbor(bomb, 'it'));
+    expect(process.cpuUsage(before).user).toBeLessThan(200_000);
   });
 
   it('copies byte strings out of the buffer they came in', () => {
