@@ -1,9 +1,9 @@
 // Owns: the only door to node:sqlite: the ticket server's database in one file (with its write-ahead log beside it).
 // Invariants: synchronous=FULL, so a COMMIT that returned is on the disk; each method is one transaction; statements are prepared once per open.
 // Several processes may open the file at the same time (the server, a command that makes tickets): SQLite's locks keep them apart.
-// After an error of input or output nothing that the connection believes may be trusted (a failed sync is not repeated): it is closed
-// and opened again, which reads the log anew, and the caller is told `internal`: what it asked for may or may not be durable.
-import { closeSync, openSync } from 'node:fs';
+// After an error of the disk nothing that the connection believes may be trusted (a failed sync is not repeated): it is closed, the caller is told `internal`
+// (what it asked for may or may not be durable), and the next call opens anew, until one can: the file that was there, for writing, which reads the log anew.
+import { accessSync, closeSync, constants, openSync } from 'node:fs';
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { type ChainHead, chainStart } from '#ipc-schema/verify.ts';
@@ -44,7 +44,7 @@ import { migrations, schemaSql, schemaVersion, statementSql } from './sqlite-sch
 const lockWaitMs = 5_000;
 /** Pages that the write-ahead log may grow to before they are moved into the file. */
 const checkpointPages = 8_192;
-const ioErrorCode = 10; // SQLITE_IOERR
+const brokenCodes = new Set([8, 10, 11, 14, 15, 26]); // SQLITE_READONLY, IOERR, CORRUPT, CANTOPEN, PROTOCOL, NOTADB
 
 type Statements = Record<keyof typeof statementSql, StatementSync>;
 
@@ -59,14 +59,25 @@ export function openSqliteDatabase(path: string): Database {
   return new SqliteDatabase(path);
 }
 
-function connect(path: string): Connection {
+function reconnect(path: string): Connection {
+  try {
+    accessSync(path, constants.R_OK | constants.W_OK); // SQLite would make a file that is not there
+    return connect(path, 'known');
+  } catch (cause) {
+    throw new UkeyError('internal', 'the database cannot be opened', { cause });
+  }
+}
+
+function connect(path: string, expected: 'known' | 'any' = 'any'): Connection {
   const database = new DatabaseSync(path, { timeout: lockWaitMs, enableForeignKeyConstraints: true });
   try {
     database.exec(`PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = ${checkpointPages}; BEGIN IMMEDIATE`);
     const version = Number(database.prepare('PRAGMA user_version').get()?.['user_version']);
+    if (version === 0 && expected === 'known') throw new UkeyError('internal', 'the database has become empty');
     if (version === 0) database.exec(schemaSql);
     else migrate(database, version);
-    database.exec('COMMIT');
+    // A file that can only be read opens and begins all the same: SQLite says so when something is to be written.
+    database.exec('DELETE FROM meta WHERE 0; COMMIT');
     const statements = Object.fromEntries(Object.entries(statementSql).map(([name, sql]) => [name, database.prepare(sql)]));
     return { database, statements: statements as Statements };
   } catch (thrown) {
@@ -86,7 +97,8 @@ function migrate(database: DatabaseSync, from: number): void {
 
 class SqliteDatabase implements Database {
   readonly #path: string;
-  #connection: Connection | null;
+  /** Null: to be opened by the next call. */
+  #connection: Connection | 'closed' | null;
 
   constructor(path: string) {
     this.#path = path;
@@ -108,19 +120,21 @@ class SqliteDatabase implements Database {
   }
 
   #open(): Connection {
-    if (this.#connection === null) throw new UkeyError('internal', 'the database is closed');
+    if (this.#connection === 'closed') throw new UkeyError('internal', 'the database is closed');
+    this.#connection ??= reconnect(this.#path);
     return this.#connection;
   }
 
   #recover(database: DatabaseSync, thrown: unknown): void {
-    const code = thrown instanceof Error ? (thrown as { errcode?: unknown }).errcode : undefined;
-    if (typeof code === 'number' && (code & 0xff) === ioErrorCode) {
-      this.#connection = null; // if opening fails too, every later call says so
-      database.close();
-      this.#connection = connect(this.#path);
-    } else if (database.isTransaction) {
-      database.exec('ROLLBACK');
+    let isBroken = brokenCodes.has(Number((thrown as { readonly errcode?: unknown }).errcode) & 0xff); // without what extends it
+    try {
+      if (!isBroken && database.isTransaction) database.exec('ROLLBACK');
+    } catch {
+      isBroken = true; // the caller is told of the first error
     }
+    if (!isBroken) return;
+    this.#connection = null;
+    database.close();
   }
 
   async bindAuthority(fingerprint: string): Promise<void> {
@@ -335,8 +349,8 @@ class SqliteDatabase implements Database {
 
   async close(): Promise<void> {
     const connection = this.#connection;
-    this.#connection = null;
-    connection?.database.close();
+    this.#connection = 'closed';
+    if (connection !== 'closed') connection?.database.close();
   }
 }
 

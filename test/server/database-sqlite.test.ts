@@ -1,5 +1,6 @@
 // The SQLite implementation: the suite of every database, and what is SQLite's own.
-import { mkdtemp, rm, stat } from 'node:fs/promises';
+import { chmodSync, chownSync, existsSync } from 'node:fs';
+import { mkdtemp, readFile, rename, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
@@ -76,5 +77,70 @@ describe('the SQLite file', () => {
     await database.close();
     await database.close();
     await expect(database.publicUrl()).rejects.toMatchObject({ code: 'internal' });
+  });
+});
+
+describe('a disk that fails for a while', () => {
+  const nobody = 65_534;
+  let directory: string;
+  let path: string;
+  let log: Buffer;
+  let database: ReturnType<typeof openSqliteDatabase>;
+
+  /** The log is cut short under a connection that has not read it yet: SQLITE_IOERR_SHORT_READ. */
+  beforeEach(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'ukey-database-'));
+    path = join(directory, 'tickets.db');
+    const writer = openSqliteDatabase(path);
+    database = openSqliteDatabase(path);
+    await writer.setPublicUrl('https://before');
+    log = await readFile(`${path}-wal`);
+    await truncate(`${path}-wal`);
+    await expect(database.publicUrl()).rejects.toMatchObject({ code: 'internal' });
+    await writeFile(`${path}-wal`, log); // so that the writer finds all as it left it
+    await writer.close();
+  });
+  afterEach(async () => {
+    await database.close();
+    await rm(directory, { recursive: true, force: true });
+  });
+
+  const works = async (): Promise<void> => {
+    expect(await database.publicUrl()).toBe('https://before');
+    await database.setPublicUrl('https://after');
+    expect(await database.publicUrl()).toBe('https://after');
+  };
+
+  test('is forgotten when it works again', works);
+
+  test('is tried at every call, and no new file is made in place of one that has gone', async () => {
+    await rename(path, `${path}.away`);
+    for (let call = 0; call < 3; call++) await expect(database.publicUrl()).rejects.toMatchObject({ code: 'internal' });
+    await expect(stat(path)).rejects.toMatchObject({ code: 'ENOENT' });
+    await writeFile(path, '');
+    await expect(database.publicUrl()).rejects.toMatchObject({ code: 'internal' });
+    await rm(path);
+    await rename(`${path}.away`, path);
+    await works();
+  });
+
+  test('is not taken for well while it can only be read', async () => {
+    const isRoot = process.geteuid?.() === 0; // whom no mode keeps from writing
+    if (isRoot) for (const file of [directory, path]) chownSync(file, nobody, nobody);
+    chmodSync(path, 0o400);
+    if (isRoot) process.seteuid?.(nobody);
+    try {
+      await expect(database.publicUrl()).rejects.toMatchObject({ code: 'internal' });
+      await expect(database.setPublicUrl('https://after')).rejects.toMatchObject({ code: 'internal' });
+      for (const file of [path, `${path}-wal`, `${path}-shm`]) if (existsSync(file)) chmodSync(file, 0o600); // those take the mode of the first
+      await works();
+    } finally {
+      if (isRoot) process.seteuid?.(0);
+    }
+  });
+
+  test('does not open what was closed meanwhile', async () => {
+    await database.close();
+    await expect(database.publicUrl()).rejects.toMatchObject({ code: 'internal', message: 'the database is closed' });
   });
 });
