@@ -18,6 +18,8 @@ import { TokenSession, vanished } from '#token/token-session.ts';
 const labelBytes = 32;
 const lockedForATimeAction =
   "Wait until it lets go, or reset its lock with its vendor's tool (a TPM: tpm2_dictionarylockout --clear-lockout); then log in with the right PIN.";
+/** No further than a fresh session: what a module or a token cannot do must not cost the login. A token that is gone shows in whatever is asked next. */
+const keepLogin = { endAt: 'session' } as const;
 const loginChallenge = Buffer.from('ukeyd/1 login check: proves that the key pair belongs together', 'utf8');
 
 /** The token that `choice` names. Throws no-token. */
@@ -159,8 +161,7 @@ export class Pkcs11Token implements Token {
       if (!mayWrap(method, mechanisms)) continue;
       try {
         const place = (session: Handle) => ({ cryptoki: this.#cryptoki, session, seal });
-        // No further than a fresh session: what a module cannot do must not cost the login.
-        const blob = this.#session.run('login', (session) => wrapProven(method, place(session), dataKey), { endAt: 'session' });
+        const blob = this.#session.run('login', (session) => wrapProven(method, place(session), dataKey), keepLogin);
         return { method, blob };
       } catch (error) {
         if (!(error instanceof UkeyError) || error.code === 'locked' || error.code === 'no-token' || error.code === 'internal') throw error;
@@ -180,12 +181,12 @@ export class Pkcs11Token implements Token {
 
   readObject(name: string): Uint8Array | null {
     checkObject(name);
-    return this.#session.run('login', (session) => readDataObject(this.#cryptoki, session, name));
+    return this.#session.run('login', (session) => readDataObject(this.#cryptoki, session, name), keepLogin);
   }
 
   writeObject(name: string, value: Uint8Array): boolean {
     checkObject(name, value);
-    return this.#session.run('login', (session) => writeDataObject(this.#cryptoki, session, name, value));
+    return this.#session.run('login', (session) => writeDataObject(this.#cryptoki, session, name, value), keepLogin);
   }
 
   changePin(oldPin: Uint8Array, newPin: Uint8Array): void {
@@ -258,7 +259,7 @@ export class Pkcs11Token implements Token {
     const seal = this.#mustSee();
     const unwrapped = (session: Handle) => unwrapBlob(method, { cryptoki: this.#cryptoki, session, seal }, blob);
     try {
-      return this.#session.run('login', unwrapped, { endAt: 'session' });
+      return this.#session.run('login', unwrapped, keepLogin);
     } catch (error) {
       // A damaged blob and a lost token look alike in some modules: ask for the token before blaming the blob.
       if (reactionOf(error) === 'retry-session') this.#session.run('login', (session) => this.#privateHandle(session, seal));

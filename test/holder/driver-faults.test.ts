@@ -50,6 +50,27 @@ describeSoftHsm('a driver', (softHsm) => {
       expect(await rig.stored()).toEqual([]);
     });
 
+    test.each([
+      ['a general error', 0x5],
+      ['a device error', 0x30],
+      ['a code of its vendor', 0x8000_0666],
+    ] as const)('to keep an object, with %s, lets the shop open and sell: the anchor alone is not written', async (_name, value) => {
+      await rig.holder.logout();
+      const before = rig.module.calls('C_Login');
+      rig.module.obey({ on: 'C_CreateObject', fault: { kind: 'ckr', value } });
+      await rig.login();
+      const drafts = await rig.drafts();
+      await rig.holder.commit(drafts.next(['a'])).durable;
+      await rig.holder.commit(drafts.next(['b'])).durable;
+      expect(rig.holder.state().kind).toBe('open');
+      expect(rig.module.calls('C_Login')).toBe(before + 1);
+      expect(rig.module.asked()).toBeGreaterThan(0);
+      await setTimeout(100);
+      expect(rig.notes.join()).toContain('the KEY did not take its anchor');
+      rig.module.calm();
+      expect(await rig.stored()).toEqual(['a', 'b']);
+    });
+
     test('to say that one try is left, is not asked for it', async () => {
       await rig.holder.logout();
       const before = rig.module.calls('C_Login');

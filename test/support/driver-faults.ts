@@ -76,7 +76,7 @@ export class DriverRig extends FileRig<ParentHolder> {
   }
 }
 
-/** Those that a login makes, and those of a signature. */
+/** Those that a login makes (it writes the anchor as well), and those of a signature. */
 export const sweptCalls: readonly CallName[] = [
   'C_GetSlotList',
   'C_GetTokenInfo',
@@ -84,6 +84,8 @@ export const sweptCalls: readonly CallName[] = [
   'C_GetSessionInfo',
   'C_FindObjectsInit',
   'C_FindObjects',
+  'C_CreateObject',
+  'C_DestroyObject',
   'C_SignInit',
   'C_Sign',
 ];
@@ -139,6 +141,11 @@ export async function sweepCodes(rig: DriverRig, cases: readonly (readonly [Call
       const lose = { on: 'C_GetSessionInfo', fault: { kind: 'ckr', value: 0xb3 }, times: 1 } as const;
       rig.module.obey(rule, ...(call === 'C_OpenSession' ? [lose] : []));
       ended = await codeOf(rig.login());
+      // Whoever is let in can sell, or is told at once why not.
+      if (ended === 'not refused') {
+        ended = await codeOf(rig.holder.commit((await rig.drafts()).next([body])).durable);
+        if (ended === 'not refused') durable.push(body);
+      }
     }
     // The one code of the table that blames the request: it belongs to a new PIN.
     const isWeakPin = code === ckrTable.CKR_PIN_TOO_WEAK.value && ended === 'invalid-request';
