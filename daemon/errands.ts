@@ -73,7 +73,7 @@ export function errandsOf(parts: ErrandParts): Errands {
     'token.handOver': () => handover.handOver(),
     'token.takeBack': (_caller, params) => handover.takeBack(params),
     'token.renewCertificate': () => renewCertificate(custody, renewal),
-    'store.restore': (_caller, params) => restoring.restore(provision, params),
+    'store.restore': (_caller, params) => restoring.restore({ ...provision, unattended }, params),
     'store.check': (_caller, params) => idle.working(() => checkStore({ custody, holder, log }, params)),
     'store.mend': (_caller, params) => mendStore({ custody, holder, unattended, log }, params),
     'store.resume': (_caller, params) => resume({ ...provision, unattended }, params),

@@ -2,7 +2,8 @@
 // goes on with the ledger; and the entry that says so (`finish`).
 // Invariants: nothing of the server's answer is used before it is checked against the ticket (authority's fingerprint); the data key passes by here only
 // sealed to the holder. Before a till may use a ledger that another KEY goes on with, its succession is the first entry that this KEY seals: the
-// store itself says that it is wanted, so that a crash in between is finished at the next opening.
+// store itself says that it is wanted, so that a crash in between is finished at the next opening. Between its steps nobody else logs in: a stored PIN
+// that is tried on the FLASH as it was ends the login that the next step needs.
 import { createHash, X509Certificate } from 'node:crypto';
 import type { Log } from '#ground/log.ts';
 import type { Holder, Mount } from '#holder/holder.ts';
@@ -14,14 +15,33 @@ import { openSuccession } from '#ipc-schema/succession.ts';
 import type { Custody } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { Upstream } from '#upload/upstream.ts';
+import type { UnattendedLogin } from './unattended-login.ts';
 
 export interface RestoreParts {
   readonly holder: Holder;
   readonly custody: Custody;
   readonly log: Log;
+  readonly unattended: UnattendedLogin | null;
 }
 
 export async function restore(parts: RestoreParts, params: Params<'store.restore'>): Promise<Result<'store.restore'>> {
+  const { unattended } = parts;
+  unattended?.suspend();
+  try {
+    return await restored(parts, params);
+  } finally {
+    unattended?.resume();
+    letIn(parts); // what was not restored may open as it is
+  }
+}
+
+/** The stored PIN gets its turn where the token waits for one still. */
+function letIn({ holder, custody, unattended }: RestoreParts): void {
+  const state = holder.state();
+  if (unattended !== null && state.kind === 'locked') void custody.loggingIn(unattended.attempt(state)); // never rejects
+}
+
+async function restored(parts: RestoreParts, params: Params<'store.restore'>): Promise<Result<'store.restore'>> {
   const { holder, custody, log } = parts;
   const { from, pin, soPin, label, ticket, erase = false } = params;
   const begun = await holder.beginRestore({

@@ -169,7 +169,7 @@ export class UnattendedLogin {
       pin = this.#source.read();
       const decision = await this.#decide(state, pin);
       if (decision.kind === 'refuse') why = decision;
-      else await this.#try(pin, decision);
+      else if (!this.#suspended) await this.#try(pin, decision);
     } catch (error) {
       const { code, message, action } = asUkeyError(error);
       this.#log.warn('unattended login did not work', { code, why: whyOf(error) });

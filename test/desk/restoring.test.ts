@@ -125,6 +125,27 @@ async function tokenView(rig: Rig, tokenId: string): Promise<Record<string, unkn
 }
 
 describe('a FLASH that was lost', { timeout: 60_000 }, () => {
+  test('and is an older one now, is written over with a newer copy, also where a stored PIN is tried unasked', async () => {
+    const { rig, sold } = await shop({ pinFile: true });
+    const flash = inside(rig, 'token', 'flash.img');
+    await rig.running.close();
+    copyFileSync(flash, inside(rig, 'older.img'));
+    await rig.startLocked();
+    await expect.poll(async () => (await rig.admin.call('service.status', {})).standing, { timeout: 20_000 }).not.toBe('locked');
+    const till = await rig.connectTill();
+    sold.set('f', await till.call('invoice.issue', sale('f'), { timeoutMs: 30_000 }));
+    till.close();
+    await rig.running.close();
+    copyFileSync(inside(rig, 'older.img'), flash);
+    const [name] = readdirSync(inside(rig, 'state')).filter((file) => file.startsWith('mirror-'));
+    const mirror = inside(rig, 'mirror.img');
+    renameSync(inside(rig, 'state', name ?? ''), mirror);
+    await rig.startLocked();
+    await expect.poll(async () => (await rig.admin.call('service.status', {})).standing, { timeout: 20_000 }).toBe('halted');
+    expect(await restore(rig, { from: mirror, erase: true })).toMatchObject({ successor: false });
+    await expectAllSold(rig, sold);
+  });
+
   test('is made anew from its mirror by its KEY alone, without a server, and the lost one is a rollback when it is back', async () => {
     const { rig, sold } = await shop();
     const tokenId = await tokenIdOf(rig);
