@@ -192,6 +192,7 @@ class TokenPlace implements Place {
       provenNowMs: () => this.#uploader.provenNowMs,
       link: () => this.#uploader.link,
       refusedFor: () => this.#uploader.report.refusedFor,
+      heldUpBy: () => this.#uploader.report.heldUpBy,
       alarm: () => this.#uploader.alarm,
       usb: () => this.#usb.sight,
       whyLocked: () => this.#unattended?.why ?? this.#idle.why,
@@ -248,7 +249,7 @@ class TokenPlace implements Place {
       ...{ custody: this.custody, holder: this.#holder, clock: this.#clock, log, unattended: this.#unattended },
       isUploading: () => {
         const { link, report } = this.#uploader;
-        return link === 'up' && report.refusedFor === null && (this.custody.ledger?.tip.pending.count ?? 0) > 0;
+        return link === 'up' && report.refusedFor === null && report.heldUpBy === null && (this.custody.ledger?.tip.pending.count ?? 0) > 0;
       },
       onLocked: () => this.#audit.note({ what: 'session.logout', who: 'service', outcome: 'done' }),
     });

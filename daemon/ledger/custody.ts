@@ -32,6 +32,8 @@ export interface CustodyParts extends GaugeParts {
   readonly stateDirectory: string;
   /** Why the ticket server refuses what is uploaded, again and again; null: it does not. */
   refusedFor(): string | null;
+  /** What keeps our own side from uploading; left out: nobody uploads. */
+  heldUpBy?(): string | null;
   /** Another copy of the token, as the server has proven; left out: nobody asks. */
   alarm?(): CloneAlarm | null;
   /** What is plugged in while no token is there; left out: nobody looks. */
@@ -57,7 +59,7 @@ export class Custody {
   #logins = 0;
   /** Counts openings: work of an earlier one is dropped. */
   #generation = 0;
-  /** What stops issuing whatever is opened (`kind` null), or whatever contradicts the server's proof. */
+  /** What stops issuing until a ledger is opened that it does not speak against. */
   #halted: Stop | null = null;
   readonly #contradictions: Contradictions;
   /** Why the opened token's ledger could not be read; goes with the state. */
@@ -94,7 +96,7 @@ export class Custody {
     if (state.kind !== 'open' && state.kind !== 'starting') this.#aside = null;
     if (state.kind === 'open' && this.#halted?.kind === handedOver.kind) this.#halted = null; // the log that is opened now tells
     // Where the server's proof stops us, what is opened now may be the right one: it is judged, while callers are told `halted` at once.
-    const mayOpen = state.kind === 'open' && (this.#halted === null || this.#halted.kind !== null) && !this.#closed;
+    const mayOpen = state.kind === 'open' && !this.#closed;
     this.#underWay = mayOpen && this.#halted === null;
     this.#retire();
     if (mayOpen) this.#open(state.mount);
@@ -161,14 +163,9 @@ export class Custody {
     this.#stop(handedOver);
   }
 
-  /** Stops issuing until the service starts anew. */
-  halt(reason: string): void {
-    this.#stop({ reason, kind: null });
-  }
-
-  #stop({ reason, kind }: Stop): void {
-    this.#parts.log.error('issuing stops', { reason });
-    this.#halted = { reason, kind };
+  #stop(why: Stop): void {
+    this.#parts.log.error('issuing stops', { reason: why.reason });
+    this.#halted = { reason: why.reason, kind: why.kind };
     this.#underWay = false;
     this.#generation += 1;
     this.#retire();
@@ -390,6 +387,7 @@ export class Custody {
       verdict,
       roomLeft: !ledger.full,
       ...{ link: this.#parts.link(), refusedFor: this.#parts.refusedFor(), alarm: this.alarm },
+      heldUpBy: this.#parts.heldUpBy?.() ?? null,
       certificateDays: daysToTell(ledger.certificateTerm, this.#parts.clock.wallMs()),
     };
   }

@@ -27,17 +27,18 @@ export type HoldingFact =
       readonly roomLeft: boolean;
       readonly link: Link;
       readonly refusedFor: string | null;
+      readonly heldUpBy: string | null;
       readonly alarm: CloneAlarm | null;
       /** Until the KEY's certificate ends; null: nobody needs to act. */
       readonly certificateDays: number | null;
     }
   /** `by`: what the server has proven, or that another KEY is to go on; or null. */
-  | { readonly kind: 'halted'; readonly reason: string; readonly action?: string; readonly by: Stop['kind'] };
+  | { readonly kind: 'halted'; readonly reason: string; readonly action?: string; readonly by: Stop['kind'] | null };
 
-/** What stops issuing; `kind` null: whatever is opened. */
+/** What stops issuing: proven by the server, or told by the log itself. */
 export interface Stop {
   readonly reason: string;
-  readonly kind: Contradiction['kind'] | 'handed-over' | null;
+  readonly kind: Contradiction['kind'] | 'handed-over';
 }
 
 export interface StandingReport {
@@ -135,6 +136,9 @@ function blankStanding(what: Extract<HoldingFact, { kind: 'blank' }>['what']): S
 
 const refusedAction = 'Ask headquarters why the ticket server refuses; invoices wait on the token until it takes them.';
 
+const heldUpAction =
+  'Leave the token plugged in: it is tried again by itself. If it stays so, have an administrator look at the FLASH (ukeyctl store check) and mend it (ukeyctl store scrub).';
+
 const haltedActions = { rollback: rollbackAction, clone: cloneAction, 'handed-over': handedOverAction, other: haltedAction } as const;
 
 function openStanding(fact: Extract<HoldingFact, { kind: 'open' }>): StandingReport {
@@ -142,6 +146,9 @@ function openStanding(fact: Extract<HoldingFact, { kind: 'open' }>): StandingRep
   if (fact.verdict.kind === 'refuse') return report(standingFor(fact.verdict.code), fact.verdict.why, errorTable[fact.verdict.code].action);
   if (fact.refusedFor !== null) {
     return report('issuing-offline', `the ticket server refuses what is uploaded: ${fact.refusedFor}`, refusedAction);
+  }
+  if (fact.heldUpBy !== null) {
+    return report('issuing-offline', `what waits on the token cannot be uploaded for now: ${fact.heldUpBy}`, heldUpAction);
   }
   if (fact.alarm !== null) {
     const told = `the ticket server has refused a batch ${fact.alarm.batchIndex} that a second copy of this token sealed`;

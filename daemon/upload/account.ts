@@ -7,6 +7,8 @@ export interface UploadReport {
   readonly lastError: string | null;
   /** The server's sentence, once it has refused what is uploaded refusalsMax times; until its next acknowledgement. */
   readonly refusedFor: string | null;
+  /** What keeps our own side from reading what waits, or from taking its acknowledgement in; until the server's next acknowledgement. */
+  readonly heldUpBy: string | null;
   readonly parked: readonly number[];
 }
 
@@ -22,13 +24,17 @@ export interface UploadCounts {
 }
 
 const parkedMax = 1_000;
+/** Refusals in a row, with no acknowledgement between, until a person is asked: one may be a moment of the server's, or an answer to old news. */
+export const refusalsMax = 3;
 
 /** By which an upload is found again in the server's log. */
 export const uploadName = (): string => `u-${randomBytes(8).toString('hex')}`;
 
 export class Account {
-  #report: UploadReport = { lastAttemptMs: null, lastError: null, refusedFor: null, parked: [] };
+  #report: UploadReport = { lastAttemptMs: null, lastError: null, refusedFor: null, heldUpBy: null, parked: [] };
   #counts: UploadCounts = { probesProven: 0, probesFailed: 0, acknowledged: 0, refused: 0, failed: 0, lastContactMs: null };
+  /** In a row, that waiting does not mend. */
+  #refusals = 0;
 
   get report(): UploadReport {
     return this.#report;
@@ -40,6 +46,18 @@ export class Account {
 
   note(facts: Partial<UploadReport>): void {
     this.#report = { ...this.#report, ...facts };
+  }
+
+  /** In its own words, for good as far as it says. */
+  refused(sentence: string): void {
+    this.#refusals += 1;
+    if (this.#refusals >= refusalsMax) this.note({ refusedFor: sentence });
+  }
+
+  /** What was uploaded is acknowledged, or it is another one's turn: nobody needs to act. */
+  goesOn(): void {
+    this.#refusals = 0;
+    this.note({ refusedFor: null, heldUpBy: null });
   }
 
   park(sequences: readonly number[]): void {

@@ -28,8 +28,6 @@ import { type UploadAnswer, Upstream } from './upstream.ts';
 const probeSoonMs = 250;
 /** What a Retry-After may ask for at most: longer silences are the timetable's to end. */
 const retryAfterMaxMs = 3_600_000;
-/** Refusals in a row, with no acknowledgement between, until a person is asked: one may be a moment of the server's, or an answer to old news. */
-export const refusalsMax = 3;
 
 export interface UploaderParts {
   readonly custody: Custody;
@@ -60,8 +58,6 @@ export class Uploader {
   #timer: NodeJS.Timeout | null = null;
   /** Uploads that failed in a row. */
   #setbacks = 0;
-  /** Refusals in a row that waiting does not mend. */
-  #refusals = 0;
   /** Monotonic: the server, or our own ledger, takes nothing before, whoever asks. */
   #notBeforeMs = 0;
   /** The server asked for batches from here on (its own loss); null: after the last acknowledged. */
@@ -180,7 +176,7 @@ export class Uploader {
     if (ledger !== this.#ledger) {
       this.#wanted = null;
       this.#watch.hurry();
-      this.#forgetRefusals();
+      this.#account.goesOn();
     }
     this.#ledger = ledger;
     const key = JSON.stringify(charter.server);
@@ -190,7 +186,7 @@ export class Uploader {
     const before = this.#link.link;
     this.#link = unknownLink;
     this.#time.forget();
-    this.#forgetRefusals();
+    this.#account.goesOn();
     if (before !== 'unknown') this.#parts.onLink('unknown');
   }
 
@@ -257,7 +253,7 @@ export class Uploader {
     this.#judge('proof');
     this.#account.proven('acknowledged', this.#parts.clock.wallMs());
     this.#setbacks = 0;
-    this.#forgetRefusals();
+    this.#account.goesOn();
     this.#disarm();
     this.#batchesMax = Math.min(uploadMaxBatches, this.#batchesMax * 2);
     const isMending = this.#wanted !== null;
@@ -295,18 +291,8 @@ export class Uploader {
       this.#wanted = want;
       if (isFirst) return null;
     }
-    if (isForGood(status)) this.#countRefusal(refusal?.message ?? `status ${status}`);
+    if (isForGood(status)) this.#account.refused(refusal?.message ?? `status ${status}`);
     return { link: 'unharmed', retryAfterMs };
-  }
-
-  #countRefusal(sentence: string): void {
-    this.#refusals += 1;
-    if (this.#refusals >= refusalsMax) this.#account.note({ refusedFor: sentence });
-  }
-
-  #forgetRefusals(): void {
-    this.#refusals = 0;
-    this.#account.note({ refusedFor: null });
   }
 
   /**
@@ -369,13 +355,14 @@ export class Uploader {
     );
   }
 
-  /** What no step has taken: a proof of a clone or rollback, or trouble of token and ledger. */
+  /** What no step has taken: trouble of token and ledger. It proves nothing (`#stop`), and may pass: tills go on, and it is tried again. */
   #fault(error: unknown): void {
-    const known = asUkeyError(error);
+    const { code, message } = asUkeyError(error);
     this.#tell(error);
-    if (this.#closed) return;
-    if (known.code === 'halted') this.#parts.custody.halt(known.message);
-    else if (this.#parts.custody.ledger !== null) this.#waitAfter({ link: 'unharmed', retryAfterMs: null }); // gone: the next proof begins anew
+    const { ledger } = this.#parts.custody;
+    if (this.#closed || ledger === null || ledger !== this.#ledger) return; // gone: the next proof begins anew
+    if (code === 'halted') this.#account.note({ heldUpBy: message });
+    this.#waitAfter({ link: 'unharmed', retryAfterMs: null });
   }
 
   /** `upload`: the name that its request has in the server's log. */

@@ -130,7 +130,10 @@ describe('the status', () => {
     await expect.poll(standing).toBe('locked');
     await rig.admin.call('session.login', { pin: rigPin });
     await expect.poll(standing).toBe('issuing-online');
-    rig.running.custody.halt('asked for by the test');
+    const { ledger } = rig.running.custody;
+    if (ledger === null) throw new Error('no ledger');
+    const evidence = { kind: 'acknowledgement', signed: new Uint8Array() } as const;
+    rig.running.custody.contradicted(ledger, { kind: 'clone', reason: 'asked for by the test', evidence });
     expect(await status()).toMatchObject({ standing: 'halted', reason: 'asked for by the test' });
     await expect(rig.till.call('invoice.issue', sale('c'))).rejects.toMatchObject({ code: 'halted' });
   });

@@ -1,6 +1,7 @@
 import { rmSync } from 'node:fs';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+import type { Contradiction } from '#ledger/contradiction.ts';
 import { graceMs } from '#ledger/waiting-room.ts';
 import { fakeEnd, fakeFacts } from '#test/support/fake-holder.ts';
 import { documentDraft, LedgerRig } from '#test/support/ledger-rig.ts';
@@ -144,10 +145,16 @@ describe('callers', () => {
 });
 
 describe('a proven clone or rollback', () => {
+  /** As the server signs it: it holds another batch 1. */
+  const clone = (): Contradiction => {
+    const signed = rig.ack(1, { headSealHash: new Uint8Array(32).fill(9) });
+    return { kind: 'clone', reason: 'a clone', evidence: { kind: 'acknowledgement', signed } };
+  };
+
   test('stops issuing at once and stays, whatever the token does', async () => {
     rig = await LedgerRig.open();
     const { ledger } = rig;
-    rig.custody.halt('a clone');
+    rig.custody.contradicted(ledger, clone());
     expect(await codeOf(ledger.add(documentDraft('k')))).toBe('halted');
     for (const again of [
       () => rig.holder.become(lockedState),
@@ -163,21 +170,16 @@ describe('a proven clone or rollback', () => {
     }
   });
 
-  test('found while a ledger is being opened keeps it closed', async () => {
+  test('found while the ledger is being opened anew keeps it closed, and the next service too', async () => {
     rig = await LedgerRig.open();
+    const { ledger } = rig;
     rig.holder.become(lockedState);
     rig.holder.readMs = 5;
     rig.holder.reopen();
-    rig.custody.halt('a clone');
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    rig.custody.contradicted(ledger, clone());
+    await rig.custody.settled();
     expect(rig.custody.ledger).toBeNull();
-  });
-
-  test('goes with the process: the next one finds it again at its first contact', async () => {
-    rig = await LedgerRig.open();
-    rig.custody.halt('a clone');
-    await rig.restart();
-    expect(rig.custody.standing().standing).toBe('issuing-offline');
+    expect(await codeOf(rig.restart())).toBe('halted');
   });
 });
 

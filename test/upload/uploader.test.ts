@@ -1,13 +1,17 @@
 import { cpSync, readdirSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
+import { joinHolder } from '#holder/joined.ts';
+import { partsOf } from '#holder/parts.ts';
 import { decodeCbor } from '#ipc-schema/cbor.ts';
+import { UkeyError } from '#ipc-schema/errors.ts';
 import type { BacklogStatus } from '#ipc-schema/status.ts';
 import { decodeUpload, paths } from '#ipc-schema/upstream.ts';
+import type { Device } from '#store/device.ts';
 import { loginWhenReady, openRig, type Rig, type RigOptions, sale } from '#test/support/rig.ts';
 import { ScriptedServer } from '#test/support/scripted-server.ts';
 import { HttpsClient, ServerRig } from '#test/support/server-rig.ts';
-import { refusalsMax } from '#upload/uploader.ts';
+import { refusalsMax } from '#upload/account.ts';
 
 let rig: Rig;
 let scripted: ScriptedServer | null = null;
@@ -267,6 +271,40 @@ describe('a server that refuses what is uploaded', () => {
     },
     30_000,
   );
+});
+
+describe('a FLASH that cannot be read for a while', () => {
+  test('keeps what waits from going up, is told, and stops no till; once it reads again all goes up by itself', async () => {
+    let reads = true;
+    await open({
+      overrides: {
+        startHolder: (config, events) => {
+          const parts = partsOf(config);
+          const openDevice = async (readOnly: boolean): Promise<Device> => {
+            const device = await parts.openDevice(readOnly);
+            const read = device.read.bind(device);
+            device.read = (...where) =>
+              reads ? read(...where) : Promise.reject(new UkeyError('halted', 'the FLASH cannot be read', { cause: new Error('EIO') }));
+            return device;
+          };
+          return joinHolder({ ...parts, openDevice, events, note: () => undefined, pollMs: 50 });
+        },
+      },
+    });
+    await drain();
+    await lineDown();
+    await issue(0, 20);
+    reads = false;
+    rig.line.state = 'up';
+    await flush();
+    const report = () => rig.admin.call('service.status', {});
+    expect(await report()).toMatchObject({ standing: 'issuing-offline', action: expect.stringContaining('ukeyctl store check') });
+    await issue(20, 1);
+    reads = true;
+    await expect.poll(async () => (await backlog()).pending, { timeout: 10_000 }).toBe(0);
+    expect(await report()).toMatchObject({ standing: 'issuing-online', action: '', backlog: { lastError: null } });
+    await expectServerIsLedger();
+  });
 });
 
 describe('what is not our server', () => {
