@@ -30,9 +30,8 @@ export interface CustodyParts extends GaugeParts {
   readonly log: Log;
   /** Folder of the indexes, one file per token. */
   readonly stateDirectory: string;
-  /** Why the ticket server refuses what is uploaded, again and again; null: it does not. */
+  /** Why the ticket server refuses what is uploaded, again and again, and what keeps our own side from uploading; null: nothing does. */
   refusedFor(): string | null;
-  /** What keeps our own side from uploading; left out: nobody uploads. */
   heldUpBy?(): string | null;
   /** Another copy of the token, as the server has proven; left out: nobody asks. */
   alarm?(): CloneAlarm | null;
@@ -154,13 +153,21 @@ export class Custody {
   /** The server has proven that this ledger cannot go on beside its own: kept durably, then issuing stops. */
   contradicted(ledger: Ledger, found: Contradiction): void {
     this.#contradictions.keep(ledger.mount.tokenId, found, this.#parts.clock.wallMs());
-    this.#stop(found);
+    if (this.ledger === ledger) this.#stop(found);
+    else this.#then(() => this.#judgeAnew()); // it came late: what is open by now, of this token or another, is judged for itself
+  }
+
+  async #judgeAnew(): Promise<void> {
+    const { ledger } = this;
+    const against = ledger === null ? null : await this.#contradictions.against(ledger);
+    if (against !== null && this.ledger === ledger) this.#stop(against);
   }
 
   /** This ledger ends with the entry that hands it over: its KEY issues nothing more. */
   handedOver(ledger: Ledger): void {
+    const isOpen = this.ledger === ledger; // else the log tells, when it is opened
     ledger.close(new UkeyError('locked', handedOver.reason)); // nobody has proven anything against it
-    this.#stop(handedOver);
+    if (isOpen) this.#stop(handedOver);
   }
 
   #stop(why: Stop): void {
@@ -386,8 +393,7 @@ export class Custody {
       kind: 'open',
       verdict,
       roomLeft: !ledger.full,
-      ...{ link: this.#parts.link(), refusedFor: this.#parts.refusedFor(), alarm: this.alarm },
-      heldUpBy: this.#parts.heldUpBy?.() ?? null,
+      ...{ link: this.#parts.link(), refusedFor: this.#parts.refusedFor(), heldUpBy: this.#parts.heldUpBy?.() ?? null, alarm: this.alarm },
       certificateDays: daysToTell(ledger.certificateTerm, this.#parts.clock.wallMs()),
     };
   }

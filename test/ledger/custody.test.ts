@@ -183,6 +183,50 @@ describe('a proven clone or rollback', () => {
   });
 });
 
+describe('a proof against a ledger that is open no more', () => {
+  const proof = (signed: Uint8Array): Contradiction => ({
+    kind: 'rollback',
+    reason: 'what the ledger before was told',
+    evidence: { kind: 'acknowledgement', signed },
+  });
+
+  test('stops the one that was opened since, where it speaks against that one too', async () => {
+    rig = await LedgerRig.open();
+    const before = rig.ledger;
+    rig.holder.become(lockedState);
+    rig.holder.reopen();
+    await rig.custody.use();
+    rig.custody.contradicted(before, proof(rig.ack(7)));
+    await rig.custody.settled();
+    expect(rig.custody.standing().standing).toBe('halted');
+  });
+
+  test('does not stop the right FLASH, nor is anything told while no token is there', async () => {
+    rig = await LedgerRig.open();
+    await add('a');
+    const before = rig.ledger;
+    rig.holder.become({ kind: 'absent', reason: 'out' });
+    rig.custody.contradicted(before, proof(rig.ack(rig.holder.stored.length)));
+    await rig.custody.settled();
+    expect(rig.custody.standing().standing).toBe('no-token');
+    rig.holder.reopen();
+    await rig.custody.use();
+    rig.custody.contradicted(before, proof(rig.ack(rig.holder.stored.length)));
+    await rig.custody.settled();
+    expect(await codeOf(rig.ledger.add(documentDraft('b')))).toBe('answered');
+  });
+
+  test('that handed itself over stops no other either', async () => {
+    rig = await LedgerRig.open();
+    const before = rig.ledger;
+    rig.holder.become(lockedState);
+    rig.holder.reopen();
+    await rig.custody.use();
+    rig.custody.handedOver(before);
+    expect(await codeOf(rig.ledger.add(documentDraft('a')))).toBe('answered');
+  });
+});
+
 describe('a ledger that does not fold', () => {
   test('is halted, with the reason; another login reads it again', async () => {
     rig = await LedgerRig.open();

@@ -1,6 +1,6 @@
 // Shows: two copies of one token, each in a service of its own, both sell and both upload. The server takes the first, flags the second and overwrites
 // nothing; the second stops and stays stopped; the first goes on and says so.
-import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import { compose, type RunningService } from '#daemon/compose.ts';
@@ -10,9 +10,11 @@ import { joinHolder } from '#holder/joined.ts';
 import { partsOf } from '#holder/parts.ts';
 import { type Client, connect } from '#ipc-schema/client.ts';
 import type { ServiceStatus } from '#ipc-schema/status.ts';
-import { paths, tokenViewSchema } from '#ipc-schema/upstream.ts';
+import { acknowledgementPayload, paths, tokenViewSchema } from '#ipc-schema/upstream.ts';
+import { openAuthority } from '#server/authority.ts';
 import { openSqliteDatabase } from '#server/database-sqlite.ts';
-import { loginWhenReady, openRig, type Rig, sale } from '#test/support/rig.ts';
+import { grant, loginWhenReady, openRig, type Rig, rigPin, sale } from '#test/support/rig.ts';
+import { ScriptedServer } from '#test/support/scripted-server.ts';
 import { HttpsClient } from '#test/support/server-rig.ts';
 
 let rig: Rig;
@@ -208,4 +210,57 @@ describe('a second copy of a token', () => {
     expect(await status(rig.admin)).toMatchObject({ alarm: null, standing: 'issuing-online', action: '' });
     expect(existsSync(path.join(rig.config.tokens[0].state, `contradiction-${tokenId}.json`))).toBe(false);
   });
+});
+
+describe('a proof against one token', () => {
+  test('that comes when another one is plugged in stops that other one in nothing, and stops the first when it is back', async () => {
+    rig = await openRig({ line: true, pinFile: true });
+    const token = path.join(rig.directory, 'token');
+    const idOf = async () => (await status(rig.admin)).token?.tokenId ?? '';
+    const standing = async () => (await status(rig.admin)).standing;
+    const swap = async (out: string, back: string) => {
+      renameSync(token, `${token}-${out}`);
+      await expect.poll(standing).toBe('no-token');
+      renameSync(`${token}-${back}`, token);
+    };
+    const first = await idOf();
+    mkdirSync(`${token}-spare`);
+    await swap('first', 'spare');
+    const ticket = await rig.server.createTicket({ ...grant, serverUrl: `https://127.0.0.1:${rig.line.port}` });
+    await rig.admin.call('token.provision', { label: 'spare', pin: rigPin, soPin: '97531000', ticket });
+    const spare = await idOf();
+    await swap('spare', 'first');
+    await expect.poll(standing, { timeout: 5_000 }).toBe('issuing-online');
+    await drain(rig.admin);
+
+    const data = path.join(rig.directory, 'server');
+    const scripted = await ScriptedServer.open(data, rig.server);
+    const authority = await openAuthority(data, Date.now());
+    const [asked, mayAnswer] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    scripted.onBatches = async () => {
+      scripted.onBatches = () => null;
+      asked.resolve();
+      await mayAnswer.promise;
+      const headSealHash = new Uint8Array(32).fill(9);
+      const answer = { tokenId: Buffer.from(first, 'hex'), upToBatch: 1, headSealHash, serverTimeMs: Date.now(), parked: [] };
+      return { status: 200, body: authority.signAnswer(acknowledgementPayload(answer)) };
+    };
+    try {
+      rig.line.targetPort = scripted.port;
+      rig.line.hangUp();
+      await rig.till.issue(sale('on-the-first', { brief: true }));
+      await asked.promise;
+      await swap('first', 'spare');
+      await expect.poll(standing, { timeout: 5_000 }).toMatch(/^issuing/);
+      expect(await idOf()).toBe(spare);
+      mayAnswer.resolve();
+      await flush(rig.admin);
+      expect((await rig.till.issue(sale('on-the-spare'))).number).toMatch(/^A-/);
+      expect(await standing()).toBe('issuing-online');
+      await swap('spare', 'first');
+      await expect.poll(standing, { timeout: 5_000 }).toBe('halted');
+    } finally {
+      await scripted.close();
+    }
+  }, 30_000);
 });
