@@ -285,14 +285,23 @@ export class Uploader {
       return null;
     }
     const want = status === 409 ? refusal?.wantBatch : undefined;
+    let why = refusal?.message ?? `status ${status}`;
     if (refusal?.code === 'fork' || (want !== undefined && want > ledger.tip.nextBatch)) await this.#askForProof(ledger, charter);
-    else if (want !== undefined) {
-      const isFirst = this.#wanted === null; // asked twice without taking anything, it has to wait
-      this.#wanted = want;
-      if (isFirst) return null;
+    else if (want !== undefined && want < ledger.kept.oldestBatch) why = this.#wantsReleased(ledger, want);
+    else if (want !== undefined && this.#wanted === null) {
+      this.#wanted = want; // asked twice without taking anything, it has to wait
+      return null;
     }
-    if (isForGood(status)) this.#account.refused(refusal?.message ?? `status ${status}`);
+    if (isForGood(status)) this.#account.refused(why);
     return { link: 'unharmed', retryAfterMs };
+  }
+
+  /** It acknowledged that batch and has lost it, or the answer is an error: nobody here can give it. Told at once; answers in which words. */
+  #wantsReleased({ kept }: Ledger, want: number): string {
+    const sentence = `it asks for batch ${want}, which it has acknowledged; the token keeps from batch ${kept.oldestBatch} on`;
+    this.#parts.log.error('the ticket server asks for what was released', { wantBatch: want, oldestBatch: kept.oldestBatch });
+    this.#account.note({ refusedFor: sentence });
+    return sentence;
   }
 
   /**
@@ -333,6 +342,7 @@ export class Uploader {
     if (link === 'failed') this.#judge('failure');
     const waitMs = retryAfterMs === null ? backOffMs(this.#setbacks, this.#parts.random()) : Math.min(retryAfterMs, retryAfterMaxMs);
     this.#setbacks += 1;
+    this.#wanted = null; // what it wanted may be an error, or gone by now: it is asked anew from the last acknowledged on
     // A line that failed is good again once our server has proven itself: only a server that does not want to, or our own ledger, is waited for.
     if (link === 'unharmed') this.#notBeforeMs = this.#parts.clock.monotonicMs() + waitMs;
     this.#arm(waitMs);

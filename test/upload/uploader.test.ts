@@ -258,6 +258,39 @@ describe('a server that refuses what is uploaded', () => {
     30_000,
   );
 
+  test.each([
+    ['that the FLASH has released', true],
+    ['that cannot be read by the time it is to be sent', false],
+  ])('because it wants a batch %s is told of, and asked anew from the last acknowledged on', async (_what, isKnown) => {
+    let oldestRead = 1;
+    const server = await openScripted({
+      overrides: {
+        startHolder: (config, events) => {
+          const holder = joinHolder({ ...partsOf(config), events, note: () => undefined, pollMs: 50 });
+          const readPacked = holder.readPacked.bind(holder);
+          holder.readPacked = (from, maxBytes) =>
+            from < oldestRead ? Promise.reject(new UkeyError('not-found', `batch ${from} is released`)) : readPacked(from, maxBytes);
+          return holder;
+        },
+      },
+    });
+    await issue(0, 3);
+    await drain();
+    const { ledger } = rig.running.custody;
+    if (ledger === null) throw new Error('no ledger');
+    oldestRead = ledger.tip.ackedBatch;
+    if (isKnown) ledger.keep({ ...ledger.kept, oldestBatch: oldestRead });
+    server.onBatches = () => ({ status: 409, body: JSON.stringify({ code: 'gap', message: 'it begins too late', wantBatch: 1 }) });
+    await issue(3, 1);
+    const report = () => rig.admin.call('service.status', {});
+    const told = { standing: 'issuing-offline', action: expect.stringContaining('headquarters') };
+    if (isKnown) await expect.poll(report).toMatchObject(told);
+    else await expect.poll(async () => (await report()).backlog?.lastError).toMatch(/is released/);
+    server.onBatches = () => null;
+    await expect.poll(async () => (await backlog()).pending, { timeout: 10_000 }).toBe(0);
+    expect(await report()).toMatchObject({ standing: 'issuing-online', action: '' });
+  });
+
   test.each([503, 429])(
     'with status %i asks for time, not for a person',
     async (status) => {
