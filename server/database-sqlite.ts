@@ -364,6 +364,18 @@ export function holdsTokensOrCodes(path: string): boolean {
   }
 }
 
+/** An empty file, held until what is returned is called or this process ends, however. Throws what SQLite says where another holds it. */
+export function holdAlone(path: string): () => void {
+  const database = new DatabaseSync(path, { timeout: 0 });
+  try {
+    database.exec('BEGIN EXCLUSIVE');
+  } catch (thrown) {
+    database.close();
+    throw thrown;
+  }
+  return () => database.close();
+}
+
 /** A database that nobody else has open, nor will until it is closed: for moving it elsewhere. */
 export interface LockedFile {
   rows(table: string, columns: string, order: string): Iterable<Row>;

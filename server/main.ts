@@ -30,8 +30,9 @@ const help = `${usage}
 
 The first serves until SIGTERM or SIGINT and writes one JSON line when it is ready.
   --dir DIR            the server's keys and database; made when missing
-  --listen HOST:PORT   where to listen (default 127.0.0.1 and any free port); keep it: charters name it
-  --public-url URL     https URL that tickets and charters carry, when something stands in front of the server
+  --listen HOST:PORT   where to listen (default 127.0.0.1 and any free port)
+  --public-url URL     https URL that tickets and charters carry from now on. Without it they carry the one that DIR has recorded, which at the
+                       first start is where the server listens
   --database URL       a PostgreSQL database instead of a file in DIR, without a password: postgres://USER@HOST/NAME?passfile=FILE, or
                        postgres:///NAME?host=/run/postgresql. It is kept in DIR, for the next start and the commands below
 

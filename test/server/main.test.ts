@@ -45,6 +45,38 @@ describe('the program', () => {
     expect((await ended(server)).code).toBe(0);
   }, 30_000);
 
+  test('keeps the public URL that is recorded until another one is asked for', async () => {
+    const recorded = 'https://tickets.example:8443';
+    const startAndStop = async (...words: string[]): Promise<{ publicUrl: string; log: string }> => {
+      let log = '';
+      const server = run('--dir', directory, ...words);
+      const { publicUrl } = await ready(server, (text) => (log += text));
+      expect((await processes.ticket(directory)).url).toBe(publicUrl);
+      server.kill('SIGTERM');
+      await ended(server);
+      return { publicUrl, log };
+    };
+    expect(await startAndStop('--public-url', recorded)).toMatchObject({ publicUrl: recorded });
+    const kept = await startAndStop();
+    expect(kept.publicUrl).toBe(recorded);
+    expect(kept.log).toContain('"level":"warn","event":"public-url-kept"');
+    const changed = await startAndStop('--public-url', 'https://other.example');
+    expect(changed.publicUrl).toBe('https://other.example');
+    expect(changed.log).toContain('"level":"warn","event":"public-url-changed"');
+  }, 30_000);
+
+  test('is alone on its folder: a second one is refused and changes nothing', async () => {
+    const first = run('--dir', directory);
+    const { url } = await ready(first);
+    const second = await ended(run('--dir', directory));
+    expect([second.code, second.out]).toEqual([1, '']);
+    expect((await processes.ticket(directory)).url).toBe(url);
+    first.kill('SIGKILL');
+    await ended(first);
+    const third = run('--dir', directory);
+    expect((await ready(third)).pid).toBe(third.pid);
+  }, 30_000);
+
   test('used wrongly ends with 2', async () => {
     const uses = [
       [],

@@ -24,6 +24,7 @@ const program = fileURLToPath(new URL('../../server/main.ts', import.meta.url));
 
 export interface Ready {
   readonly url: string;
+  readonly publicUrl: string;
   readonly pid: number;
   readonly authorityFingerprint: string;
 }
