@@ -295,6 +295,8 @@ export const enrolmentTicketSchema = z.strictObject({
   code: nameText,
   /** Of the series in the charter that it will bring, so that a device can refuse numbers that it gave before; a ticket may leave it out. */
   prefixes: z.array(z.string().max(16)).max(16).optional(),
+  /** Tax id in that charter, so that a place for another issuer refuses it before the code is used up; a ticket may leave it out. */
+  issuer: nameText.optional(),
 });
 export type EnrolmentTicket = z.infer<typeof enrolmentTicketSchema>;
 

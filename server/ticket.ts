@@ -42,6 +42,7 @@ export async function makeTicket(parts: TicketParts, options: unknown, publicUrl
     authorityFingerprint: authority.fingerprint,
     code,
     prefixes: [...new Set(grant.options.series.map(({ prefix }) => prefix))],
+    issuer: grant.options.issuer.taxId,
   };
 }
 

@@ -19,7 +19,7 @@ import type { Acknowledgement, EnrolmentTicket } from '#ipc-schema/upstream.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { type Reads, readBatches } from '#ledger/stored.ts';
 import type { Holdings } from '#upload/holdings.ts';
-import { enrolAt, formatFor, type ProvisionParts } from './provision.ts';
+import { enrolAt, formatFor, type ProvisionParts, refuseForeignTicket } from './provision.ts';
 import { askHolder } from './resume-step.ts';
 
 export type Accepted = Params<'store.resume'>;
@@ -86,7 +86,7 @@ export async function endLedger(parts: ProvisionParts, lost: LostLedger, params:
     throw new UkeyError('invalid-request', `acceptLoss.eraseLedger: the ledger that would end is ${ledger}`, {
       field: 'acceptLoss.eraseLedger',
     });
-  refuseTicket(lost.charter.series, ticket);
+  refuseTicket(parts, lost.charter.series, ticket);
   const ack = await bringAll(lost);
   const plan: Plan = {
     ...{ format: 'ukey-loss/1', ledger, keyId: hex(keyIdOfSpki(mount.publicKey)), serial: facts.serial, label: facts.label },
@@ -136,7 +136,7 @@ export async function renew(parts: ProvisionParts, plan: Plan, params: Accepted)
     throw new UkeyError('invalid-request', `acceptLoss.eraseLedger: the ledger that ends is ${plan.ledger}`, {
       field: 'acceptLoss.eraseLedger',
     });
-  refuseTicket(plan.series, ticket);
+  refuseTicket(parts, plan.series, ticket);
   const renewal = {
     ...{ label: plan.label, code: ticket.code, ends: plan.keyId, destroyed: [plan.keyId, ...plan.spent], serial: plan.serial },
     ...{ pin: Buffer.from(params.pin, 'utf8'), soPin: Buffer.from(soPin, 'utf8') },
@@ -163,7 +163,9 @@ async function enrolAndFormat(parts: ProvisionParts, plan: Plan, ticket: Enrolme
 
 // ---- Series
 
-function refuseTicket(series: readonly ChartedSeries[], { prefixes = [] }: EnrolmentTicket): void {
+function refuseTicket(parts: ProvisionParts, series: readonly ChartedSeries[], ticket: EnrolmentTicket): void {
+  refuseForeignTicket(parts, ticket, 'acceptLoss.ticket');
+  const { prefixes = [] } = ticket;
   if (prefixes.some((prefix) => series.some((old) => old.prefix === prefix))) throw oldSeries();
 }
 

@@ -1,6 +1,6 @@
 // Owns: the errand token.provision: a blank token becomes an issuing one: PIN and keys, enrolment at the ticket server, FLASH formatted, charter and
 // templates committed as the first entries.
-// Invariants: nothing of the server's answer is used before it is checked against the ticket (authority's fingerprint) and the token's own key; the
+// Invariants: a ticket that names another issuer than the place's is refused before anything is made; nothing of the server's answer is used before it is checked against the ticket (authority's fingerprint) and the token's own key; the
 // answer is kept durably before the FLASH is formatted, so that a crash in between is finished at the next opening (`finish`).
 import { createHash, X509Certificate } from 'node:crypto';
 import { readFileSync, rmSync } from 'node:fs';
@@ -40,6 +40,7 @@ export interface CheckedEnrolment {
 
 export async function provision(parts: ProvisionParts, params: Params<'token.provision'>): Promise<Result<'token.provision'>> {
   const { ticket } = params;
+  refuseForeignTicket(parts, ticket, 'ticket');
   const consent = { erase: params.erase === true, ...(params.eraseLedger === undefined ? {} : { eraseLedger: params.eraseLedger }) };
   const begun = new BegunProvisioning(parts.stateDirectory, ticket.code);
   const pending = readPending(parts)?.tokenIdHex ?? null;
@@ -68,11 +69,19 @@ export async function provision(parts: ProvisionParts, params: Params<'token.pro
   return { standing: parts.custody.standing().standing, tokenId: enrolled.checked.tokenIdHex, keyWrapping: mount.keyWrapping };
 }
 
+/** Before keys are made and the code is used up at the server; a ticket that does not name its issuer is known by its charter only. */
+export function refuseForeignTicket({ issuer }: ProvisionParts, ticket: EnrolmentTicket, field: string): void {
+  if (issuer !== null && ticket.issuer !== undefined && ticket.issuer !== issuer) throw foreign(ticket.issuer, issuer, field);
+}
+
 /** Before the FLASH is formatted: with the right issuer in the configuration the same ticket goes on. */
 function refuseForeign({ issuer }: ProvisionParts, charter: Charter): void {
-  if (issuer === null || charter.issuer.taxId === issuer) return;
-  throw new UkeyError('invalid-request', `ticket: its charter is for the issuer ${charter.issuer.taxId}, and this place is for ${issuer}`, {
-    field: 'ticket',
+  if (issuer !== null && charter.issuer.taxId !== issuer) throw foreign(charter.issuer.taxId, issuer, 'ticket');
+}
+
+function foreign(found: string, wanted: string, field: string): UkeyError {
+  return new UkeyError('invalid-request', `${field}: its charter is for the issuer ${found}, and this place is for ${wanted}`, {
+    field,
     action: 'Correct the issuer of this token in the configuration and repeat, or use a ticket of the issuer that stands there.',
   });
 }

@@ -187,6 +187,20 @@ describe('a service with two tokens', () => {
     const params = { token: 'shop', label: 'shop', pin: rigPin, soPin: '97531000', ticket };
     await expect(admin.call('token.provision', params)).rejects.toMatchObject({ code: 'invalid-request', field: 'ticket' });
     expect(existsSync(path.join(directory, 'shop', 'flash.img'))).toBe(false);
+    // Its code is still good, and the token is as blank as before: it takes a ticket of its own issuer.
+    const own = await server.createTicket({ ...grant, issuer: { ...grant.issuer, taxId: issuerOf.shop } });
+    await admin.call('token.provision', { ...params, ticket: own });
+    // A ticket of before does not name its issuer: what its charter says is heard.
+    await admin.call('session.logout', { token: 'shop' });
+    for (const file of ['key.json', 'flash.img']) rmSync(path.join(directory, 'shop', file));
+    await expect.poll(async () => (await admin.call('service.status', { token: 'shop' })).standing).toBe('no-token');
+    const { issuer: named, ...silent } = ticket;
+    expect(named).toBe(issuerOf.annex);
+    await expect(admin.call('token.provision', { ...params, ticket: silent })).rejects.toMatchObject({
+      code: 'invalid-request',
+      field: 'ticket',
+    });
+    expect(existsSync(path.join(directory, 'shop', 'flash.img'))).toBe(false);
   });
 
   test('does not start where a token has left its state folder behind', async () => {

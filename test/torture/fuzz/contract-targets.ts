@@ -222,7 +222,7 @@ export const contractTargets: readonly FuzzTarget[] = [
   {
     name: 'enrolment-ticket',
     form: 'text',
-    seeds: [json({ format: 'ukey-enrolment-ticket/1', ...ticket, prefixes: ['A-'] })],
+    seeds: [json({ format: 'ukey-enrolment-ticket/1', ...ticket, prefixes: ['A-'], issuer: 'GB1' })],
     judge: oneMeaning((input) => parseTicket(decodeJson(input)), json),
   },
   {
