@@ -5,10 +5,11 @@ import { closeSync, existsSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Database } from './database.ts';
-import { holdAlone, holdsTokensOrCodes, openSqliteDatabase } from './database-sqlite.ts';
+import { holdsTokensOrCodes, openSqliteDatabase } from './database-sqlite.ts';
 import { readIfThere, replaceFile } from './key-file.ts';
 import type { Log } from './log.ts';
 import { parsePostgresUrl } from './postgres-url.ts';
+import { holdAlone } from './sqlite-locks.ts';
 
 export interface ChosenDatabase {
   readonly database: Database;

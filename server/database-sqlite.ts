@@ -1,4 +1,4 @@
-// Owns: the only door to node:sqlite: the ticket server's database in one file (with its write-ahead log beside it).
+// Owns: with sqlite-locks.ts the only door to node:sqlite: the ticket server's database in one file (with its write-ahead log beside it).
 // Invariants: synchronous=FULL, so a COMMIT that returned is on the disk; each method is one transaction; statements are prepared once per open.
 // Several processes may open the file at the same time (the server, a command that makes tickets): SQLite's locks keep them apart.
 // After an error of the disk nothing that the connection believes may be trusted (a failed sync is not repeated): it is closed, the caller is told `internal`
@@ -354,6 +354,11 @@ class SqliteDatabase implements Database {
   }
 }
 
+/** Brings an older version of the file up, and leaves it closed. */
+export function bringUp(path: string): void {
+  connect(path).database.close();
+}
+
 /** Whether another database in its place would leave something unknown: tokens, or codes on tickets that somebody may hold. */
 export function holdsTokensOrCodes(path: string): boolean {
   const { database } = connect(path);
@@ -362,44 +367,6 @@ export function holdsTokensOrCodes(path: string): boolean {
   } finally {
     database.close();
   }
-}
-
-/** An empty file, held until what is returned is called or this process ends, however. Throws what SQLite says where another holds it. */
-export function holdAlone(path: string): () => void {
-  const database = new DatabaseSync(path, { timeout: 0 });
-  try {
-    database.exec('BEGIN EXCLUSIVE');
-  } catch (thrown) {
-    database.close();
-    throw thrown;
-  }
-  return () => database.close();
-}
-
-/** A database that nobody else has open, nor will until it is closed: for moving it elsewhere. */
-export interface LockedFile {
-  rows(table: string, columns: string, order: string): Iterable<Row>;
-  close(): void;
-}
-
-/** Throws busy while a server or a command has it open. */
-export function lockSqliteFile(path: string): LockedFile {
-  connect(path).database.close(); // brings an older version up
-  const database = new DatabaseSync(path, { timeout: 0 });
-  try {
-    // In this mode the log is not shared, which is refused while anybody else holds the file open.
-    database.exec('PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE');
-  } catch (cause) {
-    database.close();
-    throw new UkeyError('busy', `${path} is in use: stop the server first`, { cause });
-  }
-  return {
-    rows: (table, columns, order) => database.prepare(`SELECT ${columns} FROM ${table} ORDER BY ${order}`).iterate() as Iterable<Row>,
-    close: () => {
-      database.exec('ROLLBACK');
-      database.close();
-    },
-  };
 }
 
 function addBatch(sql: Statements, token: number, batch: NewBatch, atMs: number): void {

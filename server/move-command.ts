@@ -10,11 +10,11 @@ import { UkeyError } from '#ipc-schema/errors.ts';
 import { keepDatabaseUrl } from './database-choice.ts';
 import { movePostgresWaits, openPostgresTransactions } from './database-postgres.ts';
 import { bytesOf, type Row, textOf } from './database-rows.ts';
-import { type LockedFile, lockSqliteFile } from './database-sqlite.ts';
 import type { Log } from './log.ts';
 import { textValue } from './postgres-arrays.ts';
 import { type MovedTable, movedOrder, movedTables, type StatementName, schemaName } from './postgres-schema.ts';
 import type { Ask } from './postgres-tables.ts';
+import { type LockedFile, lockSqliteFile } from './sqlite-locks.ts';
 
 export interface Moved {
   readonly tokens: number;

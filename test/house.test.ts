@@ -138,6 +138,7 @@ describe('law 2: one package, one door', () => {
     expect(doorOf('pg')).toEqual(['server/database-postgres.ts']);
     expect(sources.filter((source) => source.imports.includes('node:sqlite')).map((source) => source.file)).toEqual([
       'server/database-sqlite.ts',
+      'server/sqlite-locks.ts',
     ]);
   });
 
