@@ -157,9 +157,9 @@ type TerminalMethod = 'terminal.enrol' | 'terminal.list' | 'terminal.remove';
 /** A terminal of one token is no business of the others' issuers, whose ledgers are read by others. */
 function terminalHandlers(places: readonly Place[], terminals: Terminals, note: NoteAll): Pick<Handlers<Methods>, TerminalMethod> {
   const handlers: Pick<Handlers<Methods>, TerminalMethod> = {
-    'terminal.enrol': async (_caller, { terminal, role, token }) => {
+    'terminal.enrol': async (_caller, { terminal, role, token, replace }) => {
       if (token !== undefined) whichToken(places, null, { token });
-      return terminals.enrol(terminal, role, token);
+      return terminals.enrol(terminal, role, { token, replace });
     },
     'terminal.list': async () => ({ terminals: terminals.list() }),
     'terminal.remove': async (_caller, params) => terminals.remove(params.terminal),

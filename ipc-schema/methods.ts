@@ -336,13 +336,15 @@ export const methods = {
     ],
   },
   'terminal.enrol': {
-    summary: 'Enrols a terminal and answers its secret, once.',
+    summary: 'Enrols a terminal and answers its secret, once. One that is enrolled already keeps its secret, unless replace is set.',
     roles: ['admin'],
     params: z.strictObject({
       terminal: nameText,
       role: z.enum(terminalRoles),
       /** Name of the only token that it may use; it need not name one then. */
       token: nameText.optional(),
+      /** Of one that is enrolled already: a new secret, role and token; whoever has the old secret is locked out. */
+      replace: z.boolean().optional(),
     }),
     result: z.strictObject({ terminal: z.string(), role: z.enum(terminalRoles), token: z.string().optional(), secret: z.string() }),
     errors: [],

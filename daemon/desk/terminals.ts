@@ -59,12 +59,21 @@ export class Terminals {
     return [...this.#known.values()].map(({ id, role, token }) => ({ terminal: id, role, ...(token === undefined ? {} : { token }) }));
   }
 
-  /** A terminal that is enrolled again gets a new secret; the old one is worth nothing from then on. */
-  enrol(terminal: string, role: Role, token?: string): { terminal: string; role: Role; token?: string; secret: string } {
+  /** With `replace` one that is enrolled already gets a new secret; the old one is worth nothing from then on. */
+  enrol(
+    terminal: string,
+    role: Role,
+    { token, replace = false }: { readonly token?: string | undefined; readonly replace?: boolean | undefined } = {},
+  ): { terminal: string; role: Role; token?: string; secret: string } {
     if (notTerminals.some((name) => name === terminal))
       throw new UkeyError('invalid-request', `the audit trail calls somebody else ${terminal}`, {
         field: 'terminal',
         action: 'Enrol it under another name.',
+      });
+    if (this.#known.has(terminal) && !replace)
+      throw new UkeyError('invalid-request', `${terminal} is enrolled already`, {
+        field: 'terminal',
+        action: 'Take another name; or replace it (ukeyctl terminal enrol --replace), and the till that has its secret now is locked out.',
       });
     if (this.#known.size >= terminalsMax && !this.#known.has(terminal))
       throw new UkeyError('busy', 'no more terminals can be enrolled', { retryAfterMs: 1_000 });

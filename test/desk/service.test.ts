@@ -36,10 +36,17 @@ describe('terminals', () => {
   test('that are enrolled again have a new secret, and survive a restart', async () => {
     rig = await openRig();
     const first = await rig.admin.call('terminal.enrol', { terminal: 'till-3', role: 'till' });
-    const second = await rig.admin.call('terminal.enrol', { terminal: 'till-3', role: 'auditor' });
-    expect(second.secret).not.toBe(first.secret);
     const connectWith = (secret: string) =>
       connect({ socketPath: rig.config.socket, client: 'rig/1', terminal: 'till-3', secret: Buffer.from(secret, 'hex') });
+    // By mistake: the till goes on.
+    await expect(rig.admin.call('terminal.enrol', { terminal: 'till-3', role: 'auditor' })).rejects.toMatchObject({
+      ...{ code: 'invalid-request', field: 'terminal', action: expect.stringContaining('--replace') },
+    });
+    const till = await connectWith(first.secret);
+    expect(till.role).toBe('till');
+    till.close();
+    const second = await rig.admin.call('terminal.enrol', { terminal: 'till-3', role: 'auditor', replace: true });
+    expect(second.secret).not.toBe(first.secret);
     await expect(connectWith(first.secret)).rejects.toMatchObject({ code: 'unauthenticated' });
     await rig.restart();
     const client = await connectWith(second.secret);
@@ -89,7 +96,7 @@ describe('terminals', () => {
     const many = new Terminals(rig.directory);
     many.enrol('last', 'till');
     expect(() => many.enrol('one-more', 'till')).toThrow(expect.objectContaining({ code: 'busy' }));
-    expect(many.enrol('last', 'erp').role).toBe('erp');
+    expect(many.enrol('last', 'erp', { replace: true }).role).toBe('erp');
     expect(new Terminals(rig.directory).list().length).toBe(1_000);
   });
 });

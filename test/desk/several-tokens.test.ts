@@ -90,7 +90,7 @@ async function terminal(
   more: Partial<Params<'terminal.enrol'>> = {},
   onEvent?: (notice: EventNotice) => void,
 ): Promise<Client> {
-  const { secret } = await admin.call('terminal.enrol', { terminal: id, role: 'till', ...more });
+  const { secret } = await admin.call('terminal.enrol', { terminal: id, role: 'till', replace: true, ...more });
   const to = { socketPath: config.socket, client: 'test/1', terminal: id, secret: Buffer.from(secret, 'hex'), waitMs: 2_000 };
   const client = await connect({ ...to, ...(onEvent === undefined ? {} : { onEvent }) });
   clients.push(client);

@@ -149,7 +149,7 @@ export async function openRig(options: RigOptions = {}): Promise<Rig> {
     },
     connectTill,
     connectAs: async (terminal, role) => {
-      const enrolled = await admin.call('terminal.enrol', { terminal, role });
+      const enrolled = await admin.call('terminal.enrol', { terminal, role, replace: true });
       const client = await connectWith(terminal, enrolled.secret);
       others.push(client);
       return client;
