@@ -19,6 +19,10 @@ export const exitCodes = {
   unverified: { status: 5, meaning: 'of verify: something does not hold; of store: something is damaged' },
   unknown: { status: 6, meaning: 'whether it happened is not known: repeat with the same key' },
   unready: { status: 7, meaning: 'of health: no document can be issued now; the answer says why' },
+  unfinished: {
+    status: 8,
+    meaning: 'it was done (of issue: it IS issued), but what came of it could not be given out: the error says what to do',
+  },
 } as const satisfies Record<string, ExitRule>;
 
 export type Exit = keyof typeof exitCodes;

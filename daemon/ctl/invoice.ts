@@ -1,6 +1,6 @@
 // Owns: `ukeyctl issue` and `get`: one document goes in, or comes out, with its evidence.
 // Invariants: a request without a key is refused unless --new-key makes one, which is then shown before anything is sent, so that a
-// lost answer can be asked for again with it.
+// lost answer can be asked for again with it. Once it is issued no failure looks as if it were not: the number is told before anything else is tried.
 import { randomUUID } from 'node:crypto';
 import type { Command, Given } from '#ctl/command.ts';
 import { type Service, serviceOptions, withService } from '#ctl/connection.ts';
@@ -8,8 +8,9 @@ import { endAs, endingAs, usage } from '#ctl/exit-codes.ts';
 import { readJson } from '#ctl/input.ts';
 import { incomplete, openOutputFile } from '#ctl/output-file.ts';
 import { receiptText } from '#ctl/receipt.ts';
-import { facts, type Screen } from '#ctl/screen.ts';
+import { facts, outputTaken, type Screen } from '#ctl/screen.ts';
 import { budgetText } from '#ctl/status.ts';
+import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { decodeEvidence } from '#ipc-schema/evidence.ts';
 import { encodeEvidenceFile } from '#ipc-schema/evidence-file.ts';
 import type { Issued } from '#ipc-schema/issued.ts';
@@ -48,14 +49,18 @@ export const issue: Command = {
     }
     const request = await readRequest(given);
     if (given.flag('preview')) return preview(given, screen, request);
+    if (request.brief === true && (given.flag('print') || given.text('evidence') !== undefined))
+      throw usage('a brief answer has nothing for --print or --evidence', {
+        field: 'brief',
+        action: 'Leave brief out of the file, or get document and evidence afterwards with ukeyctl get.',
+      });
     if (given.flag('newKey')) screen.note(`key: ${request.key}`);
     await withService(given, screen, async (service) => {
       // What may fail besides the issuing fails before it.
       const file = await openEvidence(given, service, choiceIn(request));
       try {
-        const issued = await service.issue(request);
-        file?.write(issued);
-        show(given, screen, { ...issued, key: request.key });
+        const issued = { ...(await service.issue(request)), key: request.key };
+        await giveOut({ given, screen, issued, file, token: given.text('token') ?? request.token });
       } catch (thrown) {
         throw endAs('internal', thrown, { key: request.key });
       }
@@ -116,6 +121,47 @@ function choiceIn({ token, issuer }: InvoiceRequest): Params<'service.identity'>
   return { ...(token === undefined ? {} : { token }), ...(issuer === undefined ? {} : { issuer }) };
 }
 
+interface IssuedNow {
+  readonly given: Given;
+  readonly screen: Screen;
+  readonly issued: Issued & { readonly key: string };
+  readonly file: EvidenceFile | null;
+  /** The one that was named. */
+  readonly token: string | undefined;
+}
+
+/** It is issued. Throws `unfinished` when anything of it could not be given out, after trying the rest. */
+async function giveOut({ given, screen, issued, file, token }: IssuedNow): Promise<void> {
+  const faults: UkeyError[] = [];
+  const attempt = async (step: () => void | Promise<void>): Promise<boolean> => {
+    try {
+      await step();
+      return true;
+    } catch (thrown) {
+      faults.push(asUkeyError(thrown));
+      return false;
+    }
+  };
+  if (!(await attempt(() => show(given, screen, issued)))) screen.answer(issued, issuedFacts(issued));
+  await attempt(() => file?.write(issued));
+  await attempt(outputTaken);
+  const [first] = faults;
+  if (first === undefined) return;
+  const words = [
+    `ukeyctl get --sequence ${issued.sequence}`,
+    ...(token === undefined ? [] : [`--token ${token}`]),
+    ...(given.flag('print') ? ['--print'] : []),
+    ...(given.text('evidence') === undefined ? [] : ['--evidence FILE']),
+  ].join(' ');
+  throw endAs(
+    'unfinished',
+    new UkeyError('internal', `issued as ${issued.number}, but ${faults.map(({ message }) => message).join('; ')}`, {
+      action: `Do not issue it again. As the same terminal: ${words}`,
+      cause: first,
+    }),
+  );
+}
+
 async function preview(given: Given, screen: Screen, request: InvoiceRequest): Promise<void> {
   const result = await withService(given, screen, (service) => service.call('invoice.preview', request));
   const text = facts([
@@ -147,15 +193,20 @@ function readWhich(given: Given): Params<'invoice.get'> {
 
 function show(given: Given, screen: Screen, issued: Issued & { key?: string }): void {
   if (given.flag('document') && !screen.json) screen.exact(needPart(issued.document, 'the document'));
-  else screen.answer(issued, issuedText(given, screen, issued));
+  else screen.answer(issued, screen.json ? '' : issuedText(given, screen, issued));
 }
 
-/** `key`: of the request that issued it just now, or before. */
 function issuedText(given: Given, screen: Screen, issued: Issued & { key?: string }): string {
   if (given.flag('print')) {
     const { colours, widthColumns } = screen;
     return receiptText(needPart(issued.document, 'the document'), { qr: issued.qr, colours, widthColumns });
   }
+  // Of what was issued just now the evidence is written behind the answer.
+  return issuedFacts(issued, issued.key === undefined ? (given.text('evidence') ?? null) : null);
+}
+
+/** `key`: of the request that issued it just now, or before. `evidence`: the file that it was written to. */
+function issuedFacts(issued: Issued & { key?: string }, evidence: string | null = null): string {
   return facts([
     ['Number', issued.number],
     ['Sequence', String(issued.sequence)],
@@ -164,16 +215,16 @@ function issuedText(given: Given, screen: Screen, issued: Issued & { key?: strin
     ['Tax', `${issued.taxTotal} ${issued.currency}`],
     ['Delivery', issued.delivery === 'acknowledged' ? 'acknowledged by the ticket server' : 'pending: waits for the ticket server'],
     ['Budget', budgetText(issued.budget)],
-    ['Evidence', given.text('evidence') ?? null],
+    ['Evidence', evidence],
   ]);
 }
 
+interface EvidenceFile {
+  write(issued: Issued): void;
+}
+
 /** null where no evidence file is asked for. */
-async function openEvidence(
-  given: Given,
-  service: Service,
-  choice: Params<'service.identity'>,
-): Promise<{ write(issued: Issued): void } | null> {
+async function openEvidence(given: Given, service: Service, choice: Params<'service.identity'>): Promise<EvidenceFile | null> {
   const path = given.text('evidence');
   if (path === undefined) return null;
   const file = openOutputFile(path, '--evidence');

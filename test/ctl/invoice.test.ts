@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { decodeEvidenceFile } from '#ipc-schema/evidence-file.ts';
-import { ctl, errorOf, jsonOf, type Run } from '#test/support/ctl.ts';
+import { ctl, ctlEntry, errorOf, jsonOf, type Run, runProgram } from '#test/support/ctl.ts';
 import { FakeService, HangUp, type Script } from '#test/support/fake-service.ts';
 import { budget, issuedAnswer } from './answers.ts';
 
@@ -156,6 +156,61 @@ describe.concurrent('issue', () => {
     const run = await asTill(service, ['issue', '-', '--json', '--evidence', join(directory, 'absent', 'e.json')]);
     expect(run.status).toBe(2);
     expect(service.asked).toEqual([]);
+  });
+
+  it.each(['--print', '--evidence'])('sends nothing when the file asks for a brief answer, of which there is no %s', async (option) => {
+    await using service = await FakeService.start({ script, terminals });
+    const args = ['issue', '-', '--json', option, ...(option === '--print' ? [] : [join(directory, 'brief.json')])];
+    const run = await asTill(service, args, { ...request, brief: true });
+    expect(run.status).toBe(2);
+    expect(errorOf(run)).toMatchObject({ code: 'invalid-request', field: 'brief' });
+    expect(service.requests).toEqual([]);
+    expect(existsSync(join(directory, 'brief.json'))).toBe(false);
+  });
+
+  describe.skipIf(!existsSync('/dev/full'))('that has issued', () => {
+    const issuedAs = /^internal: issued as A-00000003, but .+ ukeyctl get --sequence 3 /;
+
+    it('says the number, and how to get the evidence, when that cannot be written', async () => {
+      await using service = await FakeService.start({ script, terminals });
+      const run = await asTill(service, ['issue', '-', '--evidence', '/dev/full']);
+      expect(run.status).toBe(8);
+      expect(run.stdout).toMatch(/^Number +A-00000003$/m);
+      expect(run.stderr).toMatch(issuedAs);
+      expect(run.stderr).toContain('--evidence');
+      expect(service.asked).toEqual(['service.identity', 'invoice.issue']);
+    });
+
+    it('answers the same JSON value, and that one alone', async () => {
+      await using service = await FakeService.start({ script, terminals });
+      const run = await asTill(service, ['issue', '-', '--json', '--evidence', '/dev/full'], { ...request, token: 'annex' });
+      expect(run.status).toBe(8);
+      expect(jsonOf(run)).toEqual({ ...issuedAnswer, key: 'sale-1' });
+      expect(run.stderr).toMatch(issuedAs);
+      expect(run.stderr).toContain('--token annex');
+    });
+
+    it('says the number where the receipt cannot be made', async () => {
+      const { document: _document, ...bare } = issuedAnswer;
+      await using service = await FakeService.start({ script: { ...script, 'invoice.issue': () => bare }, terminals });
+      const run = await asTill(service, ['issue', '-', '--print']);
+      expect(run.status).toBe(8);
+      expect(run.stdout).toMatch(/^Number +A-00000003$/m);
+      expect(run.stderr).toMatch(issuedAs);
+      expect(run.stderr).toContain('--print');
+    });
+
+    it('says the number on stderr, and writes the evidence, where stdout is full', async () => {
+      const file = join(directory, 'kept.json');
+      await using service = await FakeService.start({ script, terminals });
+      const words = ['issue', '-', '--evidence', file, '--socket', service.socketPath, '--terminal', 'till-1', '--secret-file', secretFile];
+      const line = ['-c', '"$@" > /dev/full', 'sh', process.execPath, ctlEntry, ...words];
+      const run = await runProgram('sh', line, { stdin: JSON.stringify(request) });
+      expect(run.status).toBe(8);
+      expect(run.stderr).toMatch(issuedAs);
+      expect(existsSync(file)).toBe(true);
+      expect(decodeEvidenceFile(readFileSync(file)).document).toBe(issuedAnswer.document);
+    });
   });
 
   it('previews without issuing', async () => {
