@@ -1,13 +1,14 @@
 // Owns: the HTTPS server: TLS, limits on connections, requests, bytes and time, and one answer to every request.
 // Invariants: TLS 1.2 or later; a request's body is read only up to the limit of its path; at most maxRequests are worked on and maxUploads held in
-// memory, others are told `busy` with Retry-After; bodies that only trickle in take nobody's place; an answer never carries a stack. Listens on 127.0.0.1 by default: reads are open to
-// whoever can connect (routes.ts), so listening elsewhere is for networks where that may be.
+// memory, others are told `busy` with Retry-After; bodies that only trickle in take nobody's place, nor do connections without a request that is worked on
+// (connections.ts); an answer never carries a stack. Listens on 127.0.0.1 by default: reads are open to whoever can connect (routes.ts), so listening
+// elsewhere is for networks where that may be.
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
-import type { AddressInfo } from 'node:net';
-import type { Duplex } from 'node:stream';
+import type { AddressInfo, Socket } from 'node:net';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { paths, requestHeader, uploadMaxBytes } from '#ipc-schema/upstream.ts';
+import { type Connection, Connections } from './connections.ts';
 import { duringRequest, faultText } from './log.ts';
 import { refusalOf, refuse } from './refusal.ts';
 import { type Answer, answerTo, type RouteParts, refusalAnswer } from './routes.ts';
@@ -30,6 +31,8 @@ export interface HttpWaits {
   readonly headersMs: number;
   /** From the first byte of a request to the last of its body. */
   readonly requestMs: number;
+  /** For the body of a request that is no upload, of which one packet or two hold all. */
+  readonly smallBodyMs: number;
   /** A connection on which nothing moves. */
   readonly idleMs: number;
   readonly keepAliveMs: number;
@@ -45,6 +48,7 @@ export const defaultWaits: HttpWaits = {
   handshakeMs: 10_000,
   headersMs: 10_000,
   requestMs: 120_000,
+  smallBodyMs: 5_000,
   idleMs: 60_000,
   keepAliveMs: 30_000,
   slowMs: 5_000,
@@ -67,6 +71,7 @@ export async function listenHttps(
   waits: HttpWaits = defaultWaits,
 ): Promise<HttpServer> {
   const gate: Gate = { requests: 0, uploads: new Set() };
+  const connections = new Connections(maxConnections);
   const server = createServer(
     {
       ...identity,
@@ -79,8 +84,10 @@ export async function listenHttps(
       maxHeaderSize: maxHeaderBytes,
     },
     (request, response) => {
+      const connection = connections.of(request.socket);
+      if (connection === null) return;
       void duringRequest(request.headers[requestHeader], () =>
-        serve(parts, gate, waits, request, response).catch((thrown: unknown) => {
+        serve(parts, gate, waits, connection, request, response).catch((thrown: unknown) => {
           // Only writing the answer can end here: the connection is of no more use.
           parts.log('warn', 'answer-lost', { why: faultText(thrown) });
           response.destroy();
@@ -88,15 +95,9 @@ export async function listenHttps(
       );
     },
   );
-  server.maxConnections = maxConnections;
   server.maxRequestsPerSocket = maxRequestsPerSocket;
   server.setTimeout(waits.idleMs);
-  // Those in the middle of a handshake too, which the server's own list does not hold.
-  const sockets = new Set<Duplex>();
-  server.on('connection', (socket) => {
-    sockets.add(socket);
-    socket.once('close', () => sockets.delete(socket));
-  });
+  server.on('connection', (socket) => connections.welcome(socket as Socket)); // of TCP: TLS comes over it
   server.on('tlsClientError', (fault) => parts.log('info', 'handshake-failed', { why: fault.message }));
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
@@ -108,15 +109,13 @@ export async function listenHttps(
     host: address,
     port,
     renewTls: (next) => server.setSecureContext({ ...next, minVersion: 'TLSv1.2' }),
-    close: () => close(server, sockets, waits),
+    close: () => close(server, connections, waits),
   };
 }
 
-async function close(server: Server, sockets: ReadonlySet<Duplex>, waits: HttpWaits): Promise<void> {
+async function close(server: Server, connections: Connections, waits: HttpWaits): Promise<void> {
   await new Promise<void>((resolve) => {
-    const cut = setTimeout(() => {
-      for (const socket of sockets) socket.destroy();
-    }, waits.closeMs);
+    const cut = setTimeout(() => connections.cutAll(), waits.closeMs);
     server.close(() => {
       clearTimeout(cut);
       resolve();
@@ -158,30 +157,49 @@ function takePlace({ uploads }: Gate, request: IncomingMessage, { slowMs }: Http
 
 const busy = (): Answer => refusalAnswer(refuse('busy', 'too many requests are being worked on'));
 
-async function serve(parts: RouteParts, gate: Gate, waits: HttpWaits, request: IncomingMessage, response: ServerResponse): Promise<void> {
+async function serve(
+  parts: RouteParts,
+  gate: Gate,
+  waits: HttpWaits,
+  connection: Connection,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  connection.owesSinceMs = performance.now();
   const isUpload = request.method === 'POST' && request.url === paths.batches;
   const upload = isUpload ? takePlace(gate, request, waits) : null;
   try {
-    const answer = isUpload && upload === null ? busy() : await answerOrRefuse(parts, gate, request, upload);
+    const answer = isUpload && upload === null ? busy() : await answerOrRefuse(parts, gate, waits, connection, request, upload);
     if (answer !== null) await send(waits, request, response, answer);
   } finally {
     if (upload !== null) gate.uploads.delete(upload);
+    connection.owesSinceMs = performance.now();
   }
 }
 
 /** Null: the client went away before its body was whole. */
-async function answerOrRefuse(parts: RouteParts, gate: Gate, request: IncomingMessage, upload: Upload | null): Promise<Answer | null> {
+async function answerOrRefuse(
+  parts: RouteParts,
+  gate: Gate,
+  waits: HttpWaits,
+  connection: Connection,
+  request: IncomingMessage,
+  upload: Upload | null,
+): Promise<Answer | null> {
   try {
     const maxBytes = upload === null ? enrolMaxBytes : sealedMaxBytes;
-    const body = await readBody(request, request.method === 'POST' ? maxBytes : 0, upload);
+    const body = await readBody(request, request.method === 'POST' ? maxBytes : 0, waits, upload);
     if (body === null) return null;
     if (gate.requests >= maxRequests) return busy();
     gate.requests++;
+    connection.working++;
     try {
       const mediaType = (request.headers['content-type'] ?? '').split(';', 1)[0]?.trim().toLowerCase() ?? '';
       return await answerTo(parts, { method: request.method ?? '', target: request.url ?? '', mediaType, body });
     } finally {
       gate.requests--;
+      connection.working--;
+      connection.owesSinceMs = performance.now();
     }
   } catch (thrown) {
     const refusal = refusalOf(thrown);
@@ -190,12 +208,18 @@ async function answerOrRefuse(parts: RouteParts, gate: Gate, request: IncomingMe
   }
 }
 
-async function readBody(request: IncomingMessage, maxBytes: number, upload: Upload | null): Promise<Uint8Array | null> {
+async function readBody(
+  request: IncomingMessage,
+  maxBytes: number,
+  { smallBodyMs }: HttpWaits,
+  upload: Upload | null,
+): Promise<Uint8Array | null> {
   const tooLarge = new UkeyError('too-large', `a body here has at most ${maxBytes} bytes`);
   if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw tooLarge;
   const chunks: Buffer[] = [];
   let bytes = 0;
-  return await new Promise((resolve, reject) => {
+  const late = upload === null ? setTimeout(() => request.destroy(), smallBodyMs) : undefined;
+  const body = new Promise<Uint8Array | null>((resolve, reject) => {
     request.on('data', (chunk: Buffer) => {
       bytes += chunk.length;
       if (upload !== null) upload.bytes = bytes;
@@ -209,6 +233,7 @@ async function readBody(request: IncomingMessage, maxBytes: number, upload: Uplo
     request.once('close', () => resolve(null)); // after `end` this changes nothing
     request.once('error', () => resolve(null));
   });
+  return await body.finally(() => clearTimeout(late));
 }
 
 async function send(waits: HttpWaits, request: IncomingMessage, response: ServerResponse, answer: Answer): Promise<void> {

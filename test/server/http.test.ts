@@ -9,7 +9,7 @@ import { publicKeyFromSpki } from '#ipc-schema/cose.ts';
 import { mediaTypes, openProbe, paths, tokenListSchema, uploadMaxBytes } from '#ipc-schema/upstream.ts';
 import type { Database } from '#server/database.ts';
 import { openSqliteDatabase } from '#server/database-sqlite.ts';
-import { defaultWaits, maxUploads } from '#server/http.ts';
+import { defaultWaits, maxConnections, maxUploads } from '#server/http.ts';
 import { escapeHtml, tokensPage } from '#server/page.ts';
 import { refusalIn, ServerRig } from '#test/support/server-rig.ts';
 
@@ -199,6 +199,38 @@ describe('bodies that only trickle in', () => {
 });
 
 describe('a connection', () => {
+  test('makes room for a newcomer when there are too many: the one that has owed a request longest', async () => {
+    const other = await ServerRig.start();
+    const held: Socket[] = [];
+    const cut: number[] = [];
+    for (let at = 0; at < maxConnections; at += 1) {
+      const socket = connectPlain(other.server.port, '127.0.0.1');
+      socket.on('error', () => undefined).once('close', () => cut.push(at));
+      await new Promise((resolve) => socket.once('connect', resolve));
+      held.push(socket);
+    }
+    expect((await other.client.ask(`${paths.probe}?nonce=${'ab'.repeat(16)}`)).status).toBe(200);
+    expect((await other.client.ask(paths.tokens)).status).toBe(200);
+    await expect.poll(() => cut).toEqual([0]);
+    for (const socket of held) socket.destroy();
+    await other.stop();
+  });
+
+  test('on which a small body does not come to its end is cut sooner than an upload', async () => {
+    const other = await ServerRig.start({ waits: { ...defaultWaits, smallBodyMs: 200 } });
+    const bodyOf = async (path: string): Promise<TLSSocket> => {
+      const socket = await dial(other);
+      socket.write(`POST ${path} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf`);
+      return socket;
+    };
+    const [small, upload] = [await bodyOf(paths.enrol), await bodyOf(paths.batches)];
+    expect(await drain(small)).toBe('');
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect(upload.readyState).toBe('open');
+    upload.destroy();
+    await other.stop();
+  });
+
   test('that speaks no TLS, or only TLS 1.1, is cut', async () => {
     const plain = connectPlain(rig.server.port, '127.0.0.1');
     plain.write('GET / HTTP/1.1\r\n\r\n');
