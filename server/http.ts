@@ -1,7 +1,7 @@
 // Owns: the HTTPS server: TLS, limits on connections, requests, bytes and time, and one answer to every request.
-// Invariants: TLS 1.2 or later; a request's body is read only up to the limit of its path; at most maxRequests are worked on and maxUploads held in
-// memory, others are told `busy` with Retry-After; bodies that only trickle in take nobody's place, nor do connections without a request that is worked on
-// (connections.ts); an answer never carries a stack. Listens on 127.0.0.1 by default: reads are open to whoever can connect (routes.ts), so listening
+// Invariants: TLS 1.2 or later; a request's body is read only up to the limit of its path; at most maxRequests are worked on, and maxUploads of them uploads,
+// others are told `busy` with Retry-After; bodies that only trickle in take nobody's place (upload-bodies.ts), nor do connections without a request that is
+// worked on (connections.ts); an answer never carries a stack. Listens on 127.0.0.1 by default: reads are open to whoever can connect (routes.ts), so listening
 // elsewhere is for networks where that may be.
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
@@ -10,21 +10,23 @@ import { UkeyError } from '#ipc-schema/errors.ts';
 import { paths, requestHeader, uploadMaxBytes } from '#ipc-schema/upstream.ts';
 import { type Connection, Connections } from './connections.ts';
 import { duringRequest, faultText } from './log.ts';
-import { refusalOf, refuse } from './refusal.ts';
+import { refusalOf } from './refusal.ts';
+import { discard, takeIn } from './request-body.ts';
 import { type Answer, answerTo, type RouteParts, refusalAnswer } from './routes.ts';
 import type { TlsIdentity } from './tls-identity.ts';
+import { UploadBodies } from './upload-bodies.ts';
 
 export const maxConnections = 512;
 const maxRequests = 64;
-/** Uploads in memory at a time: each holds its sealed and its unpacked bytes. */
+/** Uploads that are worked on at a time: each holds its sealed and its unpacked bytes. */
 export const maxUploads = 8;
 const maxHeaderBytes = 8_192;
 /** Compression and sealing never add more than this to a body. */
 const sealedMaxBytes = uploadMaxBytes + 64 * 1024;
 const enrolMaxBytes = 16 * 1024;
 const maxRequestsPerSocket = 10_000;
-/** An upload that arrives more slowly than this, after a while, gives its place to one that waits. */
-const slowBytesPerSecond = 4_096;
+/** Sealed bytes of all uploads, with what their pieces take (upload-bodies.ts). */
+const uploadsMaxBytes = maxUploads * (sealedMaxBytes + 1024 * 1024);
 
 export interface HttpWaits {
   readonly handshakeMs: number;
@@ -36,8 +38,6 @@ export interface HttpWaits {
   /** A connection on which nothing moves. */
   readonly idleMs: number;
   readonly keepAliveMs: number;
-  /** How long an upload may be slow before it can be made to give way. */
-  readonly slowMs: number;
   /** How long a refused body is still taken in, so that its sender gets to read the answer. */
   readonly lingerMs: number;
   /** How long `close` lets running requests end. */
@@ -51,7 +51,6 @@ export const defaultWaits: HttpWaits = {
   smallBodyMs: 5_000,
   idleMs: 60_000,
   keepAliveMs: 30_000,
-  slowMs: 5_000,
   lingerMs: 2_000,
   closeMs: 5_000,
 };
@@ -70,7 +69,7 @@ export async function listenHttps(
   listen: { readonly host: string; readonly port: number },
   waits: HttpWaits = defaultWaits,
 ): Promise<HttpServer> {
-  const gate: Gate = { requests: 0, uploads: new Set() };
+  const gate: Gate = { requests: 0, uploads: new UploadBodies(maxUploads, uploadsMaxBytes) };
   const connections = new Connections(maxConnections);
   const server = createServer(
     {
@@ -127,35 +126,10 @@ async function close(server: Server, connections: Connections, waits: HttpWaits)
 interface Gate {
   /** Whole requests that are worked on: one whose body is still on its way is none of them. */
   requests: number;
-  readonly uploads: Set<Upload>;
+  readonly uploads: UploadBodies;
 }
 
-interface Upload {
-  readonly request: IncomingMessage;
-  readonly sinceMs: number;
-  bytes: number;
-}
-
-/** A place among the uploads, or null: all are taken by such as arrive fast enough, or are whole. */
-function takePlace({ uploads }: Gate, request: IncomingMessage, { slowMs }: HttpWaits): Upload | null {
-  const nowMs = performance.now();
-  if (uploads.size >= maxUploads) {
-    const slow = [...uploads].find(
-      (upload) =>
-        !upload.request.complete &&
-        nowMs - upload.sinceMs > slowMs &&
-        upload.bytes < ((nowMs - upload.sinceMs) / 1_000) * slowBytesPerSecond,
-    );
-    if (slow === undefined) return null;
-    uploads.delete(slow);
-    slow.request.destroy();
-  }
-  const upload = { request, sinceMs: nowMs, bytes: 0 };
-  uploads.add(upload);
-  return upload;
-}
-
-const busy = (): Answer => refusalAnswer(refuse('busy', 'too many requests are being worked on'));
+const busy = (): UkeyError => new UkeyError('busy', 'too many requests are being worked on');
 
 async function serve(
   parts: RouteParts,
@@ -166,13 +140,10 @@ async function serve(
   response: ServerResponse,
 ): Promise<void> {
   connection.owesSinceMs = performance.now();
-  const isUpload = request.method === 'POST' && request.url === paths.batches;
-  const upload = isUpload ? takePlace(gate, request, waits) : null;
   try {
-    const answer = isUpload && upload === null ? busy() : await answerOrRefuse(parts, gate, waits, connection, request, upload);
+    const answer = await answerOrRefuse(parts, gate, waits, connection, request);
     if (answer !== null) await send(waits, request, response, answer);
   } finally {
-    if (upload !== null) gate.uploads.delete(upload);
     connection.owesSinceMs = performance.now();
   }
 }
@@ -184,22 +155,16 @@ async function answerOrRefuse(
   waits: HttpWaits,
   connection: Connection,
   request: IncomingMessage,
-  upload: Upload | null,
 ): Promise<Answer | null> {
   try {
-    const maxBytes = upload === null ? enrolMaxBytes : sealedMaxBytes;
-    const body = await readBody(request, request.method === 'POST' ? maxBytes : 0, waits, upload);
+    const isUpload = request.method === 'POST' && request.url === paths.batches;
+    const body = await (isUpload ? readUpload(gate.uploads, request) : readSmall(request, waits));
     if (body === null) return null;
-    if (gate.requests >= maxRequests) return busy();
-    gate.requests++;
-    connection.working++;
     try {
-      const mediaType = (request.headers['content-type'] ?? '').split(';', 1)[0]?.trim().toLowerCase() ?? '';
-      return await answerTo(parts, { method: request.method ?? '', target: request.url ?? '', mediaType, body });
+      if (gate.requests >= maxRequests) throw busy();
+      return await work(parts, gate, connection, request, body.bytes);
     } finally {
-      gate.requests--;
-      connection.working--;
-      connection.owesSinceMs = performance.now();
+      body.end();
     }
   } catch (thrown) {
     const refusal = refusalOf(thrown);
@@ -208,32 +173,46 @@ async function answerOrRefuse(
   }
 }
 
-async function readBody(
-  request: IncomingMessage,
-  maxBytes: number,
-  { smallBodyMs }: HttpWaits,
-  upload: Upload | null,
-): Promise<Uint8Array | null> {
-  const tooLarge = new UkeyError('too-large', `a body here has at most ${maxBytes} bytes`);
-  if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw tooLarge;
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  const late = upload === null ? setTimeout(() => request.destroy(), smallBodyMs) : undefined;
-  const body = new Promise<Uint8Array | null>((resolve, reject) => {
-    request.on('data', (chunk: Buffer) => {
-      bytes += chunk.length;
-      if (upload !== null) upload.bytes = bytes;
-      if (bytes <= maxBytes) chunks.push(chunk);
-      else {
-        request.pause();
-        reject(tooLarge);
-      }
-    });
-    request.once('end', () => resolve(chunks.length === 1 ? (chunks[0] ?? new Uint8Array(0)) : Buffer.concat(chunks)));
-    request.once('close', () => resolve(null)); // after `end` this changes nothing
-    request.once('error', () => resolve(null));
-  });
-  return await body.finally(() => clearTimeout(late));
+async function work(parts: RouteParts, gate: Gate, connection: Connection, request: IncomingMessage, body: Uint8Array): Promise<Answer> {
+  gate.requests++;
+  connection.working++;
+  try {
+    const mediaType = (request.headers['content-type'] ?? '').split(';', 1)[0]?.trim().toLowerCase() ?? '';
+    return await answerTo(parts, { method: request.method ?? '', target: request.url ?? '', mediaType, body });
+  } finally {
+    gate.requests--;
+    connection.working--;
+    connection.owesSinceMs = performance.now();
+  }
+}
+
+interface WholeBody {
+  readonly bytes: Uint8Array;
+  /** Its place and its memory are free again. */
+  end(): void;
+}
+
+async function readUpload(uploads: UploadBodies, request: IncomingMessage): Promise<WholeBody | null> {
+  if (uploads.isFull) throw busy(); // so that most are told before they have sent all
+  const intake = takeIn(request, sealedMaxBytes, (bytes) => uploads.hold(upload, bytes));
+  const upload = uploads.begin(() => intake.drop(busy()));
+  let hasPlace = false;
+  try {
+    const bytes = await intake.whole;
+    if (bytes === null) return null;
+    hasPlace = uploads.takePlace(upload, bytes.length);
+    if (!hasPlace) throw busy();
+    return { bytes, end: () => uploads.end(upload) };
+  } finally {
+    if (!hasPlace) uploads.end(upload);
+  }
+}
+
+async function readSmall(request: IncomingMessage, { smallBodyMs }: HttpWaits): Promise<WholeBody | null> {
+  const { whole } = takeIn(request, request.method === 'POST' ? enrolMaxBytes : 0, null);
+  const late = setTimeout(() => request.destroy(), smallBodyMs);
+  const bytes = await whole.finally(() => clearTimeout(late));
+  return bytes === null ? null : { bytes, end: () => undefined };
 }
 
 async function send(waits: HttpWaits, request: IncomingMessage, response: ServerResponse, answer: Answer): Promise<void> {
@@ -257,17 +236,5 @@ async function send(waits: HttpWaits, request: IncomingMessage, response: Server
   await new Promise<void>((resolve) => {
     response.once('close', resolve);
     response.end(isSpent ? undefined : body, () => resolve());
-  });
-}
-
-/** Takes in what is left of a body, for a while. */
-async function discard(request: IncomingMessage, lingerMs: number): Promise<void> {
-  await new Promise<void>((resolve) => {
-    const enough = setTimeout(resolve, lingerMs);
-    request.once('close', () => {
-      clearTimeout(enough);
-      resolve();
-    });
-    request.removeAllListeners('data').resume();
   });
 }

@@ -180,20 +180,34 @@ describe('bodies that only trickle in', () => {
     await other.stop();
   });
 
-  test('of uploads give their place to one that waits, and the others stay', async () => {
-    const other = await ServerRig.start({ waits: { ...defaultWaits, slowMs: 100 } });
+  test('of uploads take nobody’s place, however many and however fast they trickle', async () => {
+    const other = await ServerRig.start();
     const enrolled = await other.enrol();
-    const slow = await Promise.all(Array.from({ length: maxUploads }, () => dial(other)));
-    for (const socket of slow) {
-      socket.on('error', () => undefined); // one of them is cut
-      socket.write(`POST ${paths.batches} HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\nhalf`);
-    }
-    let cut = 0;
-    for (const socket of slow) socket.once('close', () => (cut += 1));
-    await new Promise((resolve) => setTimeout(resolve, 300));
-    expect((await other.send(enrolled, [enrolled.token.batch(1)])).status).toBe(200);
-    expect(cut).toBe(1);
+    const slow = await Promise.all(Array.from({ length: 3 * maxUploads }, () => dial(other)));
+    for (const socket of slow) socket.write(`POST ${paths.batches} HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n\r\n`);
+    const trickle = setInterval(() => {
+      for (const socket of slow) socket.write(Buffer.alloc(1_000));
+    }, 20);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    for (let at = 0; at < 5; at += 1) expect((await other.send(enrolled, [enrolled.token.batch(1)])).status).toBe(200);
+    expect(slow.filter((socket) => socket.readyState !== 'open')).toEqual([]);
+    clearInterval(trickle);
     for (const socket of slow) socket.destroy();
+    await other.stop();
+  });
+
+  test('of uploads that hold more memory than there is for all of them give way, and are told so', async () => {
+    const other = await ServerRig.start();
+    const enrolled = await other.enrol();
+    const big = await Promise.all(Array.from({ length: maxUploads + 2 }, () => dial(other)));
+    const told = big.map((socket) => drain(socket));
+    for (const socket of big) {
+      socket.write(`POST ${paths.batches} HTTP/1.1\r\nhost: x\r\ncontent-length: ${uploadMaxBytes + 60_000}\r\n\r\n`);
+      socket.write(Buffer.alloc(uploadMaxBytes + 50_000));
+    }
+    expect(await Promise.any(told)).toMatch(/^HTTP\/1\.1 503 /);
+    expect((await other.send(enrolled, [enrolled.token.batch(1)])).status).toBe(200);
+    for (const socket of big) socket.destroy();
     await other.stop();
   });
 });
