@@ -6,7 +6,7 @@ import { mkdir, rename, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { keyIdOf } from '#ipc-schema/cose.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
-import type { Device } from '#store/device.ts';
+import type { Device, WriteOptions } from '#store/device.ts';
 import { createImage, openFileDevice } from '#store/device-file.ts';
 import { type OpenOptions, openLog, readStoreHeader } from '#store/log.ts';
 import { UnfitMirror } from '#store/salvage.ts';
@@ -144,7 +144,7 @@ export async function openMirrored(
   mirror: MirrorParts | null,
   tokenId: Uint8Array,
   inspect: (flash: StoreEnd | null, mirror: Device | null) => Promise<void>,
-  options: Pick<OpenOptions, 'end' | 'epochMin'>,
+  options: Pick<OpenOptions, 'end' | 'epochMin' | 'note'>,
 ): Promise<MirroredLog> {
   const openAlone = async (mirrorFailure: string | null): Promise<MirroredLog> => {
     const log = await openLog(flash, dataKey, { ...options, inspect: (found) => inspect(found, null) });
@@ -229,9 +229,9 @@ class WatchedDevice implements Device {
     }
   }
 
-  async writeAndSync(positionBytes: number, bytes: Uint8Array): Promise<void> {
+  async writeAndSync(positionBytes: number, bytes: Uint8Array, options?: WriteOptions): Promise<void> {
     try {
-      await this.#device.writeAndSync(positionBytes, bytes);
+      await this.#device.writeAndSync(positionBytes, bytes, options);
     } catch (thrown) {
       this.#writeFailed = true;
       throw thrown;

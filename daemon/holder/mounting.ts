@@ -93,6 +93,8 @@ export interface MountOptions {
   readonly acceptEnd?: number | null;
   /** As openLog has it. */
   readonly epochMin?: number;
+  /** As openLog has it. */
+  readonly note?: (what: string, error: unknown) => void;
 }
 
 /** `token` is logged in. The log's opening is the first write, where the device is writable. */
@@ -100,7 +102,7 @@ export async function mountLedger(
   token: Token,
   device: Device,
   mirror: MirrorParts | null,
-  { isRejoining = false, seen = null, acceptEnd = null, epochMin = 0 }: MountOptions = {},
+  { isRejoining = false, seen = null, acceptEnd = null, epochMin = 0, note }: MountOptions = {},
 ): Promise<Mounting> {
   const publicKey = token.publicKey();
   const header = await readOwnHeader(device, publicKey, mirror);
@@ -118,7 +120,7 @@ export async function mountLedger(
       mirror,
       keyIdOf(publicKey),
       async (found, second) => (isRejoining ? undefined : await refuseRollback(anchor, found, device, second, dataKey, end)),
-      { end, epochMin },
+      { end, epochMin, ...(note === undefined ? {} : { note }) },
     );
     try {
       const { chain, mount } = await readMount(token, publicKey, log, method);

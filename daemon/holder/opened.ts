@@ -29,7 +29,7 @@ export async function openLedger(
   seen: Seen | null,
   { onTrouble, onMirrorWhole }: OpenedEvents,
 ): Promise<{ readonly opened: Opened; readonly facts: TokenFacts }> {
-  const mounting = await mountLedger(token, device, parts.mirror ?? null, { seen });
+  const mounting = await mountLedger(token, device, parts.mirror ?? null, { seen, note: parts.note });
   const { mirrorFailure, facts } = mounting;
   if (mirrorFailure !== null) parts.note('the mirror is not used', new Error(mirrorFailure));
   const opened: Opened = new Opened(

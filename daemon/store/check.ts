@@ -1,8 +1,10 @@
 // Owns: reading everything that is kept, on FLASH and mirror, a segment at a time, and putting right what one of them has whole.
 // Invariants: a segment that is still written is read in the writer's turn, so no append of ours is half written meanwhile; the others are read
 // beside it and only what seems damaged is read again, and healed, in that turn: appends do not wait for a check. Segments that were released
-// before their turn are passed over. Damage is reported by frame index and never thrown. Must not: decide what is valid (walk.ts, recover.ts).
-import type { Device } from '#store/device.ts';
+// before their turn are passed over. A repair that fails stops no append: nothing of the log's end was written by it, the other side has it whole, and the
+// segment is read there from then on, and not repaired again before the log is opened anew. Damage is reported by frame index and never thrown. Must not: decide what is valid (walk.ts, recover.ts).
+import { UkeyError } from '#ipc-schema/errors.ts';
+import type { Device, ReadableDevice } from '#store/device.ts';
 import type { CheckOptions, CheckReport, SliceReport } from '#store/store.ts';
 import { healSegment, type Pair, type SegmentHealed } from './heal.ts';
 import type { SuperblockKeeper } from './keeper.ts';
@@ -20,6 +22,8 @@ export interface CheckParts {
   readonly dataKey: Uint8Array;
   readonly reader: Reader;
   readonly writer: Writer;
+  /** Told of each segment that cannot be put right. */
+  readonly note: (what: string, error: unknown) => void;
 }
 
 export interface SegmentFound extends SegmentHealed {
@@ -34,23 +38,42 @@ async function look(parts: CheckParts, head: Head, heal: boolean): Promise<Segme
   await mirrored?.settle();
   const place = (): number => reader.heads.findIndex((one) => one.runIndex === head.runIndex);
   if (place() < 0) return null;
-  const pair: Pair = { flash: mirrored?.flash ?? device, mirror: mirrored === null || mirrored.failure !== null ? null : mirrored.mirror };
+  const mirror = mirrored === null || mirrored.failure !== null ? null : forRepair(mirrored.mirror);
+  const pair: Pair = { flash: forRepair(mirrored?.flash ?? device), mirror };
   const found = await healSegment(pair, keeper.current, dataKey, head.segment, head.runIndex - 1, heal);
   if (place() < 0) return null;
   return { ...found, endIndex: reader.heads[place() + 1]?.firstIndex ?? writer.durable.nextIndex };
 }
 
+const forRepair = (device: Device): Device => ({
+  path: device.path,
+  sizeBytes: device.sizeBytes,
+  sectorBytes: device.sectorBytes,
+  readOnly: device.readOnly,
+  read: (positionBytes, lengthBytes) => device.read(positionBytes, lengthBytes),
+  writeAndSync: (positionBytes, bytes) => device.writeAndSync(positionBytes, bytes, { isRepair: true }),
+  close: () => device.close(),
+});
+
 export async function inTurn(parts: CheckParts, head: Head, heal: boolean): Promise<SegmentFound | null> {
+  const { reader, writer, note } = parts;
   let found: SegmentFound | null = null;
-  await parts.writer.exclusive('a repair', async () => {
-    found = await look(parts, head, heal);
+  await writer.exclusive(null, async () => {
+    found = await look(parts, head, heal && !reader.isGivenUp(head)).catch(async (thrown: unknown) => {
+      if (!(thrown instanceof UkeyError) || thrown.code !== 'unknown-outcome') throw thrown;
+      // Whatever arrived is what belongs there, and the side that had it whole has it still.
+      reader.giveUp(head);
+      note(`segment ${head.segment} of the store cannot be put right`, thrown);
+      return await look(parts, head, false);
+    });
   });
   return found;
 }
 
-/** Puts one segment right from the mirror, as far as that has it. */
-export async function healOne(parts: CheckParts, head: Head): Promise<void> {
-  await inTurn(parts, head, true);
+/** Puts one segment right from the mirror, as far as that has it. Where it cannot be written: what to read instead, else null. */
+export async function healOne(parts: CheckParts & { readonly mirrored: MirroredDevice }, head: Head): Promise<ReadableDevice | null> {
+  if (!parts.reader.isGivenUp(head)) await inTurn(parts, head, true);
+  return parts.reader.isGivenUp(head) ? parts.mirrored.second : null;
 }
 
 export function missingIn(head: Pick<Head, 'firstIndex'>, found: Pick<SegmentFound, 'walk' | 'endIndex'>): Gap[] {
@@ -84,7 +107,8 @@ export async function checkSlice(parts: CheckParts, fromRun: number, heal: boole
   if (found === null) return { ...nothing, ...place };
   const { flashDamaged, mirrorDamaged, walk } = found;
   const missing = missingIn(head, found).filter((gap) => gap.to >= parts.reader.oldestIndex);
-  return { ...nothing, ...place, frames: walk.frames.length, missing, flashDamaged, mirrorDamaged };
+  const healed = nothing.healed && !parts.reader.isGivenUp(head);
+  return { ...nothing, ...place, healed, frames: walk.frames.length, missing, flashDamaged, mirrorDamaged };
 }
 
 /** The whole ring, as it stands now: what is begun meanwhile is for the next time. */
@@ -102,6 +126,6 @@ export async function checkSegments(parts: CheckParts, options: CheckOptions): P
     missing: slices.flatMap(({ missing }) => missing).filter((gap) => gap.to >= parts.reader.oldestIndex),
     flashDamaged: slices.flatMap(({ flashDamaged }) => flashDamaged),
     mirrorDamaged: slices.flatMap(({ mirrorDamaged }) => mirrorDamaged),
-    healed: options.heal && parts.mirrored !== null,
+    healed: options.heal && parts.mirrored !== null && slices.every(({ healed }) => healed),
   };
 }

@@ -95,7 +95,7 @@ class Wreck implements DamagedLog {
     this.#reader = new Reader({
       ...{ device, superblock, dataKey: key, heads: reading.heads, newestFrames: walk?.frames ?? [] },
       ...{ nextIndex: reading.lastIndex + 1, oldestIndex: superblock.oldestIndex },
-      heal: async () => undefined,
+      heal: async () => null,
     });
   }
 

@@ -4,13 +4,14 @@
 // write, which ends in the kernel's memory, is made at once, so that its sync begins before whatever this thread does next (a signature, which blocks it);
 // what a log will be written over next is read before (read-ahead.ts), in the pool and behind the sync;
 // a write counts as done only when all bytes were taken and fdatasync said yes; after the first write or sync that failed every
-// further one is refused (a second fdatasync would say yes without having written). Positions and lengths are whole sectors.
+// further one is refused (a second fdatasync would say yes without having written), unless it was a repair, on which nobody counts. Positions and
+// lengths are whole sectors.
 // Errors are UkeyError: no-token (nothing there), halted (in use, mounted, unfit, unreadable), unknown-outcome (a write failed).
 import { fdatasync, read, writeSync } from 'node:fs';
 import { open as openFile, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { UkeyError } from '#ipc-schema/errors.ts';
-import type { Device } from '#store/device.ts';
+import type { Device, WriteOptions } from '#store/device.ts';
 import { type Claimed, claimDevice, closeDescriptor } from './device-claim.ts';
 import { pieceBytes, ReadAhead, type Stretch } from './read-ahead.ts';
 
@@ -67,12 +68,12 @@ class FileDevice implements Device {
     );
   }
 
-  async writeAndSync(positionBytes: number, bytes: Uint8Array): Promise<void> {
+  async writeAndSync(positionBytes: number, bytes: Uint8Array, { isRepair = false }: WriteOptions = {}): Promise<void> {
     this.#check(positionBytes, bytes.length);
     if (this.readOnly) throw new UkeyError('halted', `${this.path} was opened for reading only`);
     // As they are now: the caller may change its own before their turn comes.
     const taken = this.#pending === 0 ? bytes : Uint8Array.from(bytes);
-    await this.#inTurn(this.#lanes, () => this.#write(positionBytes, taken));
+    await this.#inTurn(this.#lanes, () => this.#write(positionBytes, taken, isRepair));
   }
 
   close(): Promise<void> {
@@ -88,14 +89,14 @@ class FileDevice implements Device {
     });
   }
 
-  async #write(positionBytes: number, bytes: Uint8Array): Promise<void> {
+  async #write(positionBytes: number, bytes: Uint8Array, isRepair: boolean): Promise<void> {
     if (this.#writeFailed) throw new UkeyError('unknown-outcome', `an earlier write to ${this.path} failed`);
     try {
       writeAll(this.#descriptor, positionBytes, bytes);
       // Not durable before this.
       await synced(this.#descriptor);
     } catch (cause) {
-      this.#writeFailed = true;
+      if (!isRepair) this.#writeFailed = true;
       throw new UkeyError('unknown-outcome', `${this.path} failed to write at ${positionBytes}`, { cause });
     }
     this.#ahead.wrote(positionBytes + bytes.length);

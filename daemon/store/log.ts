@@ -155,6 +155,7 @@ interface LogParts {
   readonly mounted: Mounted;
   readonly reader: Reader;
   readonly writer: Writer;
+  readonly note: NonNullable<OpenOptions['note']>;
 }
 
 class BlockLog implements StoreLog {
@@ -287,6 +288,8 @@ export interface OpenOptions {
   };
   /** Not asked when reading only: nothing is written then. */
   readonly inspect?: Inspect;
+  /** Told while it is open of what could not be put right, and goes on. */
+  readonly note?: (what: string, error: unknown) => void;
   /** A parameter for test vectors. */
   readonly randomBytes?: RandomBytes;
   /** The mount epoch is at least this afterwards: for a store that was brought up to what another opening had written. */
@@ -300,7 +303,7 @@ export interface OpenOptions {
  * named (damageOf); the devices stay open then. `dataKey` is copied; the caller wipes its own.
  */
 export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenOptions = {}): Promise<StoreLog> {
-  const { randomBytes = cryptoRandomBytes, mirror, inspect, end: known = null } = options;
+  const { randomBytes = cryptoRandomBytes, mirror, inspect, end: known = null, note = () => undefined } = options;
   const key = Buffer.from(dataKey);
   try {
     const joined =
@@ -334,7 +337,7 @@ export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenO
       isEndHidden: found.hidden.length > 0,
       mirror: joined?.report ?? null,
     };
-    const parts = { device, keeper, dataKey: key, mirrored };
+    const parts = { device, keeper, dataKey: key, mirrored, note };
     const reader = new Reader({
       device,
       superblock: before,
@@ -344,9 +347,10 @@ export async function openLog(flash: Device, dataKey: Uint8Array, options: OpenO
       nextIndex: mounted.nextIndex,
       oldestIndex: before.oldestIndex,
       heal: async (head) => {
-        if (mirrored !== null) await healOne({ ...parts, reader, writer }, head);
+        if (mirrored !== null) return await healOne({ ...parts, mirrored, reader, writer }, head);
         // Beside a writer: it may have released what was looked for.
-        else if (flash.readOnly) reader.forget((await readSuperblock(flash, key)).superblock.oldestIndex, []);
+        if (flash.readOnly) reader.forget((await readSuperblock(flash, key)).superblock.oldestIndex, []);
+        return null;
       },
     });
     const writer: Writer = new Writer({

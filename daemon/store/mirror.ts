@@ -4,7 +4,7 @@
 // lagMaxBytes behind, and after its first failure nothing more: it is then a true older state, which the next opening brings up.
 // Reads come from the FLASH. Must not: compare or repair (heal.ts does).
 import { UkeyError } from '#ipc-schema/errors.ts';
-import type { Device } from '#store/device.ts';
+import type { Device, ReadableDevice } from '#store/device.ts';
 import type { MirrorMode } from '#store/store.ts';
 
 /** What an `async` mirror may be behind; then appends wait for it. */
@@ -39,6 +39,17 @@ export class MirroredDevice implements Device {
   /** Why the mirror gets nothing more; null while it does. */
   get failure(): UkeyError | null {
     return this.#failure;
+  }
+
+  /** The mirror to be read, with all that it will get. */
+  get second(): ReadableDevice {
+    return {
+      path: this.mirror.path,
+      read: async (positionBytes, lengthBytes) => {
+        await this.settle();
+        return await this.mirror.read(positionBytes, lengthBytes);
+      },
+    };
   }
 
   async read(positionBytes: number, lengthBytes: number): Promise<Uint8Array> {

@@ -3,12 +3,13 @@
 // A frame that cannot be opened is `halted` with its index. Must not: write, or keep frame keys beyond one call.
 import { unpack } from '#ground/unpacking.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
-import type { Device } from '#store/device.ts';
+import type { Device, ReadableDevice } from '#store/device.ts';
 import type { Frame, PackedFrame } from '#store/store.ts';
 import { deriveKey, openPacked } from './cipher.ts';
 import { segmentPosition } from './format.ts';
 import { damaged, headOf } from './mount.ts';
 import type { Head } from './recover.ts';
+import { salvage } from './salvage.ts';
 import type { Superblock } from './superblock.ts';
 import { type SeenFrame, type SeenRun, walkSegment } from './walk.ts';
 
@@ -26,14 +27,19 @@ export interface ReaderParts {
   readonly nextIndex: number;
   /** First frame that is kept. */
   readonly oldestIndex: number;
-  /** Called when a frame cannot be read, before it is tried again: puts the segment right, or learns that it was released. */
-  readonly heal: (head: Head) => Promise<void>;
+  /**
+   * Called when a frame cannot be read, before it is tried again: puts the segment right, or learns that it was released. Where it cannot be put right:
+   * where else to read it; null: where it was.
+   */
+  readonly heal: (head: Head) => Promise<ReadableDevice | null>;
 }
 
 export class Reader {
   readonly #parts: ReaderParts;
   readonly #heads: Head[];
   readonly #cache = new Map<number, readonly SeenFrame[]>();
+  /** By first run: segments that cannot be put right, and where they are read. */
+  readonly #givenUp = new Map<number, ReadableDevice>();
   #scans: Promise<unknown> = Promise.resolve();
   #newest: SeenFrame[];
   #nextIndex: number;
@@ -71,7 +77,16 @@ export class Reader {
   /** These segments were released and may be overwritten from now on. */
   forget(oldestIndex: number, segments: readonly number[]): void {
     this.#oldestIndex = oldestIndex;
-    while (segments.includes(this.#heads[0]?.segment ?? -1)) this.#heads.shift();
+    while (segments.includes(this.#heads[0]?.segment ?? -1)) this.#givenUp.delete(this.#heads.shift()?.runIndex ?? -1);
+  }
+
+  /** It cannot be put right, and is not tried again. */
+  giveUp({ runIndex }: Head): void {
+    this.#givenUp.set(runIndex, this.#parts.device);
+  }
+
+  isGivenUp({ runIndex }: Head): boolean {
+    return this.#givenUp.has(runIndex);
   }
 
   /** What is remembered of the segment is void: frames came back. */
@@ -93,13 +108,16 @@ export class Reader {
   }
 
   async #readHealed(head: Head, fromIndex: number, maxBytes: number): Promise<PackedFrame[]> {
+    const tried = this.#givenUp.get(head.runIndex) ?? this.#parts.device;
     try {
-      return await this.#readIn(head, fromIndex, maxBytes);
+      return await this.#readIn(head, tried, fromIndex, maxBytes);
     } catch (thrown) {
       if (!(thrown instanceof UkeyError) || thrown.code !== 'halted') throw thrown;
-      await this.#parts.heal(head);
+      // What can be read in one place alone is found there, whichever was tried first.
+      const other = tried === this.#parts.device ? ((await this.#parts.heal(head)) ?? tried) : this.#parts.device;
+      if (this.isGivenUp(head)) this.#givenUp.set(head.runIndex, other);
       this.#cache.delete(head.segment);
-      return await this.#readIn(head, fromIndex, maxBytes);
+      return await this.#readIn(head, other, fromIndex, maxBytes);
     }
   }
 
@@ -108,8 +126,8 @@ export class Reader {
     return this.#heads;
   }
 
-  async #readIn(head: Head, fromIndex: number, maxBytes: number): Promise<PackedFrame[]> {
-    const frames = await this.#framesOf(head);
+  async #readIn(head: Head, device: ReadableDevice, fromIndex: number, maxBytes: number): Promise<PackedFrame[]> {
+    const frames = await this.#framesOf(head, device);
     const first = locate(frames, fromIndex);
     if (first === null) throw lostFrame(fromIndex);
     let payloadBytes = 0;
@@ -122,7 +140,7 @@ export class Reader {
       if (place > first && payloadBytes > maxBytes) break;
       end = place + 1;
     }
-    return await this.#open(head.segment, frames.slice(first, end));
+    return await this.#open(head.segment, device, frames.slice(first, end));
   }
 
   #headOf(index: number): Head | null {
@@ -136,13 +154,13 @@ export class Reader {
     return this.#heads[low - 1] ?? null;
   }
 
-  async #framesOf(head: Head): Promise<readonly SeenFrame[]> {
+  async #framesOf(head: Head, device: ReadableDevice): Promise<readonly SeenFrame[]> {
     const { segment } = head;
     if (segment === this.#heads.at(-1)?.segment) return this.#newest;
     const cached = this.#cached(segment);
     if (cached !== null) return cached;
     // One at a time, because each takes as much memory as a segment; who waited finds what was read meanwhile.
-    const turn = this.#scans.then(async () => this.#cached(segment) ?? (await this.#scan(head)));
+    const turn = this.#scans.then(async () => this.#cached(segment) ?? (await this.#scan(head, device)));
     this.#scans = turn.then(
       () => undefined, // and not what was read
       () => undefined,
@@ -158,11 +176,13 @@ export class Reader {
     return cached;
   }
 
-  async #scan(head: Head): Promise<readonly SeenFrame[]> {
+  async #scan(head: Head, device: ReadableDevice): Promise<readonly SeenFrame[]> {
     const { segment } = head;
-    const { device, superblock } = this.#parts;
+    const { superblock } = this.#parts;
+    const place = [segmentPosition(superblock, segment), superblock.segmentBytes] as const;
+    const bytes = this.isGivenUp(head) ? (await salvage(device, ...place)).bytes : await device.read(...place);
     const { frames } = walkSegment({
-      sides: [await device.read(segmentPosition(superblock, segment), superblock.segmentBytes)],
+      sides: [bytes],
       segment,
       geometry: superblock,
       storeId: superblock.storeId,
@@ -180,8 +200,8 @@ export class Reader {
     return frames;
   }
 
-  async #open(segment: number, frames: readonly SeenFrame[]): Promise<PackedFrame[]> {
-    const { device, superblock, dataKey } = this.#parts;
+  async #open(segment: number, device: ReadableDevice, frames: readonly SeenFrame[]): Promise<PackedFrame[]> {
+    const { superblock, dataKey } = this.#parts;
     const first = frames[0];
     const last = frames.at(-1);
     if (first === undefined || last === undefined) return [];

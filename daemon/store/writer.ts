@@ -176,8 +176,8 @@ export class Writer {
     return freed;
   }
 
-  /** Runs something in the queue's turn: no write of ours is under way meanwhile. */
-  async exclusive(what: string, run: () => Promise<void>): Promise<void> {
+  /** Runs something in the queue's turn: no write of ours is under way meanwhile. `what` null: as long as it may fail without ending the writing. */
+  async exclusive(what: string | null, run: () => Promise<void>): Promise<void> {
     this.#refuseIfBusy();
     await this.#enqueue(what, run);
   }
@@ -209,7 +209,7 @@ export class Writer {
   }
 
   /** Runs `write` after all that was enqueued before, unless something failed. */
-  #enqueue(what: string, write: () => Promise<void>): Promise<void> {
+  #enqueue(what: string | null, write: () => Promise<void>): Promise<void> {
     this.#pending += 1;
     const done = this.#next(what, write, this.#last);
     // Whoever made that call gets its error; the queue itself goes on and finds #failed set.
@@ -217,11 +217,12 @@ export class Writer {
     return done;
   }
 
-  async #next(what: string, write: () => Promise<void>, before: Promise<unknown>): Promise<void> {
+  async #next(what: string | null, write: () => Promise<void>, before: Promise<unknown>): Promise<void> {
     try {
       await before;
       this.#refuseIfFailed();
       await write().catch((cause: unknown) => {
+        if (what === null) throw cause; // nothing of the log's end was written by it
         this.#failed = new UkeyError('unknown-outcome', `writing ${what} failed`, { cause });
         throw this.#failed;
       });

@@ -74,6 +74,21 @@ describe('a holder with a mirror', () => {
     expect(await readVerified(rig.holder, again)).toEqual(['a', 'b']);
   });
 
+  test('reads from it what the FLASH can neither read nor take again, tells it once, and sells on', async () => {
+    await open();
+    rig.device?.wearOut(4 * 1024 * 1024 + 4096, 512); // where the first batch begins
+    const states = rig.watch.seen.length;
+    for (const body of ['b', 'c', 'd']) {
+      expect(await readVerified(rig.holder, mount)).toContain('a');
+      await rig.holder.commit(drafts.next([body])).durable;
+    }
+    expect(await rig.holder.check(1, true)).toMatchObject({ healed: false, missing: [] });
+    await rig.holder.commit(drafts.next(['e'])).durable;
+    expect(await readVerified(rig.holder, mount)).toEqual(['a', 'b', 'c', 'd', 'e']);
+    expect(rig.notes.filter((note) => note.includes('cannot be put right'))).toHaveLength(1);
+    expect(rig.watch.seen).toHaveLength(states);
+  });
+
   test('makes it anew when it is gone', async () => {
     await open();
     expect((await rig.reopen(() => rig.mirror.lose())).mirror).toMatchObject({ remade: true });

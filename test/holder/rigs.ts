@@ -11,7 +11,7 @@ import type { MirrorParts } from '#holder/mirroring.ts';
 import { type ParentHolder, type ParentOptions, startHolder } from '#holder/parent.ts';
 import { type HolderParts, partsOf } from '#holder/parts.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
-import type { Device } from '#store/device.ts';
+import type { Device, WriteOptions } from '#store/device.ts';
 import { openFileDevice } from '#store/device-file.ts';
 import type { HolderRig } from '#test/suites/holder-suite.ts';
 import type { RestoreRig } from '#test/suites/restore-suite.ts';
@@ -32,9 +32,9 @@ class SlowDevice extends MemoryDevice {
     this.#writeMs = writeMs;
   }
 
-  override async writeAndSync(positionBytes: number, bytes: Uint8Array): Promise<void> {
+  override async writeAndSync(positionBytes: number, bytes: Uint8Array, options?: WriteOptions): Promise<void> {
     if (this.#writeMs() > 0) await setTimeout(this.#writeMs());
-    await super.writeAndSync(positionBytes, bytes);
+    await super.writeAndSync(positionBytes, bytes, options);
   }
 }
 

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Device } from '#store/device.ts';
+import type { Device, WriteOptions } from '#store/device.ts';
 import { createImage, openFileDevice } from '#store/device-file.ts';
 import { formatStore, openLog } from '#store/log.ts';
 import { restoreFromMirror } from '#store/restore.ts';
@@ -215,26 +215,34 @@ describe('an image', () => {
     await expect(openFileDevice(path, { lockWaitMs: 0 })).rejects.toMatchObject({ code: 'halted' });
   });
 
-  it.skipIf(missingForStrace() !== null && process.env['CI'] === undefined)(
-    'counts nothing as written that was not synced, and takes nothing more after that',
-    { timeout: 20_000 },
-    async () => {
+  describe.skipIf(missingForStrace() !== null && process.env['CI'] === undefined)('whose sync fails', { timeout: 20_000 }, () => {
+    /** What two writes say, the first of which is not synced. */
+    async function twoWrites(first: WriteOptions): Promise<{ path: string; said: string[] }> {
       const path = await newImage();
       const script = `
         const { openFileDevice } = await import(${JSON.stringify(new URL('../../daemon/store/device-file.ts', import.meta.url).href)});
         const device = await openFileDevice(${JSON.stringify(path)});
-        for (const at of [0, 512]) console.log(await device.writeAndSync(at, Buffer.alloc(512, 5)).then(() => 'written', (error) => error.code + ': ' + error.message));
+        for (const [at, how] of [[0, ${JSON.stringify(first)}], [512, {}]])
+          console.log(await device.writeAndSync(at, Buffer.alloc(512, 5), how).then(() => 'written', (error) => error.code + ': ' + error.message));
         await device.close();`;
       const [strace = '', ...args] = underStrace('fdatasync', '1', { kind: 'error', error: 'EIO' });
       const done = spawnSync(strace, [...args, process.execPath, '--input-type=module', '-e', script], {
         encoding: 'utf8',
         timeout: 15_000,
       });
-      const [first, second] = done.stdout.trim().split('\n');
-      expect(first).toBe(`unknown-outcome: ${path} failed to write at 0`);
-      expect(second).toBe(`unknown-outcome: an earlier write to ${path} failed`);
-    },
-  );
+      return { path, said: done.stdout.trim().split('\n') };
+    }
+
+    it('counts nothing as written that was not synced, and takes nothing more after that', async () => {
+      const { path, said } = await twoWrites({});
+      expect(said).toEqual([`unknown-outcome: ${path} failed to write at 0`, `unknown-outcome: an earlier write to ${path} failed`]);
+    });
+
+    it('says so of a repair as well, and goes on', async () => {
+      const { path, said } = await twoWrites({ isRepair: true });
+      expect(said).toEqual([`unknown-outcome: ${path} failed to write at 0`, 'written']);
+    });
+  });
 
   it.skipIf(missingForPower() !== null && process.env['CI'] === undefined)(
     'is opened for writing with what stands on the disk, not with what a failed sync has dropped and the kernel still shows',

@@ -2,7 +2,7 @@
 // Invariants: the medium is what survives a power cut; a cache lies over it; without faults writeAndSync empties the cache.
 // Pages are never changed in place, so a snapshot is cheap. Nothing here is random: tests draw from their printed seed.
 import { UkeyError } from '#ipc-schema/errors.ts';
-import type { Device } from '#store/device.ts';
+import type { Device, WriteOptions } from '#store/device.ts';
 
 const pageBytes = 4096;
 
@@ -46,6 +46,7 @@ export class MemoryDevice implements Device {
   #closed = false;
   #dead = false;
   readonly #unreadable = new Set<number>();
+  readonly #worn = new Set<number>();
   #faults = new Map<number, WriteFault>();
   #stalled: Promise<void> = Promise.resolve();
   /** All that was asked for since opening, also what failed. */
@@ -72,6 +73,12 @@ export class MemoryDevice implements Device {
   failReads(positionBytes: number, lengthBytes: number): void {
     for (let at = positionBytes; at < positionBytes + lengthBytes; at += this.sectorBytes)
       this.#unreadable.add(at - (at % this.sectorBytes));
+  }
+
+  /** These bytes can neither be read nor written any more. */
+  wearOut(positionBytes: number, lengthBytes: number): void {
+    this.failReads(positionBytes, lengthBytes);
+    for (let at = positionBytes; at < positionBytes + lengthBytes; at += this.sectorBytes) this.#worn.add(at - (at % this.sectorBytes));
   }
 
   /** Writes wait until the returned function is called. */
@@ -111,13 +118,14 @@ export class MemoryDevice implements Device {
     return readMedium(over, positionBytes, lengthBytes);
   }
 
-  async writeAndSync(positionBytes: number, bytes: Uint8Array): Promise<void> {
+  async writeAndSync(positionBytes: number, bytes: Uint8Array, { isRepair = false }: WriteOptions = {}): Promise<void> {
     this.#check(positionBytes, bytes.length);
     if (this.readOnly) throw new UkeyError('halted', 'opened for reading only');
     if (this.#dead) throw new UkeyError('unknown-outcome', 'an earlier write failed');
     const write = { positionBytes, bytes: Uint8Array.from(bytes) };
     this.writes.push(write);
-    const fault = this.#faults.get(this.writes.length);
+    const isWorn = [...this.#worn].some((at) => at >= positionBytes && at < positionBytes + bytes.length);
+    const fault = this.#faults.get(this.writes.length) ?? (isWorn ? { kind: 'not-written' as const } : undefined);
     this.#underWay += 1;
     this.overlap = Math.max(this.overlap, this.#underWay);
     await this.#stalled;
@@ -128,7 +136,7 @@ export class MemoryDevice implements Device {
       return;
     }
     if (fault !== undefined) {
-      this.#dead = true;
+      this.#dead = !isRepair;
       if (fault.kind !== 'not-written') this.#settle(write, fault.kind === 'torn' ? fault.keeps : () => true);
       throw new UkeyError('unknown-outcome', `write failed: ${fault.kind}`);
     }

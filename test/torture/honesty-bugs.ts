@@ -24,7 +24,7 @@ export const seededBugs: readonly SeededBug[] = [
   {
     name: 'a device takes writes after a failed sync',
     file: 'daemon/store/device-file.ts',
-    find: '      this.#writeFailed = true;\n',
+    find: '      if (!isRepair) this.#writeFailed = true;\n',
     replace: '',
     test: 'store/device-file.test.ts',
     only: 'that was not synced',
