@@ -3,10 +3,10 @@
 // opened without it and went as far, and shows what the mirror ends with or can be read whole. What cannot be read is read again first.
 // A crash anywhere leaves a state that the next opening heals on.
 // Must not: append, touch a mirror that is neither blank nor a store, or make a FLASH (restore.ts).
-import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
+import { asUkeyError, UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import type { Inspect, KnownEnd, MirrorMode, MirrorReport } from '#store/store.ts';
-import { copyCount, copyStrideBytes, type DecodedRun, segmentOf, view } from './format.ts';
+import { copyCount, copyStrideBytes, type DecodedRun, logStartBytes, segmentOf, view } from './format.ts';
 import { copySegment, healSegment } from './heal.ts';
 import {
   checkDevice,
@@ -75,6 +75,15 @@ function judgeMirror(mirror: Device, copies: readonly CopyState[], macKey: Uint8
   }
 }
 
+/** One that was cut short, or lies on another kind of disk. Where it went further than the FLASH, that one may not go on alone either. Throws `halted`. */
+function checkMirror(mirror: Device, superblock: Superblock, flashRules: boolean): void {
+  try {
+    checkDevice(mirror, superblock);
+  } catch (thrown) {
+    throw flashRules ? unusable(mirror, asUkeyError(thrown).message) : thrown;
+  }
+}
+
 async function readSuperblocks(flash: PatientDevice, mirror: Device, dataKey: Uint8Array): Promise<Superblocks> {
   const onFlash = await readCopies(flash);
   // A copy that could not be read has not rotted: the mirror's rule only where all four of the FLASH were seen.
@@ -96,7 +105,7 @@ async function readSuperblocks(flash: PatientDevice, mirror: Device, dataKey: Ui
       throw new UkeyError('halted', `the mirror ${mirror.path} belongs to another token since this FLASH was given up`);
     }
     checkDevice(flash, best);
-    checkDevice(mirror, best);
+    checkMirror(mirror, best, ours !== null && (theirs?.mountEpoch ?? 0) <= ours.mountEpoch);
     return { best, flash: ours, mirror: theirs, remake };
   } finally {
     macKey.fill(0);
@@ -323,6 +332,7 @@ function sameHeads(onFlash: readonly DecodedRun[], onMirror: readonly DecodedRun
  * Throws `halted` as opening does, and when the two have parted (each holds frames that the other contradicts).
  */
 export async function joinMirror(flash: Device, mirror: Device, dataKey: Uint8Array, options: JoinOptions): Promise<Joined> {
+  if (mirror.sizeBytes < logStartBytes) throw unusable(mirror, `it has ${mirror.sizeBytes} bytes`);
   const pair = { flash: new PatientDevice(flash), mirror: new PatientDevice(mirror) };
   const superblocks = await readSuperblocks(pair.flash, pair.mirror, dataKey);
   const superblock = superblocks.best;
@@ -339,6 +349,8 @@ export async function joinMirror(flash: Device, mirror: Device, dataKey: Uint8Ar
 
 /** `unread`: of which of the two something could not be read. */
 function unfit(mirror: Device, { path, unread }: PatientDevice): UkeyError {
-  const text = `the mirror ${mirror.path} cannot be used: ${path} cannot be read at ${[...unread.keys()].join(', ')}`;
-  return new UkeyError('halted', text, { cause: new UnfitMirror() });
+  return unusable(mirror, `${path} cannot be read at ${[...unread.keys()].join(', ')}`);
 }
+
+const unusable = (mirror: Device, why: string): UkeyError =>
+  new UkeyError('halted', `the mirror ${mirror.path} cannot be used: ${why}`, { cause: new UnfitMirror() });

@@ -1,5 +1,5 @@
 // Shows: a holder with a mirror: it is made, kept equal, healed and heals; losing either side, or its disk, loses nothing and stops nothing.
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, describe, expect, test, vi } from 'vitest';
@@ -174,6 +174,35 @@ describe('a holder with a mirror', () => {
 });
 
 describe('the file of a mirror', () => {
+  test('that was cut short stops no shop: the FLASH goes on alone, and the status names it', { timeout: 30_000 }, async () => {
+    const folder = mkdtempSync(path.join(tmpdir(), 'ukeyd-cut-'));
+    const rig = new MemoryRig({ mirror: mirrorAt('sync', { kind: 'folder', folder }) });
+    try {
+      await rig.watch.until('blank');
+      let drafts = new DraftMaker(await provisionHolder(rig.holder));
+      const sold = ['a'];
+      await rig.holder.commit(drafts.next(['a'])).durable;
+      await rig.holder.logout();
+      const file = path.join(folder, readdirSync(folder)[0] ?? '');
+      const whole = readFileSync(file);
+      for (const bytes of [0, 1_000, 4_096, 3 * 1024 * 1024, 6 * 1024 * 1024, whole.length - 4_096, whole.length - 100]) {
+        writeFileSync(file, whole.subarray(0, bytes));
+        drafts = new DraftMaker(await rig.holder.login(pinBytes(), false));
+        expect((await rig.holder.status()).mirror?.failure).toContain(file);
+        await rig.holder.commit(drafts.next([`${bytes}`])).durable;
+        sold.push(`${bytes}`);
+        await rig.holder.logout();
+      }
+      writeFileSync(file, whole);
+      const mount = await rig.holder.login(pinBytes(), false);
+      expect((await rig.holder.status()).mirror?.failure).toBeNull();
+      expect(await readVerified(rig.holder, mount)).toEqual(sold);
+    } finally {
+      await rig.holder.close();
+      rmSync(folder, { recursive: true });
+    }
+  });
+
   const folder = mkdtempSync(path.join(tmpdir(), 'ukeyd-mirror-'));
   afterEach(() => rmSync(folder, { recursive: true, force: true }));
   const tokenId = Buffer.alloc(16, 7);
