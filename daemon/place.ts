@@ -223,8 +223,8 @@ class TokenPlace implements Place {
         const raisedAt = new Date(alarm.raisedAtMs).toISOString();
         this.#herald.tell('alarm', { batchIndex: alarm.batchIndex, raisedAt, reason, action });
       },
-      onAcknowledged: (upToBatch) => {
-        this.#deliveries.acknowledged(upToBatch);
+      onAcknowledged: (tokenId, upToBatch) => {
+        this.#deliveries.acknowledged(tokenId, upToBatch);
         this.#herald.tell('acknowledged', { upToBatch });
         void this.custody.reclaim(); // never rejects
         this.#herald.standing(this.custody);
@@ -321,6 +321,7 @@ class TokenPlace implements Place {
     if (ledger === this.#greeted) return;
     this.#greeted = ledger;
     if (ledger === null) return;
+    this.#deliveries.opened(ledger.mount.tokenId);
     this.#idle.used(); // reading it may have taken longer than a token may be idle
     void this.#uploader.probe().then(() => this.#renewal.look()); // neither rejects
     this.#lookAtStore();

@@ -1,10 +1,11 @@
 // Owns: requests that wait for the server's acknowledgement of their batch.
-// Invariants: a wait is bounded (ackWaitMs) and never holds up anybody else; its end says what is true: acknowledged or not yet.
+// Invariants: a wait is bounded (ackWaitMs) and never holds up anybody else; its end says what is true: acknowledged or not yet. Every ledger has a
+// batch of each number: what is said of one token wakes nobody who waits for another one's.
 
 export const ackWaitMs = 20_000;
 
 export class Deliveries {
-  readonly #waiting = new Set<{ readonly batchIndex: number; wake(acknowledged: boolean): void }>();
+  readonly #waiting = new Set<{ readonly token: string; readonly batchIndex: number; wake(acknowledged: boolean): void }>();
   readonly #onWait: () => void;
   #closed = false;
 
@@ -14,11 +15,12 @@ export class Deliveries {
   }
 
   /** true when the batch was acknowledged within the time. */
-  wait(batchIndex: number): Promise<boolean> {
+  wait(tokenId: Uint8Array, batchIndex: number): Promise<boolean> {
     if (this.#closed) return Promise.resolve(false);
     return new Promise((resolve) => {
       const timer = setTimeout(() => entry.wake(false), ackWaitMs);
       const entry = {
+        token: nameOf(tokenId),
         batchIndex,
         wake: (acknowledged: boolean): void => {
           clearTimeout(timer);
@@ -31,9 +33,16 @@ export class Deliveries {
     });
   }
 
-  /** Everything up to and with this batch is acknowledged. */
-  acknowledged(upToBatch: number): void {
-    for (const entry of [...this.#waiting]) if (entry.batchIndex <= upToBatch) entry.wake(true);
+  /** Everything of this token up to and with this batch is acknowledged. */
+  acknowledged(tokenId: Uint8Array, upToBatch: number): void {
+    const token = nameOf(tokenId);
+    for (const entry of [...this.#waiting]) if (entry.token === token && entry.batchIndex <= upToBatch) entry.wake(true);
+  }
+
+  /** This token is the one that uploads from now on: whoever waits for another one's batch need not. */
+  opened(tokenId: Uint8Array): void {
+    const token = nameOf(tokenId);
+    for (const entry of [...this.#waiting]) if (entry.token !== token) entry.wake(false);
   }
 
   /** Nobody need wait any longer: the line is down. */
@@ -47,3 +56,5 @@ export class Deliveries {
     this.giveUp();
   }
 }
+
+const nameOf = (tokenId: Uint8Array): string => Buffer.from(tokenId).toString('hex');

@@ -149,7 +149,8 @@ function waitsForServer({ mode }: Charter, wait: InvoiceRequest['wait']): boolea
 async function awaitDelivery(parts: IssueParts, ledger: Ledger, issued: Issued, mustWait: boolean): Promise<boolean> {
   // With the line down nobody will acknowledge it: no reason to keep the caller.
   const mayCome = parts.link() !== 'down';
-  const acknowledged = (mayCome && (await parts.deliveries.wait(issued.batchIndex))) || issued.batchIndex <= ledger.tip.ackedBatch;
+  const acknowledged =
+    (mayCome && (await parts.deliveries.wait(ledger.mount.tokenId, issued.batchIndex))) || issued.batchIndex <= ledger.tip.ackedBatch;
   if (mustWait && !acknowledged) {
     throw new UkeyError('unknown-outcome', 'the document is durable, and the ticket server has not acknowledged it yet', {
       action: 'Repeat with the same key until it is acknowledged; do not issue it under another key.',

@@ -36,7 +36,7 @@ export interface UploaderParts {
   readonly log: Log;
   random(): number;
   onLink(link: Link): void;
-  onAcknowledged(upToBatch: number): void;
+  onAcknowledged(tokenId: Uint8Array, upToBatch: number): void;
   /** The server told of another copy of the token; null: no more. Called at each change. */
   onAlarm(alarm: CloneAlarm | null): void;
 }
@@ -260,7 +260,7 @@ export class Uploader {
     this.#wanted = isMending && lastBatch < ledger.tip.ackedBatch ? lastBatch + 1 : null;
     if (parked === null) return isMending ? null : this.#noProgress();
     this.#account.park(parked);
-    if (ledger.tip.ackedBatch > before) this.#parts.onAcknowledged(ledger.tip.ackedBatch);
+    if (ledger.tip.ackedBatch > before) this.#parts.onAcknowledged(ledger.mount.tokenId, ledger.tip.ackedBatch);
     return null;
   }
 

@@ -1,6 +1,6 @@
 // Shows: two copies of one token, each in a service of its own, both sell and both upload. The server takes the first, flags the second and overwrites
 // nothing; the second stops and stays stopped; the first goes on and says so.
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import { compose, type RunningService } from '#daemon/compose.ts';
@@ -13,9 +13,10 @@ import type { ServiceStatus } from '#ipc-schema/status.ts';
 import { acknowledgementPayload, paths, tokenViewSchema } from '#ipc-schema/upstream.ts';
 import { openAuthority } from '#server/authority.ts';
 import { openSqliteDatabase } from '#server/database-sqlite.ts';
-import { grant, loginWhenReady, openRig, type Rig, rigPin, sale } from '#test/support/rig.ts';
+import { loginWhenReady, openRig, type Rig, sale } from '#test/support/rig.ts';
 import { ScriptedServer } from '#test/support/scripted-server.ts';
 import { HttpsClient } from '#test/support/server-rig.ts';
+import { twoTokens } from '#test/support/two-tokens.ts';
 
 let rig: Rig;
 let copy: Copy | null = null;
@@ -215,22 +216,8 @@ describe('a second copy of a token', () => {
 describe('a proof against one token', () => {
   test('that comes when another one is plugged in stops that other one in nothing, and stops the first when it is back', async () => {
     rig = await openRig({ line: true, pinFile: true });
-    const token = path.join(rig.directory, 'token');
-    const idOf = async () => (await status(rig.admin)).token?.tokenId ?? '';
     const standing = async () => (await status(rig.admin)).standing;
-    const swap = async (out: string, back: string) => {
-      renameSync(token, `${token}-${out}`);
-      await expect.poll(standing).toBe('no-token');
-      renameSync(`${token}-${back}`, token);
-    };
-    const first = await idOf();
-    mkdirSync(`${token}-spare`);
-    await swap('first', 'spare');
-    const ticket = await rig.server.createTicket({ ...grant, serverUrl: `https://127.0.0.1:${rig.line.port}` });
-    await rig.admin.call('token.provision', { label: 'spare', pin: rigPin, soPin: '97531000', ticket });
-    const spare = await idOf();
-    await swap('spare', 'first');
-    await expect.poll(standing, { timeout: 5_000 }).toBe('issuing-online');
+    const { first, spare, swap } = await twoTokens(rig);
     await drain(rig.admin);
 
     const data = path.join(rig.directory, 'server');
@@ -252,7 +239,7 @@ describe('a proof against one token', () => {
       await asked.promise;
       await swap('first', 'spare');
       await expect.poll(standing, { timeout: 5_000 }).toMatch(/^issuing/);
-      expect(await idOf()).toBe(spare);
+      expect((await status(rig.admin)).token?.tokenId).toBe(spare);
       mayAnswer.resolve();
       await flush(rig.admin);
       expect((await rig.till.issue(sale('on-the-spare'))).number).toMatch(/^A-/);
