@@ -1,13 +1,13 @@
-// Owns: the two times of the product. Wall time is only data; waits and ages are monotonic.
+// Owns: the times of the product. Wall time is only data; waits are monotonic, and ages are besides measured through the machine's sleep.
 // Tests pass a step clock with the same shape; nothing else reads Date or performance.
 import os from 'node:os';
 
 export interface Clock {
   /** Milliseconds since 1970, UTC: what is printed and sealed. May jump. */
   wallMs(): number;
-  /** Milliseconds that only ever go forward: what waits, ages and back-off are measured in. */
+  /** Milliseconds that only ever go forward: what waits and back-off are measured in. */
   monotonicMs(): number;
-  /** Milliseconds that go forward while the machine sleeps too, in coarse steps: by which a proven time is carried on. */
+  /** Milliseconds that go forward while the machine sleeps too, in coarse steps: by which ages are measured, and a proven time is carried on. */
   elapsedMs(): number;
 }
 

@@ -1,5 +1,5 @@
 // Owns: the facts by which the limits and the clock are judged, gathered from the clock, the link and the tip.
-// Invariants: ages are monotonic (ages.ts); nothing is judged here (limits.ts does).
+// Invariants: ages are measured by a clock that only goes forward, sleep of the machine included (ages.ts); nothing is judged here (limits.ts does).
 import type { Clock } from '#ground/clock.ts';
 import type { Charter } from '#ipc-schema/charter.ts';
 import type { Budget, Link } from '#ipc-schema/status.ts';
@@ -44,7 +44,7 @@ export class Gauge {
       validUntilMs: Date.parse(charter.validUntil),
       pendingCount: tip.pending.count,
       pendingAmount: tip.pending.amount,
-      oldestAgeMs: this.#oldestAgeMs(tip, wallMs, clock.monotonicMs()),
+      oldestAgeMs: this.#oldestAgeMs(tip, wallMs, clock.elapsedMs()),
       link: this.#parts.link(),
       ...this.clockFacts(tip),
       wallMs,
@@ -54,7 +54,7 @@ export class Gauge {
   /** `decimals`: what the currency's amounts are printed with. */
   budget(tip: Tip, charter: Charter, decimals: number): Budget {
     const known = this.#known;
-    const nowMs = this.#parts.clock.monotonicMs();
+    const nowMs = this.#parts.clock.elapsedMs();
     const isKnown = known !== null && known.tip === tip && known.charter === charter && known.decimals === decimals;
     if (isKnown && nowMs - known.atMs < budgetKeptMs) return known.budget;
     const budget = budgetOf(this.limitFacts(tip, charter), decimals);
@@ -69,12 +69,12 @@ export class Gauge {
     return { wallMs, provenNowMs, newestEntryMs: tip?.lastIssuedAtMs ?? 0, ackedServerMs: tip?.serverTimeMs ?? 0 };
   }
 
-  #oldestAgeMs({ pending, lastIssuedAtMs }: Tip, wallMs: number, monotonicMs: number): number | null {
+  #oldestAgeMs({ pending, lastIssuedAtMs }: Tip, wallMs: number, elapsedMs: number): number | null {
     if (pending.oldestMs === null) {
       this.#ages.clear();
       return null;
     }
-    this.#ages.note(Math.max(wallMs, lastIssuedAtMs), monotonicMs);
-    return this.#ages.ageMs(pending.oldestMs, monotonicMs);
+    this.#ages.note(Math.max(wallMs, lastIssuedAtMs), elapsedMs);
+    return this.#ages.ageMs(pending.oldestMs, elapsedMs);
   }
 }

@@ -1,6 +1,6 @@
 // Owns: the one decision whether a document may be issued under the charter, and the budget that every reply shows. Pure.
 // Invariants: exactly one place compares with a limit; nothing here unlocks anything: only an acknowledgement makes `pending` smaller.
-// Hours are measured by age (monotonic, passed in), never by comparing wall clocks, so that a clock that jumps neither locks nor unlocks.
+// Hours are measured by age (by a clock that only goes forward, passed in), never by comparing wall clocks, so that a clock that jumps neither locks nor unlocks.
 import type { CharterLimits, Mode } from '#ipc-schema/charter.ts';
 import type { ErrorCode } from '#ipc-schema/errors.ts';
 import { type Money, money, sumTextOf, usualDecimals, zero } from '#ipc-schema/money.ts';

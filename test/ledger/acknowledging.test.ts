@@ -169,9 +169,21 @@ describe('an acknowledgement', () => {
 });
 
 describe('hours', () => {
+  const hourMs = 3_600_000;
+
+  test('go on while the machine sleeps', async () => {
+    rig = await LedgerRig.open({ charter: { limits: { ...noLimits, hours: 10 } } });
+    await issue('a');
+    rig.clock.pass(2 * hourMs);
+    rig.clock.sleep(7 * hourMs);
+    expect(rig.custody.budget()).toMatchObject({ hoursLeft: 1 });
+    await issue('b');
+    rig.clock.sleep(hourMs);
+    await expect(issue('c')).rejects.toMatchObject({ code: 'limit-hours' });
+  });
+
   test('lock at the age of the oldest and are unlocked by its acknowledgement alone', async () => {
     rig = await LedgerRig.open({ charter: { limits: { ...noLimits, hours: 10 } } });
-    const hourMs = 3_600_000;
     await issue('a');
     rig.clock.pass(6 * hourMs);
     await issue('b');
@@ -189,7 +201,6 @@ describe('hours', () => {
 
   test.each([20, -20])('are not moved by a clock that is set by %i hours while an acknowledgement comes', async (jumpHours) => {
     rig = await LedgerRig.open({ charter: { limits: { ...noLimits, hours: 10 } } });
-    const hourMs = 3_600_000;
     await issue('a');
     rig.clock.pass(hourMs);
     await issue('b');
