@@ -1,10 +1,11 @@
 // Owns: COSE_Sign1 (RFC 9052 §4.2) in its tagged form, and the algorithms that may sign (RFC 9053 §2.1, RFC 8812 §2).
 // Invariants: protected header is {1: alg, 4: kid}, unprotected is empty, external_aad is empty, one spelling only.
+// What is made here with ES256 is in the low spelling (es256.ts), whatever the signer returns: its bytes are hashed with the signature in them.
 // Must not: hold or use a private key: who signs is handed the bytes to sign and gives back the signature.
 import { createHash, createPublicKey, constants as cryptoConstants, type KeyObject, verify } from 'node:crypto';
 import { decodeCbor, encodeCbor, FieldReader, malformed } from './cbor.ts';
 import { UkeyError } from './errors.ts';
-import { es256Holds } from './es256.ts';
+import { es256Holds, lowSpellingOf } from './es256.ts';
 
 export type Algorithm = 'ES256' | 'PS256' | 'RS256';
 
@@ -82,7 +83,7 @@ export function decodeSign1(bytes: Uint8Array, what: string): Sign1 {
 
 /**
  * True when `signature` over `message` (hashed with SHA-256) is valid. ES256 is raw r||s on P-256, RSA keys have 2048 bits or more. Never throws.
- * ECDSA lets anyone turn (r, s) into the equally valid (r, n - s): bytes are pinned by the hash in the next seal, not by the signature.
+ * Both spellings of an ES256 signature hold: ledgers have both. Which one counts is said by the hash in the next seal (spelling.ts).
  */
 export function verifySignature(algorithm: Algorithm, publicKey: KeyObject, message: Uint8Array, signature: Uint8Array): boolean {
   try {
@@ -130,5 +131,5 @@ export function makeSign1(
   const header = protectedHeader(algorithm, keyId);
   const signature = sign(toBeSigned(header, payload));
   if (signature.length === 0) throw new UkeyError('token-failed', 'the signer gave an empty signature');
-  return encodeSign1(header, payload, signature);
+  return encodeSign1(header, payload, algorithm === 'ES256' ? lowSpellingOf(signature) : signature);
 }

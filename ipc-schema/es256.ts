@@ -1,16 +1,44 @@
-// Owns: the check of one ES256 signature (RFC 9053 §2.1: raw r || s on P-256, over SHA-256).
+// Owns: the check of one ES256 signature (RFC 9053 §2.1: raw r || s on P-256, over SHA-256), and its two spellings.
+// ECDSA lets anybody turn (r, s) into (r, n - s), which holds for the same message. The low spelling is the one whose s is n/2 at most.
 // Invariants: pure; says no more than true or false. Node is given the signature as DER and the key as it is: for any other argument than a bare key
 // Node 24 makes and throws away an error with its stack, which takes a third as long as the check itself.
 import { type KeyObject, verify } from 'node:crypto';
 
 const signatureBytes = 64;
 const halfBytes = signatureBytes / 2;
+/** Order of P-256 (SP 800-186 §3.2.1.3). */
+const order = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551n;
 const sequenceTag = 0x30;
 const integerTag = 0x02;
 
 /** The key must be one of P-256: the caller has seen to that. */
 export function es256Holds(publicKey: KeyObject, message: Uint8Array, signature: Uint8Array): boolean {
   return signature.length === signatureBytes && verify('sha256', message, publicKey, derOf(signature));
+}
+
+/** Whether this is the low spelling. False too for what is no signature. */
+export function hasLowS(signature: Uint8Array): boolean {
+  const s = sOf(signature);
+  return s > 0n && s <= order / 2n;
+}
+
+/** The other spelling of a signature; null where s is out of range, so that there is none. */
+export function otherSpellingOf(signature: Uint8Array): Uint8Array | null {
+  const s = sOf(signature);
+  if (s <= 0n || s >= order) return null;
+  const other = Uint8Array.from(signature);
+  other.set(Buffer.from((order - s).toString(16).padStart(2 * halfBytes, '0'), 'hex'), halfBytes);
+  return other;
+}
+
+/** The low spelling of a signature; what is none comes back as it is. */
+export function lowSpellingOf(signature: Uint8Array): Uint8Array {
+  return hasLowS(signature) ? signature : (otherSpellingOf(signature) ?? signature);
+}
+
+function sOf(signature: Uint8Array): bigint {
+  if (signature.length !== signatureBytes) return 0n;
+  return BigInt(`0x${Buffer.from(signature.subarray(halfBytes)).toString('hex')}`);
 }
 
 /** Ecdsa-Sig-Value (RFC 3279 §2.2.3): the shortest DER of two numbers of 32 bytes each. */

@@ -80,7 +80,7 @@ describe('the vectors', () => {
       sealHash: string;
     }
     const { valid, invalid, tokenKey } = readVectors<Good, Refused, { tokenKey: string }>('seal.json');
-    expect(valid).toHaveLength(5);
+    expect(valid).toHaveLength(8);
     for (const good of valid) {
       const seal = verifySeal(unhex(good.bytes), key(good.tokenKey));
       expect([seal.batchIndex, hex(seal.root), hex(sha256(unhex(good.bytes)))]).toEqual([
@@ -150,7 +150,7 @@ describe('the vectors', () => {
       Refused & { body: string },
       { tokenKey: string }
     >('evidence.json');
-    expect(valid).toHaveLength(6);
+    expect(valid).toHaveLength(7);
     for (const { bytes, body, sequence } of valid) {
       expect(verifyEvidence(decodeEvidence(unhex(bytes)), key(tokenKey), unhex(body)).leaf.sequence).toBe(sequence);
     }

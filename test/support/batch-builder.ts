@@ -7,6 +7,7 @@ import { type Algorithm, keyIdOf, makeSign1 } from '#ipc-schema/cose.ts';
 import { bodyHashOf, type Entry, encodeEntry, encodeLeaf, type Leaf } from '#ipc-schema/entry.ts';
 import type { InvoiceDocument } from '#ipc-schema/invoice.ts';
 import { buildTree, leafHash, rootOf } from '#ipc-schema/merkle.ts';
+import { otherSeal } from '#ipc-schema/spelling.ts';
 import { encodeUpload, enrolmentPayload } from '#ipc-schema/upstream.ts';
 import { type ChainHead, chainStart } from '#ipc-schema/verify.ts';
 
@@ -35,6 +36,8 @@ export class BuiltToken {
   readonly #keyId: Uint8Array;
   readonly #privateKey: KeyObject;
   head: ChainHead;
+  /** Of its seals' signatures: `high` as older versions left them, wherever the token had made them so. */
+  spelling: 'low' | 'high' = 'low';
   #nowMs = Date.parse('2030-01-02T03:04:05.678Z');
 
   constructor(algorithm: Algorithm = 'ES256') {
@@ -92,7 +95,8 @@ export class BuiltToken {
       sealedAtMs: ++this.#nowMs,
       ...change,
     };
-    const sealBytes = this.sign(sealPayload(seal));
+    const low = this.sign(sealPayload(seal));
+    const sealBytes = this.spelling === 'low' ? low : (otherSeal(low) ?? low);
     const head = { batchIndex: seal.batchIndex, nextSequence: seal.firstSequence + seal.count, sealHash: sealHashOf(sealBytes) };
     return { bytes: encodeBatch(sealBytes, joinEntries(entries.map(encodeEntry))), sealBytes, entries, head };
   }

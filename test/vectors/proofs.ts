@@ -2,6 +2,7 @@
 import type { CborValue } from '#ipc-schema/cbor.ts';
 import { decodeSign1 } from '#ipc-schema/cose.ts';
 import { encodeEvidence, qrText } from '#ipc-schema/evidence.ts';
+import { otherSeal } from '#ipc-schema/spelling.ts';
 import { arrayHex, bad, code, item, spellings } from './shape.ts';
 import * as world from './world.ts';
 
@@ -21,10 +22,17 @@ export function evidenceVectors(): unknown {
     description:
       'Evidence: CBOR [leaf, index, count, path, seal], verified with the public key of the token alone (SPKI, DER); with a body, the body too.',
     tokenKey: hex(world.spkiOf('token')),
-    valid: [1, 2, 3, 4, 5, 6].map((sequence) => {
-      const { evidence, entry } = world.evidenceOf(sequence);
-      return { name: `sequence ${sequence}`, bytes: hex(encodeEvidence(evidence)), body: hex(entry.body), sequence };
-    }),
+    valid: [
+      ...[1, 2, 3, 4, 5, 6].map((sequence) => {
+        const { evidence, entry } = world.evidenceOf(sequence);
+        return { name: `sequence ${sequence}`, bytes: hex(encodeEvidence(evidence)), body: hex(entry.body), sequence };
+      }),
+      {
+        name: 'sequence 4, the other spelling of its signature',
+        bytes: hex(encodeEvidence({ ...evidence, sealBytes: otherSeal(sealBytes) ?? sealBytes })),
+        ...{ body: hex(entry.body), sequence: 4 },
+      },
+    ],
     invalid: [
       ...spellings(items).map((one) => ({ ...one, body: hex(entry.body) })),
       change('the leaf of another entry', 0, other.evidence.leaf),

@@ -3,6 +3,7 @@ import { decodeSeal, sealPayload } from '#ipc-schema/batch.ts';
 import type { CborValue } from '#ipc-schema/cbor.ts';
 import { type Algorithm, decodeSign1, encodeSign1, keyIdOf, protectedHeader, toBeSigned } from '#ipc-schema/cose.ts';
 import { sha256 } from '#ipc-schema/merkle.ts';
+import { otherSeal } from '#ipc-schema/spelling.ts';
 import { arrayHex, type Bad, bad, item, spellings, versions } from './shape.ts';
 import * as world from './world.ts';
 
@@ -15,6 +16,13 @@ const keyId = item(world.tokenId);
 /** Rightly signed by the token, so that only what is named can be what is wrong. */
 const resigned = (header: Uint8Array, content: Uint8Array, key: world.KeyName = 'token'): Uint8Array =>
   encodeSign1(header, content, world.keptSignature(key, 'ES256', toBeSigned(header, content)));
+
+/** (r, n - s) for (r, s): the same statement, which holds as well. */
+function otherOf(bytes: Uint8Array): Uint8Array {
+  const other = otherSeal(bytes);
+  if (other === null) throw new Error('a seal of ES256 has two spellings');
+  return other;
+}
 
 function shown(name: string, key: world.KeyName, bytes: Uint8Array): unknown {
   const decoded = decodeSeal(bytes);
@@ -116,6 +124,7 @@ export function sealVectors(): unknown {
     tokenKey: hex(world.spkiOf('token')),
     valid: [
       ...world.batches.map((batch, at) => shown(`batch ${at + 1}, ES256`, 'token', batch.sealBytes)),
+      ...world.batches.map((batch, at) => shown(`batch ${at + 1}, the other spelling of its signature`, 'token', otherOf(batch.sealBytes))),
       shown('RS256', 'rsa', byRsa('RS256')),
       shown('PS256', 'rsa', byRsa('PS256')),
     ],

@@ -5,7 +5,7 @@
 import { createECDH, createHash, createPrivateKey, createPublicKey, constants as cryptoConstants, type KeyObject, sign } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { encodeBatch, joinEntries, type Seal, sealHashOf, sealPayload } from '#ipc-schema/batch.ts';
-import { type Algorithm, keyIdOf, makeSign1 } from '#ipc-schema/cose.ts';
+import { type Algorithm, encodeSign1, keyIdOf, protectedHeader, toBeSigned } from '#ipc-schema/cose.ts';
 import { type Entry, encodeEntry, encodeLeaf, type Leaf } from '#ipc-schema/entry.ts';
 import type { Evidence } from '#ipc-schema/evidence.ts';
 import type { InvoiceDocument, InvoiceRequest } from '#ipc-schema/invoice.ts';
@@ -84,8 +84,10 @@ export function freshSignature(key: KeyObject, algorithm: Algorithm, message: Ui
   }
 }
 
+/** In the spelling that the signature was made in, high or low: ledgers have both, and a reader takes both. */
 export function signed(name: KeyName, payload: Uint8Array, algorithm: Algorithm = 'ES256'): Uint8Array {
-  return new Uint8Array(makeSign1(algorithm, keyIdOf(publicKey(name)), payload, (message) => keptSignature(name, algorithm, message)));
+  const header = protectedHeader(algorithm, keyIdOf(publicKey(name)));
+  return new Uint8Array(encodeSign1(header, payload, keptSignature(name, algorithm, toBeSigned(header, payload))));
 }
 
 // ---- Charter and template
