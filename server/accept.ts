@@ -3,15 +3,17 @@
 // has returned, and says what is durable then; a repeat of anything that is stored is answered with the current one.
 // Uploads of one token are judged one after the other; between two processes the database's compare-and-store decides.
 import { constants, zstdDecompress } from 'node:zlib';
+import { decodeBatch, type Seal } from '#ipc-schema/batch.ts';
 import { malformed } from '#ipc-schema/cbor.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+import { isSameStatement, lowSeal } from '#ipc-schema/spelling.ts';
 import { acknowledgementPayload, decodeUpload, type Refusal, type Upload, uploadInfo, uploadMaxBytes } from '#ipc-schema/upstream.ts';
 import type { Authority } from './authority.ts';
 import type { Database, TokenState } from './database.ts';
 import type { Log } from './log.ts';
 import { refusalOf, refuse } from './refusal.ts';
 import { signersFor } from './signing.ts';
-import { claimedIndex, judgeUpload, numbersOf, parkTaken, type UploadFacts, type Verdict } from './verdict.ts';
+import { claimedSeal, judgeUpload, numbersOf, orNull, parkTaken, type UploadFacts, type Verdict } from './verdict.ts';
 
 /** Parked sequences in one acknowledgement: the latest; earlier ones stood in earlier acknowledgements. */
 export const ackMaxParked = 1_000;
@@ -21,8 +23,8 @@ const zstdWindowLog = 23;
 const unpackChunkBytes = 1024 * 1024;
 /** Verification of one upload gives way to other callers after this long. */
 const turnMs = 8;
-/** How often an upload is judged anew when another process moved the head meanwhile. */
-const maxJudgements = 3;
+/** How often an upload is judged anew when another process moved the head meanwhile, or the newest batch was put in its other spelling. */
+const maxJudgements = 4;
 
 export interface AcceptParts {
   readonly authority: Authority;
@@ -77,8 +79,12 @@ async function acceptUpload(parts: AcceptParts, upload: Upload, tokenId: string)
     if ('code' in facts) return { kind: 'refused', refusal: facts };
     const verdict = await judgeInTurns(facts);
     if (verdict.kind === 'refuse') {
-      await noteRefusal(parts, tokenId, verdict);
-      return { kind: 'refused', refusal: verdict.refusal };
+      return { kind: 'refused', refusal: await noteRefusal(parts, tokenId, verdict) };
+    }
+    if (verdict.kind === 'respell') {
+      await database.respell(tokenId, token.head, verdict.respelling);
+      log('warn', 'batch-respelled', { tokenId, batchIndex: verdict.respelling.batchIndex });
+      continue;
     }
     const taken = await database.takenNumbers(tokenId, numbersOf(verdict.batches));
     const batches = parkTaken(verdict.batches, taken);
@@ -96,18 +102,23 @@ async function acceptUpload(parts: AcceptParts, upload: Upload, tokenId: string)
 
 async function gatherFacts(parts: AcceptParts, upload: Upload, token: TokenState): Promise<UploadFacts | Refusal> {
   const [first] = upload.batches;
-  let firstBatch: number;
+  let claimed: Seal;
   try {
-    firstBatch = claimedIndex(first ?? new Uint8Array(0));
+    claimed = claimedSeal(first ?? new Uint8Array(0));
   } catch (thrown) {
     return refuse('poison', asUkeyError(thrown).message);
   }
+  const firstBatch = claimed.batchIndex;
   const { database } = parts;
   const { tokenId, issuerTaxId, head } = token;
   const overlap = Math.min(upload.batches.length, head.batchIndex - firstBatch + 1);
   const marks = overlap > 0 ? await database.marks(tokenId, firstBatch, overlap) : [];
   const keys = await signersFor(parts, token);
-  return { tokenId, issuerTaxId, head, keys, batches: upload.batches, firstBatch, marks };
+  const next = upload.batches[head.batchIndex + 1 - firstBatch];
+  const named = next === first ? claimed : orNull(() => (next === undefined ? null : claimedSeal(next)));
+  const goesOnElsewhere = named !== null && Buffer.compare(named.previousSealHash, head.sealHash) !== 0;
+  const newest = goesOnElsewhere ? ((await database.findBatch(tokenId, head.batchIndex))?.bytes ?? null) : null;
+  return { tokenId, issuerTaxId, head, keys, batches: upload.batches, firstBatch, marks, newest };
 }
 
 async function judgeInTurns(facts: UploadFacts): Promise<Verdict> {
@@ -123,13 +134,23 @@ async function judgeInTurns(facts: UploadFacts): Promise<Verdict> {
   }
 }
 
-async function noteRefusal(parts: AcceptParts, tokenId: string, verdict: Verdict & { kind: 'refuse' }): Promise<void> {
-  const { refusal, contradiction } = verdict;
+/** Answers what is refused: where the key has signed one statement twice, that is no second batch. */
+async function noteRefusal(parts: AcceptParts, tokenId: string, verdict: Verdict & { kind: 'refuse' }): Promise<Refusal> {
+  const { contradiction } = verdict;
+  const kept = contradiction === null ? null : await parts.database.findBatch(tokenId, contradiction.batchIndex);
+  const isSame =
+    contradiction !== null && kept !== null && isSameStatement(decodeBatch(kept.bytes, 'views').sealBytes, contradiction.sealBytes);
+  const refusal = isSame
+    ? refuse('poison', `batch ${contradiction.batchIndex} is stored already, with another signature of the same seal`)
+    : verdict.refusal;
   parts.log('warn', 'upload-refused', { tokenId, code: refusal.code, why: refusal.message });
-  if (contradiction === null) return;
+  if (contradiction === null || isSame) return refusal;
   const { batchIndex, detail, sealBytes } = contradiction;
-  await parts.database.raiseAlarm(tokenId, { kind: 'fork', batchIndex, detail, proof: sealBytes, raisedAtMs: parts.wallMs() });
+  // In one spelling: in the other one, which anybody can write, a proof that a person has settled would raise its alarm again.
+  const proof = lowSeal(sealBytes);
+  await parts.database.raiseAlarm(tokenId, { kind: 'fork', batchIndex, detail, proof, raisedAtMs: parts.wallMs() });
   parts.log('error', 'fork-alarm', { tokenId, batchIndex, why: detail });
+  return refusal;
 }
 
 async function signAck(parts: AcceptParts, tokenIdBytes: Uint8Array, tokenId: string): Promise<Uint8Array> {

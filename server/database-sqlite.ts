@@ -19,6 +19,7 @@ import {
   type RecoveryCode,
   type RecoveryState,
   type RenewalRecord,
+  type Respelling,
   type StoredBatch,
   type SuccessionRecord,
   type TokenRecord,
@@ -239,6 +240,14 @@ class SqliteDatabase implements Database {
       if (changes !== 1) return 'moved';
       for (const batch of batches) addBatch(sql, id, batch, atMs);
       return 'stored';
+    });
+  }
+
+  async respell(tokenId: string, { batchIndex, sealHash }: ChainHead, respelling: Respelling): Promise<void> {
+    this.#transact('BEGIN IMMEDIATE', (sql) => {
+      const head = sql.respellHead.get(respelling.sealHash, tokenId, batchIndex, sealHash);
+      if (head === undefined) return;
+      sql.respellBatch.run(respelling.bytesHash, respelling.sealHash, respelling.bytes, countOf(head, 'id'), respelling.batchIndex);
     });
   }
 

@@ -1,7 +1,7 @@
 // Owns: what the ticket server keeps, as an interface: enrolment codes, tokens with the head of their chain, batches (exact bytes, for ever),
 // entries (for search), alarms. One suite (test/suites/database-suite.ts) is run by every implementation.
 // Invariants: a promise that resolves means durable (a power cut after it loses nothing); each method is one transaction, all or nothing;
-// a batch that is stored is never changed or removed; a token's batches and sequences have no hole.
+// a batch that is stored is never changed or removed, but for the spelling of the newest one's seal (`respell`); a token's batches and sequences have no hole.
 // Must not: verify anything: who stores has verified.
 import type { ChainHead } from '#ipc-schema/verify.ts';
 
@@ -72,6 +72,9 @@ export interface StoredBatch {
   readonly batchIndex: number;
   readonly bytes: Uint8Array;
 }
+
+/** The newest batch under the other spelling of its seal (ipc-schema/spelling.ts): the same statement and the same entries. */
+export interface Respelling extends BatchMark, StoredBatch {}
 
 export interface Alarm {
   readonly kind: 'fork';
@@ -169,6 +172,8 @@ export interface Database {
    * another key was let go on since. No batches: only the time of contact.
    */
   store(tokenId: string, expected: Judged, batches: readonly NewBatch[], next: ChainHead, atMs: number): Promise<'stored' | 'moved'>;
+  /** Puts the newest batch and the head's seal hash in the other spelling. Nothing happens when the head is no longer `expected`. */
+  respell(tokenId: string, expected: ChainHead, respelling: Respelling): Promise<void>;
   /** Keeps the alarm; the same one twice is one, and beyond tokenMaxAlarms none is added. */
   raiseAlarm(tokenId: string, alarm: Alarm): Promise<void>;
   /** Those that are not settled, in the order in which they were raised. */

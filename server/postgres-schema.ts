@@ -220,6 +220,10 @@ export const statementSql = {
         $25::text[], $26::text[]) AS one
     )
     SELECT 1 AS one FROM moved`,
+  respell: `WITH head AS (
+      UPDATE tokens SET head_seal_hash = $5 WHERE token_id = $1 AND head_batch = $2 AND head_seal_hash = $3 RETURNING id
+    )
+    UPDATE batches SET bytes_hash = $4, seal_hash = $5, bytes = $6 FROM head WHERE token = head.id AND batch_index = $2`,
   contact: `UPDATE tokens SET last_contact = $2
     WHERE token_id = $1 AND head_batch = $3 AND head_seal_hash = $4 AND newest_succession <= $5 RETURNING 1 AS one`,
   marks: `SELECT batch_index, bytes_hash, seal_hash FROM batches WHERE token = ${token} AND batch_index >= $2 ORDER BY batch_index LIMIT $3`,

@@ -16,6 +16,7 @@ import {
   type RecoveryCode,
   type RecoveryState,
   type RenewalRecord,
+  type Respelling,
   type StoredBatch,
   type SuccessionRecord,
   type TokenRecord,
@@ -155,6 +156,13 @@ export class PostgresTables implements Database {
         const mark = markOf(row);
         return mark.batchIndex === last.batchIndex && Buffer.compare(mark.bytesHash, last.bytesHash) === 0 ? 'stored' : outcome;
       },
+    );
+  }
+
+  async respell(tokenId: string, expected: ChainHead, { bytesHash, sealHash, bytes }: Respelling): Promise<void> {
+    // Once more after it was committed finds another head, and does nothing.
+    await this.#transactions.statement((ask) =>
+      ask('respell', tokenId, expected.batchIndex, expected.sealHash, bytesHash, sealHash, bytes),
     );
   }
 

@@ -4,6 +4,7 @@
 // A succession is given only where it contradicts nothing that is stored: behind the head, and behind the very batch that is stored.
 // Where the recovery key was moved away, a request waits in the database until a person who has it answers with it (`answerWaiting`).
 import { createHash, randomBytes } from 'node:crypto';
+import { decodeBatch } from '#ipc-schema/batch.ts';
 import { keyIdOfSpki } from '#ipc-schema/cose.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { encodeBase32 } from '#ipc-schema/evidence.ts';
@@ -16,10 +17,11 @@ import {
   type SuccessionAnswer,
   type SuccessionRequest,
 } from '#ipc-schema/recovery.ts';
+import { isOtherHash } from '#ipc-schema/spelling.ts';
 import type { Succession } from '#ipc-schema/succession.ts';
 import { type Refusal, recoveryInfosOf, recoveryReplyInfo } from '#ipc-schema/upstream.ts';
 import { acceptableKey } from './authority.ts';
-import type { RecoveryState, SuccessionRecord, TokenState } from './database.ts';
+import type { RecoveryState, StoredBatch, SuccessionRecord, TokenState } from './database.ts';
 import { refusalOf, refuse } from './refusal.ts';
 import { type Opener, sealTo } from './seal.ts';
 import type { TicketParts } from './ticket.ts';
@@ -158,7 +160,8 @@ async function trySucceed(parts: TicketParts, request: SuccessionRequest, keyId:
   const { fromBatch, previousSealHash, spki } = request;
   const mine = successions.find((one) => one.keyId === keyId);
   if (mine !== undefined) return again(parts, token, mine, request, mine === successions.at(-1));
-  const contradiction = contradictionOf(token, successions.at(-1) ?? null, request, recovery.supersedes);
+  const newest = await database.findBatch(tokenId, token.head.batchIndex);
+  const contradiction = contradictionOf(token, newest, successions.at(-1) ?? null, request, recovery.supersedes);
   if (contradiction !== null) return contradiction;
   const madeAtMs = wallMs();
   const serial = (successions.at(-1)?.serial ?? 0) + 1;
@@ -202,6 +205,7 @@ function again(
 
 function contradictionOf(
   { head }: TokenState,
+  stored: StoredBatch | null,
   newest: SuccessionRecord | null,
   { fromBatch, previousSealHash, afterSerial }: SuccessionRequest,
   supersedes: boolean,
@@ -209,7 +213,9 @@ function contradictionOf(
   const lastBatch = fromBatch - 1;
   if (lastBatch < head.batchIndex)
     return refuse('fork', `the copy ends at batch ${lastBatch}, and the server has batch ${head.batchIndex}: a newer copy is needed`);
-  if (lastBatch === head.batchIndex && !same(head.sealHash, previousSealHash))
+  // In its other spelling it is the same batch; the next key's first seal says which one counts.
+  const isOther = stored !== null && isOtherHash(decodeBatch(stored.bytes, 'views').sealBytes, previousSealHash);
+  if (lastBatch === head.batchIndex && !same(head.sealHash, previousSealHash) && !isOther)
     return refuse('fork', `the copy has another batch ${lastBatch} than the server`);
   if (newest === null) return null;
   if (fromBatch < newest.fromBatch)

@@ -133,6 +133,8 @@ export const statementSql = {
   tokenRow: 'SELECT id FROM tokens WHERE token_id = ?',
   moveHead: `UPDATE tokens SET head_batch = ?, next_sequence = ?, head_seal_hash = ?, documents = documents + ?, last_contact = ?
     WHERE id = ? AND head_batch = ? AND head_seal_hash = ?`,
+  respellHead: 'UPDATE tokens SET head_seal_hash = ? WHERE token_id = ? AND head_batch = ? AND head_seal_hash = ? RETURNING id',
+  respellBatch: 'UPDATE batches SET bytes_hash = ?, seal_hash = ?, bytes = ? WHERE token = ? AND batch_index = ?',
   addBatch: `INSERT INTO batches (token, batch_index, first_sequence, entry_count, received_at, bytes_hash, seal_hash, bytes)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
   addEntry: `INSERT INTO entries (token, sequence, batch_index, kind, number, issued_at, currency, total, tax_total, flaw)

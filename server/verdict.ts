@@ -1,16 +1,19 @@
 // Owns: the decision on one upload: what of it is new and may be stored, or why none of it may. Pure: facts in, verdict out.
-// Invariants: all or nothing: a verdict stores every new batch of the upload or none. Batches that are stored already must be the same bytes.
+// Invariants: all or nothing: a verdict stores every new batch of the upload or none. Batches that are stored already must be the same bytes, or the
+// same under the other spelling of their seal (ipc-schema/spelling.ts), which anybody can write: that is a repeat, and proves nothing against the token.
+// Of the two spellings the one counts that the next seal, or the succession behind it, names; until there is one, the low one where it is known.
 // An alarm is raised only on a contradiction that a key of the ledger signed: anybody can seal an upload to the server's public key.
 // Written as a generator that stops after each batch, so that the doer can let other callers run in between.
-import { decodeBatch, decodeSeal, sealHashOf } from '#ipc-schema/batch.ts';
+import { decodeBatch, decodeSeal, type Seal, sealHashOf } from '#ipc-schema/batch.ts';
 import { isFiscal } from '#ipc-schema/entry.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { sha256 } from '#ipc-schema/merkle.ts';
 import { type Signer, signerAt } from '#ipc-schema/signers.ts';
+import { isLowSeal, otherBatch } from '#ipc-schema/spelling.ts';
 import { successionIn } from '#ipc-schema/succession.ts';
 import type { Refusal } from '#ipc-schema/upstream.ts';
 import { type ChainHead, type VerifiedBatch, verifyBatch, verifySeal } from '#ipc-schema/verify.ts';
-import type { BatchMark, NewBatch, NewEntry } from './database.ts';
+import type { BatchMark, NewBatch, NewEntry, Respelling } from './database.ts';
 import { documentFlaw, type Owner } from './document-check.ts';
 import { refuse } from './refusal.ts';
 import type { LedgerKeys } from './signing.ts';
@@ -26,6 +29,8 @@ export interface UploadFacts extends TokenFacts {
   readonly firstBatch: number;
   /** Marks of the stored batches from `firstBatch` on, as far as the upload may reach. */
   readonly marks: readonly BatchMark[];
+  /** The newest stored batch, where the upload goes on from another seal than that batch's. */
+  readonly newest: Uint8Array | null;
 }
 
 export interface Contradiction {
@@ -36,11 +41,13 @@ export interface Contradiction {
 
 export type Verdict =
   | { readonly kind: 'store'; readonly batches: readonly NewBatch[]; readonly next: ChainHead }
+  /** The newest stored batch is to be put in its other spelling first; then the upload is judged anew. */
+  | { readonly kind: 'respell'; readonly respelling: Respelling }
   | { readonly kind: 'refuse'; readonly refusal: Refusal; readonly contradiction: Contradiction | null };
 
-/** Index that a batch claims; nothing is verified yet. Throws invalid-request when it is no batch. */
-export function claimedIndex(bytes: Uint8Array): number {
-  return decodeSeal(decodeBatch(bytes).sealBytes).seal.batchIndex;
+/** What a batch claims of itself; nothing is verified yet. Throws invalid-request when it is no batch. */
+export function claimedSeal(bytes: Uint8Array): Seal {
+  return decodeSeal(decodeBatch(bytes, 'views').sealBytes).seal;
 }
 
 export function* judgeUpload(facts: UploadFacts): Generator<void, Verdict> {
@@ -54,23 +61,85 @@ export function* judgeUpload(facts: UploadFacts): Generator<void, Verdict> {
     if (batchIndex <= head.batchIndex) {
       const mark = facts.marks[at];
       if (mark?.batchIndex !== batchIndex) throw new UkeyError('internal', `batch ${batchIndex} is below the head and not stored`);
-      if (Buffer.compare(mark.bytesHash, sha256(bytes)) !== 0) return judgeDifferent(facts, bytes, batchIndex, mark);
+      const kept = howKept(bytes, mark);
+      if (kept === 'otherwise') return judgeDifferent(facts, bytes, batchIndex, mark);
+      // The sealer's own spelling is the low one, but for what older versions sealed: nobody can put it back from that.
+      if (kept === 'other-spelling' && batchIndex === head.batchIndex && at === batches.length - 1 && isLow(bytes))
+        return { kind: 'respell', respelling: respellingOf(batchIndex, bytes) };
     } else {
+      const spelled = asNextKeyNames(facts, bytes, batchIndex);
       let verified: VerifiedBatch;
       try {
-        const { signers } = facts.keys;
-        verified = verifyBatch(bytes, signerAt(signers, batchIndex).key, tip, signers.tokenId);
+        verified = verifyFresh(facts, spelled, tip);
       } catch (thrown) {
-        return judgeFailed(facts, bytes, tip, thrown);
+        // The batch before may be here in a spelling that somebody else has sent.
+        const respelling = asNamedBy(spelled, tip, fresh.at(-1)?.bytes ?? facts.newest);
+        if (respelling === null) return judgeFailed(facts, spelled, tip, thrown);
+        tip = { ...tip, sealHash: respelling.sealHash };
+        try {
+          verified = verifyFresh(facts, spelled, tip);
+        } catch (again) {
+          return judgeFailed(facts, spelled, tip, again);
+        }
+        const before = fresh.pop();
+        if (before === undefined) return { kind: 'respell', respelling };
+        fresh.push({ ...before, ...respelling });
       }
-      const refusal = judgeTurn(facts, bytes, verified);
+      const refusal = judgeTurn(facts, spelled, verified);
       if (refusal !== null) return refusal;
-      fresh.push(newBatch(bytes, verified, facts, numbers));
+      fresh.push(newBatch(spelled, verified, facts, numbers));
       tip = verified.head;
     }
     yield;
   }
   return { kind: 'store', batches: fresh, next: tip };
+}
+
+function verifyFresh({ keys: { signers } }: UploadFacts, bytes: Uint8Array, tip: ChainHead): VerifiedBatch {
+  return verifyBatch(bytes, signerAt(signers, tip.batchIndex + 1).key, tip, signers.tokenId);
+}
+
+function howKept(bytes: Uint8Array, { bytesHash }: BatchMark): 'so' | 'other-spelling' | 'otherwise' {
+  const isHash = (of: Uint8Array): boolean => Buffer.compare(bytesHash, sha256(of)) === 0;
+  if (isHash(bytes)) return 'so';
+  const other = otherSpelling(bytes);
+  return other !== null && isHash(other) ? 'other-spelling' : 'otherwise';
+}
+
+const isLow = (bytes: Uint8Array): boolean => isLowSeal(decodeBatch(bytes, 'views').sealBytes);
+
+const otherSpelling = (bytes: Uint8Array): Uint8Array | null => orNull(() => otherBatch(bytes));
+
+/** Null also where the bytes are no batch: whoever judges them says so. */
+export function orNull<T>(read: () => T | null): T | null {
+  try {
+    return read();
+  } catch (thrown) {
+    if (asUkeyError(thrown).code === 'invalid-request') return null;
+    throw thrown;
+  }
+}
+
+function respellingOf(batchIndex: number, bytes: Uint8Array): Respelling {
+  return { batchIndex, bytes, bytesHash: sha256(bytes), sealHash: sealHashOf(decodeBatch(bytes, 'views').sealBytes) };
+}
+
+/** The batch before in its other spelling, where that is the one which this batch names: only the key can have said so. Null: it is not. */
+function asNamedBy(bytes: Uint8Array, { batchIndex }: ChainHead, before: Uint8Array | null): Respelling | null {
+  const other = before === null ? null : otherSpelling(before);
+  if (other === null) return null;
+  const respelling = respellingOf(batchIndex, other);
+  const named = orNull(() => claimedSeal(bytes).previousSealHash);
+  return named !== null && Buffer.compare(named, respelling.sealHash) === 0 ? respelling : null;
+}
+
+/** The last batch of a key in the spelling that the succession behind it names. */
+function asNextKeyNames({ keys: { signers } }: UploadFacts, bytes: Uint8Array, batchIndex: number): Uint8Array {
+  const { succession, fromBatch } = signerAt(signers, batchIndex + 1);
+  const other = succession === null || fromBatch !== batchIndex + 1 ? null : otherSpelling(bytes);
+  return other !== null && Buffer.compare(respellingOf(batchIndex, other).sealHash, succession?.previousSealHash ?? other) === 0
+    ? other
+    : bytes;
 }
 
 function refused(refusal: Refusal, contradiction: Contradiction | null = null): Verdict {

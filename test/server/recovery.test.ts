@@ -3,6 +3,7 @@ import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { encodeAdminEvent } from '#ipc-schema/admin.ts';
+import { sealHashOf } from '#ipc-schema/batch.ts';
 import {
   keyRequestPayload,
   parseRecoveryTicket,
@@ -11,8 +12,9 @@ import {
   successionAnswerSchema,
   successionRequestPayload,
 } from '#ipc-schema/recovery.ts';
+import { otherBatch, otherSeal } from '#ipc-schema/spelling.ts';
 import { openSuccession } from '#ipc-schema/succession.ts';
-import { mediaTypes, paths, recoveryInfoOf } from '#ipc-schema/upstream.ts';
+import { decodeUpload, mediaTypes, paths, recoveryInfoOf, tokenViewSchema } from '#ipc-schema/upstream.ts';
 import { openAuthority } from '#server/authority.ts';
 import { openSqliteDatabase } from '#server/database-sqlite.ts';
 import { recover } from '#server/recover-command.ts';
@@ -71,6 +73,33 @@ const carried = (signed: Uint8Array) => [
     body: encodeAdminEvent({ event: 'succession', succession: Buffer.from(signed).toString('base64') }),
   },
 ];
+
+const otherHash = (sealBytes: Uint8Array): Uint8Array => sealHashOf(otherSeal(sealBytes) ?? sealBytes);
+
+describe('a succession behind a batch whose seal a stranger has sent in its other spelling', () => {
+  test.each(['before it', 'after it'])('(%s) is given, and the next key goes on', async (when) => {
+    const { token } = enrolled;
+    const last = token.batch();
+    const strange = otherBatch(last.bytes) as Uint8Array;
+    if (when === 'before it') await rig.acknowledged(enrolled, [strange]);
+    const key = new BuiltToken();
+    const signed = await succeed(key);
+    if (when === 'after it') await rig.acknowledged(enrolled, [strange]);
+    key.goOn(token);
+    expect((await rig.acknowledged({ ...enrolled, token: key }, [key.batch(carried(signed)), key.batch()])).upToBatch).toBe(5);
+    const { batches } = decodeUpload((await rig.client.ask(`${paths.tokens}/${token.tokenId}/batches?from=3&limit=1`)).body);
+    expect(Buffer.from(batches[0] ?? [])).toEqual(Buffer.from(last.bytes));
+    const shown = tokenViewSchema.parse(JSON.parse((await rig.client.ask(`${paths.tokens}/${token.tokenId}`)).body.toString('utf8')));
+    expect(shown.alarm).toBeNull();
+  });
+
+  test('is not given for the other spelling of another batch', async () => {
+    const key = new BuiltToken();
+    expect((await askKey(key)).status).toBe(200);
+    const previousSealHash = otherHash(enrolled.token.batch(1, {}, true).sealBytes);
+    expect(refusalIn(await askSuccession(key, { previousSealHash }))).toMatchObject({ code: 'fork' });
+  });
+});
 
 describe('a succession', () => {
   test('is given once, the same to the same key, and names the ledger', async () => {

@@ -246,6 +246,28 @@ export function databaseSuite(name: string, makePlace: () => Promise<DatabasePla
       expect((await database.findToken(tokenId))?.lastContactMs).toBe(1);
     });
 
+    test('the newest batch changes its spelling with the head, and not behind another head', async () => {
+      const start = await enrolled();
+      const [one, two] = [batch(1, [entry(1)]), batch(2, [entry(2)])];
+      await database.store(tokenId, start, [one, two], headAfter(two), 1);
+      const spelled = { batchIndex: 2, bytes: randomBytes(100), bytesHash: randomBytes(32), sealHash: randomBytes(32) };
+      await database.respell(tokenId, headAfter(one), { ...spelled, batchIndex: 1 });
+      await database.respell(tokenId, { ...headAfter(two), sealHash: one.sealHash }, spelled);
+      expect(Buffer.from((await database.findToken(tokenId))?.head.sealHash ?? [])).toEqual(two.sealHash);
+      await database.respell(tokenId, headAfter(two), spelled);
+      await reopen();
+      const head = { ...headAfter(two), sealHash: new Uint8Array(spelled.sealHash) };
+      expect(await database.findToken(tokenId)).toMatchObject({ documents: 2, lastContactMs: 1 });
+      expect(Buffer.from((await database.findToken(tokenId))?.head.sealHash ?? [])).toEqual(spelled.sealHash);
+      expect(Buffer.from((await database.findBatch(tokenId, 1))?.bytes ?? [])).toEqual(one.bytes);
+      expect(Buffer.from((await database.findBatch(tokenId, 2))?.bytes ?? [])).toEqual(spelled.bytes);
+      const [, mark] = await database.marks(tokenId, 1, 2);
+      expect([mark?.bytesHash, mark?.sealHash].map((hash) => Buffer.from(hash ?? []))).toEqual([spelled.bytesHash, spelled.sealHash]);
+      const three = batch(3, [entry(3)]);
+      expect(await database.store(tokenId, headAfter(two), [three], headAfter(three), 2)).toBe('moved');
+      expect(await database.store(tokenId, head, [three], headAfter(three), 2)).toBe('stored');
+    });
+
     test('nothing is stored of what was judged before another key was let go on', async () => {
       const start = await enrolled();
       const one = batch(1, [entry(1)]);
