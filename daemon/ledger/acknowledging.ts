@@ -11,13 +11,15 @@ import type { Ledger } from './ledger.ts';
 
 const bodyMaxBytes = 64 * 1024;
 
-/** Answers what was acknowledged, or null when the ledger knew it already. Throws invalid-request (not our server's), halted (rollback or clone). */
+/** Answers what was acknowledged, or null when the ledger knew it already, or the server spells our newest seal otherwise. Throws invalid-request (not our server's), halted (rollback or clone). */
 export async function acknowledge(ledger: Ledger, charter: Charter, signed: Uint8Array): Promise<Acknowledgement | null> {
   const ack = openAcknowledgement(signed, publicKeyFromSpki(Buffer.from(charter.server.ackKey, 'base64')));
   const fault = await headFault(ledger, ack);
   if (fault !== null) throw new UkeyError('halted', fault.reason);
   const { ackedBatch } = ledger.tip;
   if (ack.upToBatch <= ackedBatch) return null;
+  // Our batch in another spelling: an entry must name the seals of its own ledger, and once ours is sent the server signs for that.
+  if (Buffer.compare((await ledger.summary(ack.upToBatch)).sealHash, ack.headSealHash) !== 0) return null;
   let releasedCount = 0;
   let releasedAmount = zero;
   for (let batch = ackedBatch + 1; batch <= ack.upToBatch; batch += 1) {

@@ -1,5 +1,6 @@
 // Owns: what proves that this ledger and the ticket server's cannot both go on (a rollback, a clone), and the fact of it on disk, one file per token.
 // Invariants: only bytes that the server signed are a proof, and an alarm's seal counts only under a key of the ledger: a forged message stops no till.
+// Our own batch under the other spelling of its seal (ipc-schema/spelling.ts) is our own batch: nobody needs the key to write it.
 // The proof itself is kept, so that it is judged anew at every opening against the ledger that is there then: it stops this ledger after a restart as
 // well, and it is void by itself once the right FLASH, or one that was brought up to the server's state, is opened. Nobody has to clear it.
 // Must not: stop anything (custody does).
@@ -16,10 +17,12 @@ import { UkeyError, unreachable } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { base64Text, check, instantText, z } from '#ipc-schema/schema.ts';
 import { certificateFor } from '#ipc-schema/signers.ts';
+import { isLowSeal, isOtherHash } from '#ipc-schema/spelling.ts';
 import { type Acknowledgement, openAcknowledgement, openAlarm } from '#ipc-schema/upstream.ts';
 import { verifySeal } from '#ipc-schema/verify.ts';
 import type { Ledger } from './ledger.ts';
 import type { Stop } from './standing.ts';
+import { readBatch } from './stored.ts';
 
 /** What the server has signed. */
 export interface Evidence {
@@ -93,7 +96,10 @@ export async function headFault(ledger: Ledger, ack: Acknowledgement): Promise<P
   // Released: it was compared when it was acknowledged.
   if (ack.upToBatch < ledger.kept.oldestBatch) return null;
   const { sealHash } = await ledger.summary(ack.upToBatch);
-  return Buffer.compare(sealHash, ack.headSealHash) === 0 ? null : { kind: 'clone', reason: cloneReason(ack.upToBatch) };
+  if (Buffer.compare(sealHash, ack.headSealHash) === 0) return null;
+  // Our own batch, as somebody else has spelled it: the server takes our spelling when it comes, or with the next batch.
+  const { sealBytes } = await readBatch(ledger.reads, ack.upToBatch);
+  return isOtherHash(sealBytes, ack.headSealHash) ? null : { kind: 'clone', reason: cloneReason(ack.upToBatch) };
 }
 
 const cloneReason = (batchIndex: number): string => `clone: the server holds another batch ${batchIndex} of this token`;
@@ -106,8 +112,10 @@ async function ownerOf(ledger: Ledger, sealBytes: Uint8Array): Promise<{ readonl
   const key = named === null ? publicKeyFromSpki(publicKey) : new X509Certificate(named).publicKey;
   const { batchIndex } = verifySeal(sealBytes, key, tokenId);
   if (batchIndex < ledger.kept.oldestBatch || batchIndex >= ledger.tip.nextBatch) return { batchIndex, isOwn: false };
-  const { sealHash } = await ledger.summary(batchIndex);
-  return { batchIndex, isOwn: Buffer.compare(sealHash, sealHashOf(sealBytes)) === 0 };
+  const { sealBytes: own } = await readBatch(ledger.reads, batchIndex);
+  // The server tells the low spelling, whichever was sent. A high one that is not ours to the byte is somebody else's writing, and no word of the key.
+  const isSame = Buffer.compare(own, sealBytes) === 0 || (isLowSeal(sealBytes) && isOtherHash(own, sealHashOf(sealBytes)));
+  return { batchIndex, isOwn: isSame };
 }
 
 /** The facts of one state folder. */

@@ -18,7 +18,7 @@ import type { IndexRow } from './lookup.ts';
 import { type Circumstance, type DocumentDraft, giveBackCredits, type OwnDraft, type PlannedEntry, planBatch } from './numbering.ts';
 import type { Kept } from './reclaiming.ts';
 import { type SealedBatch, Sequencer, type WhenDurable } from './sequencer.ts';
-import { type Committed, committedAt, readBatch, released } from './stored.ts';
+import { type Committed, committedAt, type Reads, readBatch, released } from './stored.ts';
 import { Summaries } from './summaries.ts';
 import { encodeTip, type Tip } from './tip.ts';
 
@@ -64,6 +64,7 @@ export type Which =
   | { readonly newestOf: string | null };
 
 export class Ledger {
+  readonly reads: Reads;
   readonly #parts: LedgerParts;
   readonly #tokenIdHex: string;
   readonly #sequencer: Sequencer;
@@ -78,6 +79,7 @@ export class Ledger {
 
   constructor(parts: LedgerParts) {
     const { holder, open } = parts;
+    this.reads = holder;
     this.#parts = parts;
     this.#charter = open.charter;
     this.#templates = open.templates;
@@ -153,9 +155,8 @@ export class Ledger {
 
   /** The mount as it would be found now, once nothing is on its way: for reading the same log again without opening the token. */
   mountNow(): Mount {
-    const { tip } = this;
-    const { nextBatch, nextSequence } = tip;
-    return { ...this.mount, ...this.#kept, checkpoint: encodeTip(tip), checkpointBatch: nextBatch, nextBatch, nextSequence };
+    const { nextBatch, nextSequence } = this.tip;
+    return { ...this.mount, ...this.#kept, checkpoint: encodeTip(this.tip), checkpointBatch: nextBatch, nextBatch, nextSequence };
   }
 
   /** What has just become durable takes effect. */

@@ -1,9 +1,12 @@
 import { generateKeyPairSync } from 'node:crypto';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { decodeBatch, sealHashOf } from '#ipc-schema/batch.ts';
 import { asUkeyError, type ErrorCode } from '#ipc-schema/errors.ts';
 import { money } from '#ipc-schema/money.ts';
+import { otherSeal } from '#ipc-schema/spelling.ts';
 import { type Acknowledgement, decodeAcknowledgementBody } from '#ipc-schema/upstream.ts';
 import { acknowledge } from '#ledger/acknowledging.ts';
+import { contradictionIn } from '#ledger/contradiction.ts';
 import { Summaries, summariesMax } from '#ledger/summaries.ts';
 import { documentDraft, LedgerRig, noLimits } from '#test/support/ledger-rig.ts';
 
@@ -42,6 +45,41 @@ async function expectRefused(signed: Uint8Array, code: ErrorCode): Promise<void>
   expect(rig.ledger.tip).toBe(before);
   expect(rig.holder.stored.length).toBe(stored);
 }
+
+/** Hash of the seal of a stored batch, in the spelling that somebody else can write. */
+function otherHash(batchIndex: number): Uint8Array {
+  const { sealBytes } = decodeBatch(rig.holder.stored[batchIndex - 1]?.bytes ?? new Uint8Array());
+  return sealHashOf(otherSeal(sealBytes) ?? sealBytes);
+}
+
+const judge = (kind: 'acknowledgement' | 'alarm', signed: Uint8Array) => contradictionIn(rig.ledger, rig.charter, { kind, signed });
+
+describe.each(['low', 'high'] as const)('of a ledger whose seals are in the %s spelling', (spelling) => {
+  beforeEach(async () => {
+    rig = await LedgerRig.open();
+    rig.token.spelling = spelling;
+    for (const key of ['a', 'b', 'c']) await issue(key);
+  });
+
+  test('what names our newest batch in its other spelling proves nothing and acknowledges nothing; what names another one does', async () => {
+    const strange = rig.ack(4, { headSealHash: otherHash(4) });
+    expect(await judge('acknowledgement', strange)).toBeNull();
+    expect(await take(strange)).toBeNull();
+    expect(rig.ledger.tip.ackedBatch).toBe(0);
+    expect(await judge('acknowledgement', rig.ack(4, { headSealHash: otherHash(3) }))).toMatchObject({ kind: 'clone' });
+    await expectRefused(rig.ack(4, { headSealHash: otherHash(3) }), 'halted');
+    expect(await take(rig.ack(4))).toMatchObject({ upToBatch: 4 });
+  });
+
+  test('an alarm is about our batch where it has our bytes, or the low spelling that the server tells; a high one that is not ours stops nobody', async () => {
+    const { sealBytes } = decodeBatch(rig.holder.stored[2]?.bytes ?? new Uint8Array());
+    const other = otherSeal(sealBytes) ?? sealBytes;
+    expect(await judge('alarm', rig.alarm(sealBytes))).toMatchObject({ kind: 'clone' });
+    const found = await judge('alarm', rig.alarm(other));
+    if (spelling === 'high') expect(found).toMatchObject({ kind: 'clone' });
+    else expect(found).toBeNull();
+  });
+});
 
 describe('an acknowledgement', () => {
   test('of a part releases that part to the cent, and the rest ages on', async () => {

@@ -73,6 +73,11 @@ export class BuiltToken {
     return makeSign1(this.algorithm, this.#keyId, payload, (message) => sign('sha256', message, key));
   }
 
+  signSeal(payload: Uint8Array): Uint8Array {
+    const low = this.sign(payload);
+    return this.spelling === 'low' ? low : (otherSeal(low) ?? low);
+  }
+
   /** One batch behind the head; the head moves unless `keepHead`. */
   batch(drafts: number | readonly BuiltDraft[] = 1, seal: Partial<Seal> = {}, keepHead = false): BuiltBatch {
     const list = typeof drafts === 'number' ? Array.from({ length: drafts }, () => documentDraft) : drafts;
@@ -95,8 +100,7 @@ export class BuiltToken {
       sealedAtMs: ++this.#nowMs,
       ...change,
     };
-    const low = this.sign(sealPayload(seal));
-    const sealBytes = this.spelling === 'low' ? low : (otherSeal(low) ?? low);
+    const sealBytes = this.signSeal(sealPayload(seal));
     const head = { batchIndex: seal.batchIndex, nextSequence: seal.firstSequence + seal.count, sealHash: sealHashOf(sealBytes) };
     return { bytes: encodeBatch(sealBytes, joinEntries(entries.map(encodeEntry))), sealBytes, entries, head };
   }

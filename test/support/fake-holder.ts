@@ -166,7 +166,7 @@ export class FakeHolder implements Holder {
 
   sign(draft: BatchDraft): Uint8Array {
     const { batchIndex, firstSequence, count, root, sealedAtMs } = draft;
-    const sealBytes = this.token.sign(
+    const sealBytes = this.token.signSeal(
       sealPayload({
         tokenId: this.token.tokenIdBytes,
         batchIndex,

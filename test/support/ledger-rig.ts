@@ -11,7 +11,7 @@ import { keyIdOf, makeSign1 } from '#ipc-schema/cose.ts';
 import { decodeLeaf, type Leaf } from '#ipc-schema/entry.ts';
 import { money, zero } from '#ipc-schema/money.ts';
 import type { Link } from '#ipc-schema/status.ts';
-import { type Acknowledgement, acknowledgementPayload } from '#ipc-schema/upstream.ts';
+import { type Acknowledgement, acknowledgementPayload, alarmPayload, nonceBytes } from '#ipc-schema/upstream.ts';
 import { Custody, type CustodyParts } from '#ledger/custody.ts';
 import type { Ledger } from '#ledger/ledger.ts';
 import { keyHashOf } from '#ledger/lookup.ts';
@@ -121,6 +121,14 @@ export class LedgerRig {
     const headSealHash = stored === undefined ? new Uint8Array(32) : sealHashOf(decodeBatch(stored.bytes).sealBytes);
     const content = { tokenId: this.token.tokenIdBytes, upToBatch, headSealHash, serverTimeMs: this.clock.wallMs(), parked: [], ...change };
     return sealed(acknowledgementPayload(content), key);
+  }
+
+  /** A server's alarm with this seal. */
+  alarm(sealBytes: Uint8Array): Uint8Array {
+    const { tokenIdBytes: tokenId } = this.token;
+    const raisedAtMs = this.clock.wallMs();
+    const nonce = new Uint8Array(nonceBytes);
+    return sealed(alarmPayload({ nonce, tokenId, serverTimeMs: raisedAtMs, alarm: { sealBytes, raisedAtMs } }), this.ackKeys.privateKey);
   }
 
   /** A certificate of the token's key that ends ten years after the one that it renews. */
