@@ -35,10 +35,10 @@ export function watchOutput(): void {
   process.stderr.on('error', () => undefined);
 }
 
-/** Throws internal when stdout could not take what was written to it. A reader that went away (`| head`) has what it wanted. */
-export async function outputTaken(): Promise<void> {
+/** Throws internal when stdout could not take what was written to it. A reader that went away (`| head`) has what it wanted, unless this was the only copy. */
+export async function outputTaken(isOnlyCopy = false): Promise<void> {
   await new Promise<void>((resolve) => process.stdout.write('', () => resolve()));
-  if (refused === null || refused.code === 'EPIPE') return;
+  if (refused === null || (refused.code === 'EPIPE' && !isOnlyCopy)) return;
   throw new UkeyError('internal', `stdout could not be written: ${String(refused.code)}`, {
     action: 'The command was carried out; its answer was lost.',
     cause: refused,

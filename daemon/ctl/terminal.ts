@@ -1,11 +1,13 @@
 // Owns: `ukeyctl terminal enrol|list|remove`: which programs may speak through the till socket.
-// Invariants: a secret goes into a new file of its owner's alone, or, asked for with --show or --json, to stdout; it exists once.
-import type { Command, CommandGroup } from '#ctl/command.ts';
+// Invariants: a secret goes into a new file of its owner's alone, or, asked for with --show or --json, to stdout; it exists once. It replaces the
+// one that the terminal had: where it is lost all the same, that is said.
+import type { Command, CommandGroup, Given } from '#ctl/command.ts';
 import { wholeOptions, withAdmin } from '#ctl/connection.ts';
-import { usage } from '#ctl/exit-codes.ts';
+import { endAs, endingOf, usage } from '#ctl/exit-codes.ts';
 import { openSecretFile } from '#ctl/output-file.ts';
-import { facts, table } from '#ctl/screen.ts';
-import type { Params } from '#ipc-schema/methods.ts';
+import { facts, outputTaken, table } from '#ctl/screen.ts';
+import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
+import type { Params, Result } from '#ipc-schema/methods.ts';
 import { terminalRoles } from '#ipc-schema/methods.ts';
 
 type TerminalRole = Params<'terminal.enrol'>['role'];
@@ -36,32 +38,75 @@ const enrol: Command = {
     const secretFile = given.text('secretFile');
     if (secretFile === undefined && !given.flag('show') && !screen.json)
       throw usage('where shall the secret go? --secret-file or --show is needed', { field: '--secret-file' });
-    // The file first: a secret that was told and could not be kept would be lost.
+    // The file and its room first: the terminal's old secret is worth nothing once there is a new one.
     const file = secretFile === undefined ? null : openSecretFile(secretFile, '--secret-file');
+    const isShown = given.flag('show') || secretFile === undefined;
     let kept = false;
     try {
-      const { secret, ...enrolled } = await withAdmin(given, (service) =>
-        service.call('terminal.enrol', { terminal, role, ...(token === undefined ? {} : { token }) }),
-      );
-      file?.write(`${secret}\n`);
-      kept = true;
-      const shown = given.flag('show') || secretFile === undefined ? { secret } : {};
-      const written = secretFile === undefined ? {} : { secretFile };
+      const { secret, ...enrolled } = await enrolIt({ terminal, role, ...(token === undefined ? {} : { token }) }, given);
+      const fault = faultOf(() => file?.write(secret));
+      kept = fault === null;
+      if (fault !== null && !isShown) throw lost(terminal, fault);
+      const written = secretFile === undefined || !kept ? {} : { secretFile };
       screen.answer(
-        { ...enrolled, ...written, ...shown },
+        { ...enrolled, ...written, ...(isShown ? { secret } : {}) },
         facts([
           ['Terminal', enrolled.terminal],
           ['Role', enrolled.role],
           ['Token', enrolled.token ?? null],
-          ['Secret file', secretFile ?? null],
-          ['Secret', 'secret' in shown ? shown.secret : null],
+          ['Secret file', written.secretFile ?? null],
+          ['Secret', isShown ? secret : null],
         ]),
       );
+      if (!kept || file === null) await seen(terminal);
+      if (fault !== null) throw unkept(fault);
     } finally {
       if (!kept) file?.discard();
     }
   },
 };
+
+async function enrolIt(params: Params<'terminal.enrol'>, given: Given): Promise<Result<'terminal.enrol'>> {
+  try {
+    return await withAdmin(given, (service) => service.call('terminal.enrol', params));
+  } catch (thrown) {
+    const { error, exit } = endingOf(thrown);
+    if (exit !== 'unknown') throw thrown;
+    const action = `${enrolAgain} If it was enrolled already, its old secret may be worth nothing now.`;
+    throw endAs(exit, new UkeyError(error.code, error.message, { action, cause: error }));
+  }
+}
+
+const enrolAgain = 'Enrol it again, and give it the secret that you get then.';
+
+function faultOf(step: () => void): UkeyError | null {
+  try {
+    step();
+    return null;
+  } catch (thrown) {
+    return asUkeyError(thrown);
+  }
+}
+
+/** What stands on stdout is the only copy. */
+async function seen(terminal: string): Promise<void> {
+  try {
+    await outputTaken(true);
+  } catch (thrown) {
+    throw lost(terminal, thrown);
+  }
+}
+
+/** The service knows the new secret alone, and nobody else does. */
+function lost(terminal: string, cause: unknown): UkeyError {
+  const message = `${terminal} has no valid secret now: the new one was lost: ${asUkeyError(cause).message}`;
+  return endAs('unfinished', new UkeyError('internal', message, { action: enrolAgain, cause }));
+}
+
+function unkept(cause: UkeyError): UkeyError {
+  const action = 'Keep the secret that was shown: it is the only copy.';
+  return endAs('unfinished', new UkeyError('internal', cause.message, { action, cause }));
+}
 
 const list: Command = {
   kind: 'command',

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -5,9 +6,13 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { EnrolmentTicket } from '#ipc-schema/upstream.ts';
-import { ctl, errorOf, jsonOf } from '#test/support/ctl.ts';
-import { FakeService, type Script } from '#test/support/fake-service.ts';
+import { ctl, ctlEntry, errorOf, jsonOf, type Run, runProgram } from '#test/support/ctl.ts';
+import { FakeService, HangUp, type Script } from '#test/support/fake-service.ts';
 import { backlogAnswer, statusAnswer } from './answers.ts';
+
+/** prlimit(1) of util-linux: takes the room from a program that runs. Never doubted where CI is set. */
+const limitTool = '/usr/bin/prlimit';
+const hasLimits = process.env['CI'] !== undefined || existsSync(limitTool);
 
 let directory: string;
 beforeAll(async () => {
@@ -184,6 +189,63 @@ describe.concurrent('terminal', () => {
     expect(run.status).toBe(2);
     expect(service.requests).toEqual([]);
     expect(readFileSync(file, 'utf8')).toBe('the only copy');
+  });
+
+  it('enrol asks nothing of the service where there is no room for the secret', async () => {
+    const file = join(directory, 'no-room.secret');
+    await using service = await FakeService.start({ script: enrols });
+    const words = ['terminal', 'enrol', 'till-1', '--secret-file', file, '--socket', service.socketPath];
+    const run = await runProgram('sh', ['-c', 'ulimit -f 0; exec "$@"', 'sh', process.execPath, ctlEntry, ...words]);
+    expect(run.status).toBe(2);
+    expect(run.stderr).toMatch(/^invalid-request: .*EFBIG/);
+    expect(service.requests).toEqual([]);
+    expect(existsSync(file)).toBe(false);
+  });
+
+  it.skipIf(!hasLimits)('enrol says that the terminal has no valid secret when it cannot be written all the same', async () => {
+    const [file, pidFile] = [join(directory, 'lost.secret'), join(directory, 'lost.pid')];
+    const script: Script = {
+      'terminal.enrol': ({ terminal, role }) => {
+        execFileSync(limitTool, ['--pid', readFileSync(pidFile, 'utf8').trim(), '--fsize=0']);
+        return { terminal, role, secret };
+      },
+    };
+    await using service = await FakeService.start({ script });
+    const words = ['terminal', 'enrol', 'till-1', '--secret-file', file, '--socket', service.socketPath];
+    const enrol = (...more: string[]): Promise<Run> =>
+      runProgram('sh', ['-c', `echo $$ > '${pidFile}'; exec "$@"`, 'sh', process.execPath, ctlEntry, ...words, ...more]);
+    const run = await enrol();
+    expect(run.status).toBe(8);
+    expect(run.stderr).toMatch(/^internal: till-1 has no valid secret now: .+ - Enrol it again/);
+    expect(run.stdout + run.stderr).not.toContain(secret);
+    expect(existsSync(file)).toBe(false);
+    const shown = await enrol('--show');
+    expect(shown.status).toBe(8);
+    expect(shown.stdout).toContain(secret);
+    expect(shown.stdout).not.toContain(file);
+    expect(existsSync(file)).toBe(false);
+  });
+
+  it.each(['> /dev/full', '| true'])('enrol says so too when it was to be shown, and could not be: %s', async (where) => {
+    await using service = await FakeService.start({ script: enrols });
+    const words = `terminal enrol till-1 --show --socket '${service.socketPath}'`;
+    const line = `{ sleep 0.1; '${process.execPath}' '${ctlEntry}' ${words}; echo $? >&2; } ${where}`;
+    const run = await runProgram('sh', ['-c', line]);
+    expect(run.stderr).toMatch(/^internal: till-1 has no valid secret now: .+\n8\n$/);
+  });
+
+  it('enrol says how it stands when the service answers nothing any more', async () => {
+    const file = join(directory, 'unanswered.secret');
+    const script: Script = {
+      'terminal.enrol': () => {
+        throw new HangUp();
+      },
+    };
+    await using service = await FakeService.start({ script });
+    const run = await ctl(['terminal', 'enrol', 'till-1', '--secret-file', file, '--socket', service.socketPath]);
+    expect(run.status).toBe(6);
+    expect(run.stderr).toMatch(/Enrol it again/);
+    expect(existsSync(file)).toBe(false);
   });
 
   it('enrol leaves no empty file behind when it is refused', async () => {

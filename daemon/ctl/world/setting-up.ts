@@ -118,7 +118,7 @@ async function enrolTill({ layout, admin, terminal }: SettingUp): Promise<void> 
   let isKept = false;
   try {
     const { secret } = await admin.call('terminal.enrol', { terminal, role: 'till' });
-    file.write(`${secret}\n`);
+    file.write(secret);
     isKept = true;
   } finally {
     if (!isKept) file.discard();
