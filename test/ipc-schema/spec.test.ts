@@ -1,6 +1,8 @@
 import { createHash, createHmac, createPublicKey, verify } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { type ErrorCode, errorTable, UkeyError } from '#ipc-schema/errors.ts';
+import { judgeIssueError } from '#ipc-schema/issue-again.ts';
 import { errorRows, methodRows, specExamples } from './spec-facts.ts';
 
 const text = readFileSync(new URL('../../ipc-schema/SPEC.md', import.meta.url), 'utf8');
@@ -23,6 +25,20 @@ describe('SPEC.md', () => {
     for (const row of [...errorRows(), ...methodRows()]) expect(text.includes(`${row}\n`), `missing: ${row}`).toBe(true);
     const rows = text.split('\n').filter((line) => /^\| `[a-z-]+` \| -\d+ \|/.test(line));
     expect(rows).toHaveLength(errorRows().length - 2);
+  });
+
+  it('says of each error what is known of the invoice, as the client judges it', () => {
+    const section = /^## Exactly once\n(.*?)^## /ms.exec(text)?.[1] ?? '';
+    const rows = [...section.matchAll(/^\| (.*`.*) \| ([a-z ]+).* \| ([a-z ]+).* \|$/gm)];
+    const words = { definite: 'not issued', repeat: 'repeat', end: 'not known' };
+    const said = rows.flatMap(([, codes = '', first = '', doubted = '']) =>
+      [...codes.matchAll(/`([a-z-]+)`/g)].map(([, code]) => [code, first.trim(), doubted.trim()]),
+    );
+    const judged = (Object.keys(errorTable) as ErrorCode[]).map((code) => {
+      const error = new UkeyError(code, 'x');
+      return [code, words[judgeIssueError(error, false)], words[judgeIssueError(error, true)]];
+    });
+    expect(said.sort()).toEqual(judged.sort());
   });
 
   it('has an example that works out with nothing but hashes and one signature', () => {
