@@ -9,13 +9,18 @@ import type { Issued } from './issued.ts';
 /** `definite`: it was not issued, and repeating does not help. `repeat`: ask again. `end`: this client cannot find out. */
 export type IssueVerdict = 'definite' | 'repeat' | 'end';
 
-/** `inDoubt`: an earlier attempt with this key ended in unknown-outcome. */
+/** `inDoubt`: an earlier attempt with this key left it open whether it was issued. */
 export function judgeIssueError(error: UkeyError, inDoubt: boolean): IssueVerdict {
   if (error.code === 'unauthenticated' || error.code === 'forbidden') return inDoubt ? 'end' : 'definite';
   if (error.retry === 'same-key' || error.retry === 'after-ms') return 'repeat';
   const { fault } = errorTable[error.code];
   // A service that is locked or halted cannot say whether the earlier attempt went through; one that judged the content has looked.
   return inDoubt && fault !== 'caller' && fault !== 'limit' ? 'repeat' : 'definite';
+}
+
+/** A fault of the service may have come behind the issuing. */
+function leavesOpen({ code }: UkeyError): boolean {
+  return code === 'unknown-outcome' || code === 'internal';
 }
 
 export interface IssueLoop {
@@ -47,10 +52,10 @@ export async function issueUntilKnown({ attempt, attemptMs, deadlineMs, nowMs, s
     }
     const verdict = isOver() ? 'end' : judgeIssueError(error, doubt !== null);
     if (verdict === 'definite') throw error;
-    if (error.code === 'unknown-outcome') doubt = error;
+    if (leavesOpen(error)) doubt = error;
     const pauseMs = Math.max(error.retryAfterMs ?? 0, waitMs * (0.5 + random() / 2));
     if (verdict === 'end' || nowMs() + pauseMs >= endMs)
-      throw doubt === null || doubt === error ? error : new UkeyError('unknown-outcome', doubt.message, { cause: error });
+      throw doubt === null || error.code === 'unknown-outcome' ? error : new UkeyError('unknown-outcome', doubt.message, { cause: error });
     await sleep(pauseMs);
   }
 }

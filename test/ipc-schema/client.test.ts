@@ -340,6 +340,10 @@ describe('what an error says about an invoice', () => {
     [['unknown-outcome', 'unauthenticated'], 'unknown-outcome'],
     [['unknown-outcome', 'locked'], 'unknown-outcome'],
     [['unknown-outcome', 'busy'], 'unknown-outcome'],
+    [['internal', 'locked', 'issued'], 'issued'],
+    [['internal', 'no-token'], 'unknown-outcome'],
+    [['internal', 'invalid-invoice'], 'invalid-invoice'],
+    [['internal'], 'unknown-outcome'],
     [['busy'], 'busy'],
     [['token-failed'], 'token-failed'],
   ])('attempts that end in %s end in %s', async (ends, end) => {
