@@ -11,6 +11,8 @@ export interface Connection {
   owesSinceMs: number;
   /** Requests that are being worked on. */
   working: number;
+  /** Called when it has come to its end. */
+  readonly whenGone: Set<() => void>;
 }
 
 export class Connections {
@@ -28,9 +30,18 @@ export class Connections {
       socket.destroy();
       return;
     }
-    const connection = { address: socket.remoteAddress ?? '', socket, owesSinceMs: performance.now(), working: 0 };
+    const connection = {
+      address: socket.remoteAddress ?? '',
+      socket,
+      owesSinceMs: performance.now(),
+      working: 0,
+      whenGone: new Set<() => void>(),
+    };
     this.#all.set(key, connection);
-    socket.once('close', () => this.#forget(key, connection));
+    socket.once('close', () => {
+      this.#forget(key, connection);
+      for (const tell of connection.whenGone) tell();
+    });
   }
 
   /** `socket`: as it was welcomed, or the TLS over it. Null: it is gone. */

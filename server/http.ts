@@ -1,8 +1,8 @@
 // Owns: the HTTPS server: TLS, limits on connections, requests, bytes and time, and one answer to every request.
 // Invariants: TLS 1.2 or later; a request's body is read only up to the limit of its path; at most maxRequests are worked on, and maxUploads of them uploads,
 // others are told `busy` with Retry-After; bodies that only trickle in take nobody's place (upload-bodies.ts), nor do connections without a request that is
-// worked on (connections.ts); an answer never carries a stack. Listens on 127.0.0.1 by default: reads are open to whoever can connect (routes.ts), so listening
-// elsewhere is for networks where that may be.
+// worked on (connections.ts), nor answers that nobody reads (sending.ts); an answer never carries a stack. Listens on 127.0.0.1 by default: reads are open
+// to whoever can connect (routes.ts), so listening elsewhere is for networks where that may be.
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
@@ -13,6 +13,7 @@ import { duringRequest, faultText } from './log.ts';
 import { refusalOf } from './refusal.ts';
 import { discard, takeIn } from './request-body.ts';
 import { type Answer, answerTo, type RouteParts, refusalAnswer } from './routes.ts';
+import { Outgoing, type SendWaits } from './sending.ts';
 import type { TlsIdentity } from './tls-identity.ts';
 import { UploadBodies } from './upload-bodies.ts';
 
@@ -28,7 +29,10 @@ const maxRequestsPerSocket = 10_000;
 /** Sealed bytes of all uploads, with what their pieces take (upload-bodies.ts). */
 const uploadsMaxBytes = maxUploads * (sealedMaxBytes + 1024 * 1024);
 
-export interface HttpWaits {
+/** Large answers on their way; each has some MiB at most (view.ts). */
+const outgoingMaxBytes = 64 * 1024 * 1024;
+
+export interface HttpWaits extends SendWaits {
   readonly handshakeMs: number;
   readonly headersMs: number;
   /** From the first byte of a request to the last of its body. */
@@ -51,6 +55,9 @@ export const defaultWaits: HttpWaits = {
   smallBodyMs: 5_000,
   idleMs: 60_000,
   keepAliveMs: 30_000,
+  sendMs: 30_000,
+  sendMebibyteMs: 256_000, // 4 KiB a second
+  stillMs: 5_000,
   lingerMs: 2_000,
   closeMs: 5_000,
 };
@@ -69,7 +76,11 @@ export async function listenHttps(
   listen: { readonly host: string; readonly port: number },
   waits: HttpWaits = defaultWaits,
 ): Promise<HttpServer> {
-  const gate: Gate = { requests: 0, uploads: new UploadBodies(maxUploads, uploadsMaxBytes) };
+  const gate: Gate = {
+    requests: 0,
+    uploads: new UploadBodies(maxUploads, uploadsMaxBytes),
+    outgoing: new Outgoing(outgoingMaxBytes, waits),
+  };
   const connections = new Connections(maxConnections);
   const server = createServer(
     {
@@ -127,6 +138,7 @@ interface Gate {
   /** Whole requests that are worked on: one whose body is still on its way is none of them. */
   requests: number;
   readonly uploads: UploadBodies;
+  readonly outgoing: Outgoing;
 }
 
 const busy = (): UkeyError => new UkeyError('busy', 'too many requests are being worked on');
@@ -142,7 +154,7 @@ async function serve(
   connection.owesSinceMs = performance.now();
   try {
     const answer = await answerOrRefuse(parts, gate, waits, connection, request);
-    if (answer !== null) await send(waits, request, response, answer);
+    if (answer !== null) await send(gate.outgoing, waits, connection, request, response, answer);
   } finally {
     connection.owesSinceMs = performance.now();
   }
@@ -215,7 +227,15 @@ async function readSmall(request: IncomingMessage, { smallBodyMs }: HttpWaits): 
   return bytes === null ? null : { bytes, end: () => undefined };
 }
 
-async function send(waits: HttpWaits, request: IncomingMessage, response: ServerResponse, answer: Answer): Promise<void> {
+async function send(
+  outgoing: Outgoing,
+  waits: HttpWaits,
+  connection: Connection,
+  request: IncomingMessage,
+  response: ServerResponse,
+  wanted: Answer,
+): Promise<void> {
+  const answer = outgoing.hasRoom(Buffer.byteLength(wanted.body)) ? wanted : refusalAnswer(refusalOf(busy()));
   const body = typeof answer.body === 'string' ? Buffer.from(answer.body, 'utf8') : answer.body;
   // A body that was not read whole would be taken for the next request: such a connection ends with its answer.
   const isSpent = !request.complete;
@@ -233,8 +253,5 @@ async function send(waits: HttpWaits, request: IncomingMessage, response: Server
     response.write(body);
     await discard(request, waits.lingerMs);
   }
-  await new Promise<void>((resolve) => {
-    response.once('close', resolve);
-    response.end(isSpent ? undefined : body, () => resolve());
-  });
+  await outgoing.send(connection, response, isSpent ? body.subarray(body.length) : body);
 }

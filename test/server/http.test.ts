@@ -9,7 +9,7 @@ import { publicKeyFromSpki } from '#ipc-schema/cose.ts';
 import { mediaTypes, openProbe, paths, tokenListSchema, uploadMaxBytes } from '#ipc-schema/upstream.ts';
 import type { Database } from '#server/database.ts';
 import { openSqliteDatabase } from '#server/database-sqlite.ts';
-import { defaultWaits, maxConnections, maxUploads } from '#server/http.ts';
+import { defaultWaits, type HttpWaits, maxConnections, maxUploads } from '#server/http.ts';
 import { escapeHtml, tokensPage } from '#server/page.ts';
 import { refusalIn, ServerRig } from '#test/support/server-rig.ts';
 
@@ -34,6 +34,7 @@ const drain = async (socket: Socket): Promise<string> => {
   socket.on('data', (chunk: Buffer) => {
     text += chunk.toString('latin1');
   });
+  socket.resume();
   await new Promise<void>((resolve) => socket.once('close', () => resolve()).on('error', () => resolve()));
   return text;
 };
@@ -208,6 +209,58 @@ describe('bodies that only trickle in', () => {
     expect(await Promise.any(told)).toMatch(/^HTTP\/1\.1 503 /);
     expect((await other.send(enrolled, [enrolled.token.batch(1)])).status).toBe(200);
     for (const socket of big) socket.destroy();
+    await other.stop();
+  });
+});
+
+describe('answers', () => {
+  /** A server with a run of batches of more than `answerBytes`; a reader that has asked for it and takes nothing yet. */
+  async function library(waits: Partial<HttpWaits>) {
+    const other = await ServerRig.start();
+    const enrolled = await other.enrol();
+    const documents = Array.from({ length: 26 }, () => ({ kind: 'document' as const, fillerBytes: 20_000 }));
+    for (let at = 0; at < 8; at += 1) await other.acknowledged(enrolled, [enrolled.token.batch(documents)]);
+    await other.restart({ waits: { ...defaultWaits, ...waits } });
+    const path = `${paths.tokens}/${enrolled.token.tokenId}/batches`;
+    /** Several times at once: the kernel alone holds one answer. */
+    const ask = async (times = 1): Promise<TLSSocket> => {
+      const socket = await dial(other);
+      socket.pause();
+      const head = `GET ${path} HTTP/1.1\r\nhost: x\r\n`;
+      socket.write(`${`${head}\r\n`.repeat(times - 1)}${head}connection: close\r\n\r\n`);
+      return socket;
+    };
+    return { other, path, ask, answerBytes: 3_500_000 };
+  }
+
+  test('that nobody reads are cut when their memory is needed, and the rest goes to whoever reads', async () => {
+    const { other, path, ask, answerBytes } = await library({ stillMs: 200 });
+    const deaf = await Promise.all(Array.from({ length: 32 }, async () => await ask()));
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    const reply = await other.client.ask(path);
+    expect([reply.status, reply.body.length > answerBytes]).toEqual([200, true]);
+    const heard = await Promise.all(deaf.map((socket) => drain(socket)));
+    expect(heard.filter((text) => text.length > answerBytes).length).toBeLessThan(20);
+    await other.stop();
+  });
+
+  test('that nobody reads are cut after their time, which a slow reader keeps', async () => {
+    const { other, ask, answerBytes } = await library({ sendMs: 300, sendMebibyteMs: 0 });
+    const deaf = await ask(6);
+    await new Promise((resolve) => setTimeout(resolve, 1_500));
+    expect((await drain(deaf)).length).toBeLessThan(4 * answerBytes);
+    const { server } = other;
+    await other.restart({ waits: { ...defaultWaits, sendMs: 300, sendMebibyteMs: 10_000 }, port: server.port });
+    const slow = await ask(6);
+    let length = 0;
+    slow.on('data', (piece: Buffer) => {
+      length += piece.length;
+      slow.pause();
+      setTimeout(() => slow.resume(), 1);
+    });
+    slow.resume();
+    await new Promise((resolve) => slow.once('close', resolve));
+    expect(length).toBeGreaterThan(6 * answerBytes);
     await other.stop();
   });
 });
