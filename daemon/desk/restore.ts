@@ -5,7 +5,7 @@
 // store itself says that it is wanted, so that a crash in between is finished at the next opening. Between its steps nobody else logs in: a stored PIN
 // that is tried on the FLASH as it was ends the login that the next step needs.
 import { createHash, X509Certificate } from 'node:crypto';
-import type { Log } from '#ground/log.ts';
+import { type Log, whyOf } from '#ground/log.ts';
 import type { Holder, Mount } from '#holder/holder.ts';
 import { encodeAdminEvent } from '#ipc-schema/admin.ts';
 import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
@@ -83,7 +83,8 @@ function wasHandedOver({ authorityCertificate, signers }: Mount): boolean {
   return openSuccession(signed, new X509Certificate(authorityCertificate).publicKey).reason === 'token-replaced';
 }
 
-async function succeed({ holder }: RestoreParts, request: Uint8Array, ticket: RecoveryTicket | undefined): Promise<Mount> {
+async function succeed(parts: RestoreParts, request: Uint8Array, ticket: RecoveryTicket | undefined): Promise<Mount> {
+  const { holder } = parts;
   if (ticket === undefined) throw new UkeyError('internal', 'another KEY began without a ticket');
   const upstream = new Upstream(ticket);
   try {
@@ -96,9 +97,18 @@ async function succeed({ holder }: RestoreParts, request: Uint8Array, ticket: Re
       });
     }
     return await holder.finishRestore({ authorityCertificate, succession: Buffer.from(answer.succession, 'base64') });
+  } catch (error) {
+    await giveUp(parts);
+    throw error;
   } finally {
     upstream.close();
   }
+}
+
+/** The holder keeps the data key for a step that does not come now: it goes with the login. Whoever repeats gives the PIN again. */
+async function giveUp({ holder, log }: RestoreParts): Promise<void> {
+  if (holder.state().kind === 'open') return;
+  await holder.logout().catch((error: unknown) => log.warn('the token did not log out', { why: whyOf(error) }));
 }
 
 /** Commits the succession of a ledger that another KEY goes on with and that does not carry it yet. */

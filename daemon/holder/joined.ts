@@ -375,15 +375,16 @@ class JoinedHolder implements Holder {
   }
 
   #logOut(token: Token): void {
-    this.#quietly('the token did not log out', () => token.logout());
+    this.#endLogin('the token did not log out', () => token.logout());
   }
 
   #letGo(): void {
-    this.#quietly('the token did not close', () => this.#token?.close()); // it is gone: that is why
+    this.#endLogin('the token did not close', () => this.#token?.close()); // it is gone: that is why
     this.#token = null;
   }
 
-  #quietly(what: string, act: () => void): void {
+  #endLogin(what: string, act: () => void): void {
+    this.#restoration?.forgetKey();
     try {
       act();
     } catch (thrown) {

@@ -3,7 +3,7 @@
 // Invariants: the copy is read only, and verified to its head before anything is written; a FLASH that is not blank is only erased when asked; its
 // superblocks are written last, so that a crash before leaves a blank FLASH and the whole is repeated. No KEY takes a copy that is older than what it has
 // seen, and no store is written over that holds more of the ledger than the copy, or another one. The data key comes sealed to a key of this process,
-// lives here between two steps, and is overwritten when they end.
+// lives here between two steps, and is overwritten when they end, and with the login: the step that it waits for may never come.
 // Must not: talk to a server; who calls does.
 import { X509Certificate } from 'node:crypto';
 import { stat } from 'node:fs/promises';
@@ -20,7 +20,7 @@ import { recoveryReplyInfo } from '#ipc-schema/upstream.ts';
 import type { Device } from '#store/device.ts';
 import { openLog, readStoreHeader } from '#store/log.ts';
 import { restoreFromMirror } from '#store/restore.ts';
-import type { KeySlot, StoreHeader } from '#store/store.ts';
+import type { KeySlot, StoreHeader, StoreLog } from '#store/store.ts';
 import { wipe } from '#token/pin.ts';
 import type { Token } from '#token/token.ts';
 import { type Anchor, bindAnchor, judgeAge, newestAnchor, readAnchor, type Seen } from './anchor.ts';
@@ -70,7 +70,7 @@ export class Restoration {
 
   /** Keys are made on a blank token. Leaves it logged in. */
   async begin(options: RestoreOptions): Promise<RestoreBegun> {
-    this.#forgetKey();
+    this.forgetKey();
     const access = this.#access;
     const { parts } = access;
     const { from, erase, ticket } = options;
@@ -104,7 +104,7 @@ export class Restoration {
   async unlock(sealedDataKey: Uint8Array): Promise<Uint8Array> {
     const { from, succession, spki } = this.#need();
     if (succession === null) throw new UkeyError('invalid-request', 'the copy is of this very KEY, which opens it');
-    this.#forgetKey();
+    this.forgetKey();
     const token = await this.#access.present();
     const dataKey = await succession.reply.open(sealedDataKey, recoveryReplyInfo);
     try {
@@ -164,13 +164,13 @@ export class Restoration {
       await access.lookAnew();
       throw thrown; // still logged in: the whole may be repeated
     } finally {
-      this.#forgetKey();
+      this.forgetKey();
     }
   }
 
   /** The holder closes. */
   drop(): void {
-    this.#forgetKey();
+    this.forgetKey();
     this.#begun = null;
   }
 
@@ -179,7 +179,8 @@ export class Restoration {
     return this.#begun;
   }
 
-  #forgetKey(): void {
+  /** The login ends, and with it what was begun to be restored. */
+  forgetKey(): void {
     if (this.#unlocked !== null) wipe(this.#unlocked.dataKey);
     this.#unlocked = null;
   }
@@ -219,14 +220,11 @@ export class Restoration {
   }
 
   /** Verified from its checkpoint to its head. Throws `halted`. */
-  async #readCopy(
-    from: string,
-    dataKey: Uint8Array,
-    inspect?: (copy: Copy, log: Awaited<ReturnType<typeof openLog>>) => Promise<void>,
-  ): Promise<Copy> {
+  async #readCopy(from: string, dataKey: Uint8Array, inspect?: (copy: Copy, log: StoreLog) => Promise<void>): Promise<Copy> {
     const source = await this.#access.parts.openSource(from);
+    let log: StoreLog | null = null;
     try {
-      const log = await openLog(source, dataKey);
+      log = await openLog(source, dataKey);
       const identity = decodeIdentity(log.mounted.identity);
       const { chain, signers } = await readChain(log, identity);
       const { mountEpoch } = log.mounted;
@@ -234,7 +232,7 @@ export class Restoration {
       await inspect?.(copy, log);
       return copy;
     } finally {
-      await source.close(); // and whatever the log held of it
+      await (log ?? source).close(); // the log has a copy of the key
     }
   }
 

@@ -1,51 +1,24 @@
 // What a core image of the front would hold: neither the PIN nor the data key, after a start that logged in by itself, and work. The holder
 // holds the data key by design, and leaves no core. Read from /proc/PID/mem, as a core would be: all that is writable.
-import { closeSync, mkdtempSync, openSync, readFileSync, readSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { expect, test } from 'vitest';
+import { openKeyRequest } from '#ipc-schema/recovery.ts';
 import { startServer } from '#server/serve.ts';
 import { openFileDevice } from '#store/device-file.ts';
 import { readStoreHeader } from '#store/log.ts';
+import { FileRig, startParent } from '#test/holder/rigs.ts';
+import { TestAuthority } from '#test/suites/restore-suite.ts';
+import { DraftMaker, pinBytes, testSoPin } from '#test/support/holder-rig.ts';
+import { hitsIn } from '#test/support/memory-scan.ts';
 import { sale } from '#test/support/rig.ts';
 import { Machine, machinePin } from '#test/torture/os-machine.ts';
 import { openSoftToken } from '#token/soft-token.ts';
 import type { WrappedKey } from '#token/token.ts';
 
-const chunkBytes = 4 * 1024 * 1024;
 const starts = 3;
-
-/** How often each of the secrets stands in the writable memory of the process. */
-function hitsIn(pid: number, secrets: Readonly<Record<string, Buffer>>): Record<string, number> {
-  const hits = Object.fromEntries(Object.keys(secrets).map((name) => [name, 0]));
-  const longest = Math.max(...Object.values(secrets).map((secret) => secret.length));
-  const memory = openSync(`/proc/${pid}/mem`, 'r');
-  const chunk = Buffer.alloc(chunkBytes);
-  try {
-    for (const line of readFileSync(`/proc/${pid}/maps`, 'utf8').split('\n')) {
-      const [range = '', rights = ''] = line.split(' ');
-      if (!rights.startsWith('rw')) continue;
-      const [from = 0, to = 0] = range.split('-').map((text) => Number.parseInt(text, 16));
-      // Chunks overlap, so that nothing hides at their border.
-      for (let at = from; at < to; at += chunkBytes - longest + 1) {
-        const seen = chunk.subarray(0, readAt(memory, chunk, at, Math.min(chunkBytes, to - at)));
-        for (const [name, secret] of Object.entries(secrets)) if (seen.includes(secret)) hits[name] = (hits[name] ?? 0) + 1;
-      }
-    }
-    return hits;
-  } finally {
-    closeSync(memory);
-  }
-}
-
-/** A region that was given back meanwhile, or is the device's, holds nothing of ours. */
-function readAt(memory: number, into: Buffer, at: number, bytes: number): number {
-  try {
-    return readSync(memory, into, 0, bytes, at);
-  } catch {
-    return 0;
-  }
-}
 
 async function dataKeyOf(machine: Machine): Promise<Buffer> {
   const token = openSoftToken({ path: path.join(machine.port, 'key.json') });
@@ -96,3 +69,45 @@ test.skipIf(process.platform !== 'linux')('the memory of the front holds neither
     rmSync(directory, { recursive: true, force: true });
   }
 });
+
+test.skipIf(process.platform !== 'linux').each(['a logout', 'the token being pulled'] as const)(
+  'the memory of the holder holds no data key once a restoration that nobody finished has ended with %s',
+  { timeout: 60_000 },
+  async (end) => {
+    const rig = new FileRig(startParent());
+    try {
+      const authority = await TestAuthority.make();
+      const mount = await authority.provision(rig.holder);
+      const { tokenId } = mount;
+      await rig.holder.commit(new DraftMaker(mount).next(['a'])).durable;
+      const from = await rig.copyOut();
+      await rig.loseToken();
+      const ticket = { code: 'code-2', tokenId };
+      const begun = await rig.holder.beginRestore({
+        from,
+        pin: pinBytes(),
+        soPin: pinBytes(testSoPin),
+        label: 'next',
+        erase: false,
+        ticket,
+      });
+      if (begun.kind !== 'successor') throw new Error('the token is another one');
+      const request = openKeyRequest(begun.request);
+      const dataKey = await authority.dataKey(request);
+      const pid = rig.holder.pid() ?? 0;
+      await rig.holder.unlockRestore(await authority.sealedDataKey(request));
+      expect(hitsIn(pid, { dataKey })['dataKey']).toBeGreaterThan(0);
+      const seen = rig.watch.seen.length;
+      if (end === 'the token being pulled') {
+        rig.pull();
+        await rig.watch.until('absent', seen);
+      } else await rig.holder.logout();
+      await setTimeout(100);
+      expect(hitsIn(pid, { dataKey })['dataKey']).toBe(0);
+      expect(rig.holder.pid()).toBe(pid);
+    } finally {
+      await rig.holder.close();
+      await rig.remove();
+    }
+  },
+);

@@ -33,7 +33,7 @@ const validity = { fromMs: Date.parse('2020-01-01T00:00:00Z'), untilMs: Date.par
 const suiteTimeoutMs = 60_000;
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');
 
-class TestAuthority {
+export class TestAuthority {
   readonly recovery = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   readonly publicKey: KeyObject;
   readonly certificate: Uint8Array;
@@ -66,9 +66,12 @@ class TestAuthority {
     });
   }
 
-  async sealedDataKey({ slot, tokenId, replyKey }: KeyRequest): Promise<Uint8Array> {
-    const dataKey = await makeOpener(this.recovery.privateKey)(slot, recoveryInfoOf(tokenId));
-    return await sealTo(replyKey, recoveryReplyInfo, dataKey);
+  async dataKey({ slot, tokenId }: KeyRequest): Promise<Buffer> {
+    return Buffer.from(await makeOpener(this.recovery.privateKey)(slot, recoveryInfoOf(tokenId)));
+  }
+
+  async sealedDataKey(request: KeyRequest): Promise<Uint8Array> {
+    return await sealTo(request.replyKey, recoveryReplyInfo, await this.dataKey(request));
   }
 
   async grant(
