@@ -263,7 +263,7 @@ class JoinedHolder implements Holder {
 
   async #look(): Promise<void> {
     try {
-      await this.#turns.take(async () => {
+      await this.#turns.takeOwn(async () => {
         const { kind } = this.#state;
         // A module that shows a blank token may have shown it for want of ours: so it is asked anew, not the token that it gave.
         if (kind === 'absent' || (kind === 'blank' && !this.#state.facts.loggedIn)) this.#letGo();
@@ -340,7 +340,7 @@ class JoinedHolder implements Holder {
         await this.#lookAnew();
       }
     };
-    this.#turns.take(act).catch((thrown: unknown) => this.#parts.note('after a failed commit', thrown));
+    this.#turns.takeOwn(act).catch((thrown: unknown) => this.#parts.note('after a failed commit', thrown));
   }
 
   /** Nothing in memory is trusted: the log is closed and read again. The token is logged in still, so no PIN is asked for. What does not open waits for a person. */

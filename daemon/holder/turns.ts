@@ -1,5 +1,6 @@
 // Owns: the order in which logins, logouts, formatting and looks at the token take place: one at a time.
-// Invariants: a bounded number waits; after `end` nobody begins. Must not: know what a turn does.
+// Invariants: a bounded number of callers waits; the holder's own turns (looking, recovering), without which nothing might go on, are never refused for
+// them: there is one for each look and for each call that failed. After `end` nobody begins. Must not: know what a turn does.
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { wipe } from '#token/pin.ts';
 
@@ -12,14 +13,21 @@ export class Turns {
   #ended = false;
 
   /** Rejects with no-token when it has ended, busy when too many wait, or as `act` does. */
-  take<T>(act: () => Promise<T>): Promise<T> {
-    if (this.#ended) return Promise.reject(new UkeyError('no-token', 'the holder is closed'));
-    if (this.#waiting >= turnsMax)
-      return Promise.reject(new UkeyError('busy', 'too many calls wait for the token', { retryAfterMs: busyRetryMs }));
+  async take<T>(act: () => Promise<T>): Promise<T> {
+    if (!this.#ended && this.#waiting >= turnsMax)
+      throw new UkeyError('busy', 'too many calls wait for the token', { retryAfterMs: busyRetryMs });
     this.#waiting += 1;
-    const done = this.#last.then(act).finally(() => {
+    try {
+      return await this.takeOwn(act);
+    } finally {
       this.#waiting -= 1;
-    });
+    }
+  }
+
+  /** However many wait. Rejects with no-token when it has ended, or as `act` does. */
+  takeOwn<T>(act: () => Promise<T>): Promise<T> {
+    if (this.#ended) return Promise.reject(new UkeyError('no-token', 'the holder is closed'));
+    const done = this.#last.then(act);
     this.#last = done.catch(() => undefined); // the caller has the error; the next turn only waits
     return done;
   }

@@ -86,6 +86,24 @@ describe('a write that fails', () => {
   const long = randomBytes(2_000).toString('hex');
   const rigged = useMemoryRig();
 
+  test('after a long wait, in which more callers ask for the token than may wait, is recovered from all the same', async () => {
+    const { rig, drafts } = await rigged();
+    const release = rig.device?.stall();
+    rig.device?.failWrite(1, { kind: 'not-written' });
+    const failed = codeOf(rig.holder.commit(drafts.peek(['a'])).durable);
+    await setTimeout(10);
+    const from = rig.watch.seen.length;
+    const logins = Array.from({ length: 40 }, () => codeOf(rig.holder.login(pinBytes(), false)));
+    await setTimeout(10);
+    release?.();
+    expect(await failed).toBe('unknown-outcome');
+    expect(new Set(await Promise.all(logins))).toEqual(new Set(['not refused', 'busy']));
+    await rig.watch.until('open', from);
+    const mount = await rig.holder.login(pinBytes(), false);
+    await rig.holder.commit(new DraftMaker(mount).next(['b'])).durable;
+    expect(await readVerified(rig.holder, mount)).toEqual(['b']);
+  });
+
   test.each([
     { fault: { kind: 'not-written' }, stored: ['a'] },
     { fault: { kind: 'written' }, stored: ['a', long] },
