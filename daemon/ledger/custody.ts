@@ -267,7 +267,7 @@ export class Custody {
       onProgress: (percent) => {
         this.#readPercent = percent;
       },
-      onIndexBroken: (opened) => this.#indexBroken(opened),
+      onIndexBroken: (opened, isSpoilt) => this.#indexBroken(opened, isSpoilt),
       onFailed: (opened) => this.#failed(opened),
     };
     return openAndJudge(parts, mount);
@@ -291,13 +291,13 @@ export class Custody {
     this.#changed();
   }
 
-  /** The index is a cache: read anew from the log, while callers wait. */
-  #indexBroken(opened: Opened): void {
+  /** The index is a cache: read anew from the log, while callers wait. One that only takes nothing more stays: what it knows may be asked once again. */
+  #indexBroken(opened: Opened, isSpoilt: boolean): void {
     if (this.#opened !== opened) return;
     const generation = this.#generation;
     this.#setAside(opened, 'the index is being made anew');
     this.#then(async () => {
-      Lookup.remove(indexFileOf(this.#parts.stateDirectory, opened.ledger.mount.tokenId));
+      if (isSpoilt) Lookup.remove(indexFileOf(this.#parts.stateDirectory, opened.ledger.mount.tokenId));
       if (generation === this.#generation) this.#open(opened.ledger.mountNow());
     });
   }

@@ -1,7 +1,7 @@
 // Owns: finding what is committed, written to the index or not yet. Rows wait in memory and are written behind the replies.
 // Invariants: a row is found from the moment it is added: in memory first, then in the lookup, so that nothing falls between; rows are written in
 // batch order, each with the head that it leads to; a failed write loses nothing: the rows stay and are tried again; no more than unwrittenMaxRows
-// wait: past that the ledger takes nothing new (`full`). A new key asks the lookup only until the filter has learned all that were used before.
+// wait: past that the ledger takes nothing new (`full`), and where the lookup still takes nothing it is told as one to be replaced. A new key asks the lookup only until the filter has learned all that were used before.
 // A lookup that is damaged is told (`onBroken`), and told again at each question, because whoever heard it first may not have been able to act yet: it is
 // a cache and is made anew.
 import { type Log, whyOf } from '#ground/log.ts';
@@ -24,7 +24,8 @@ export interface LedgerIndexParts {
   /** Entries that the lookup has. */
   readonly entries: number;
   readonly log: Log;
-  onBroken(): void;
+  /** `isSpoilt`: its file is of no use. Else the file takes nothing more, and what it has is right. */
+  onBroken(isSpoilt: boolean): void;
 }
 
 export class LedgerIndex {
@@ -38,6 +39,7 @@ export class LedgerIndex {
   /** All keys that were used before this was opened are in the filter. */
   #knowsAllKeys = false;
   #broken = false;
+  #isSpoilt = true;
   #closed = false;
 
   constructor(parts: LedgerIndexParts) {
@@ -143,7 +145,16 @@ export class LedgerIndex {
     if (this.#closed) return;
     if (!this.#broken) this.#parts.log.error('the index is damaged and is made anew', { why: whyOf(cause) });
     this.#broken = true;
-    this.#parts.onBroken();
+    this.#parts.onBroken(this.#isSpoilt);
+  }
+
+  /** As many rows wait as may: whoever makes the index anew finds a place that takes them. */
+  #giveUp(cause: unknown): void {
+    if (this.#closed || this.#broken) return;
+    this.#parts.log.error('the index cannot be written and is read anew from the log', { why: whyOf(cause), rows: this.#rowCount });
+    this.#broken = true;
+    this.#isSpoilt = false;
+    this.#parts.onBroken(this.#isSpoilt);
   }
 
   #newestWaiting(test: (row: IndexRow) => boolean): IndexRow | null {
@@ -178,6 +189,7 @@ export class LedgerIndex {
     } catch (error) {
       // What waiting does not mend would end with a ledger that takes nothing any more (`full`).
       if (isDamage(error)) return this.#break(error);
+      if (this.full) return this.#giveUp(error);
       this.#parts.log.warn('the index cannot be written; rows wait in memory', { why: whyOf(error), rows: this.#rowCount });
       this.#arm(retryMs);
       return;

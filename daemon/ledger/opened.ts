@@ -23,7 +23,7 @@ export interface OpeningParts extends Pick<LedgerParts, 'holder' | 'clock' | 'lo
   /** Told before anybody may use the ledger, unless the index speaks against it. */
   onOpened(ledger: Ledger): Promise<void>;
   /** Told once, later: the index must be made anew. */
-  onIndexBroken(opened: Opened): void;
+  onIndexBroken(opened: Opened, isSpoilt: boolean): void;
   /** Told once, later: the ledger must be mounted again. */
   onFailed(opened: Opened): void;
 }
@@ -35,7 +35,8 @@ export async function openAndJudge(parts: OpeningParts, mount: Mount): Promise<{
   const { lookup, lost } = await openIndex(indexFileOf(stateDirectory, mount.tokenId), holder, mount, log, (done, total) =>
     parts.onProgress(Math.floor((100 * done) / total)),
   );
-  const index = new LedgerIndex({ lookup, entries: open.tip.nextSequence - 1, log, onBroken: () => parts.onIndexBroken(opened) });
+  const onBroken = (isSpoilt: boolean): void => parts.onIndexBroken(opened, isSpoilt);
+  const index = new LedgerIndex({ lookup, entries: open.tip.nextSequence - 1, log, onBroken });
   const ledger = new Ledger({ holder, index, clock, log, open, limitFacts, onCommitted, onFailed: () => parts.onFailed(opened) });
   const opened: Opened = { ledger, index };
   let found: Stop | null;

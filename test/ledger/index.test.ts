@@ -11,8 +11,9 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
+import { setTimeout } from 'node:timers/promises';
 import sqlite3 from 'sqlite3';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { silentLog } from '#ground/log.ts';
 import { type AdminEvent, encodeAdminEvent } from '#ipc-schema/admin.ts';
 import { asUkeyError } from '#ipc-schema/errors.ts';
@@ -244,7 +245,7 @@ describe('an index that is', () => {
     await Promise.all(Array.from({ length: 600 }, (_, at) => rig.ledger.add(documentDraft(`key-${at}`))));
     await rig.custody.close();
     spoilRowsWith('A-00000300');
-    parts.onOpened = () => new Promise((resolve) => setTimeout(resolve, 150));
+    parts.onOpened = () => setTimeout(150);
     await rig.restart();
     expect(await addAtLast('key-300')).toMatchObject({ repeated: true });
     expect(await addAtLast('new')).toMatchObject({ repeated: false });
@@ -283,19 +284,6 @@ describe('an index that is', () => {
     closeSync(fd);
   }
 
-  /** As a till does: the same again while the index is being made anew. */
-  async function addAtLast(key: string): Promise<{ readonly repeated: boolean }> {
-    for (let at = 0; at < 20; at += 1) {
-      try {
-        return await (await rig.custody.use()).add(documentDraft(key));
-      } catch (error) {
-        if (asUkeyError(error).code !== 'busy') throw error;
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      }
-    }
-    throw new Error('busy for ever');
-  }
-
   /** All that is in the log is in the index's file. */
   async function expectWritten(): Promise<void> {
     await rig.custody.close();
@@ -316,6 +304,25 @@ describe('an index that is', () => {
     rmSync(rig.indexFile, { recursive: true });
   });
 });
+
+/** As a till does: the same again while the index is being made anew. */
+async function addAtLast(key: string): Promise<{ readonly repeated: boolean }> {
+  for (let at = 0; at < 20; at += 1) {
+    try {
+      return await (await rig.custody.use()).add(documentDraft(key));
+    } catch (error) {
+      if (asUkeyError(error).code !== 'busy') throw error;
+      await setTimeout(20);
+    }
+  }
+  throw new Error('busy for ever');
+}
+
+/** What the index on the disk says, beside the ledger that has it open. */
+async function askedLookup<T>(question: (lookup: Lookup) => Promise<T>): Promise<T> {
+  const lookup = await Lookup.openToRead(rig.indexFile);
+  return await question(lookup).finally(() => lookup.close());
+}
 
 const foreignRow: IndexRow = {
   ...{
@@ -405,7 +412,7 @@ describe('rows', () => {
     const broken: string[] = [];
     const index = new LedgerIndex({ lookup, entries: 0, log: silentLog, onBroken: () => broken.push('told') });
     index.add([rowOf(1), rowOf(2, { corrects: 1, kind: 2 })], headOf(1));
-    await new Promise((resolve) => setTimeout(resolve, 80));
+    await setTimeout(80);
     index.add([rowOf(3)], headOf(2));
     expect(await lookup.head()).toBeNull();
     expect((await index.byKey(hashOf(1)))?.sequence).toBe(1);
@@ -429,7 +436,7 @@ describe('rows', () => {
     for (let batch = 1; batch <= 400; batch += 1) {
       index.add([rowOf(batch)], headOf(batch));
       await index.byNumber('nobody'); // the writes stand in the same line
-      if (batch % 40 === 0) await new Promise((resolve) => setTimeout(resolve, 26));
+      if (batch % 40 === 0) await setTimeout(26);
     }
     await expect.poll(() => lookup.head(), { timeout: 5_000 }).toEqual(headOf(400));
     for (let sequence = 1; sequence <= 400; sequence += 1) expect((await lookup.byKey(hashOf(sequence)))?.sequence).toBe(sequence);
@@ -440,13 +447,50 @@ describe('rows', () => {
     rig = await LedgerRig.open();
     const lookup = await Lookup.open(':memory:');
     lookup.write = () => Promise.reject(new Error('the disk is full'));
-    const index = new LedgerIndex({ lookup, entries: 0, log: silentLog, onBroken: () => undefined });
+    const broken: boolean[] = [];
+    const index = new LedgerIndex({ lookup, entries: 0, log: silentLog, onBroken: (isSpoilt) => broken.push(isSpoilt) });
     const rows = Array.from({ length: 49_999 }, (_, at) => rowOf(at + 1));
     index.add(rows, headOf(1));
     expect(index.full).toBe(false);
+    await setTimeout(20);
+    expect(broken).toEqual([]);
     index.add([rowOf(50_000)], headOf(2));
     expect(index.full).toBe(true);
+    await expect.poll(() => broken, { timeout: 5_000 }).toEqual([false]);
     await index.close();
+  });
+
+  test('that no disk takes any more are kept in memory in the end: the ledger goes on, and the file is left as it is', async () => {
+    rig = await LedgerRig.open();
+    await rig.ledger.add(documentDraft('key-1'));
+    await expect.poll(async () => (await askedLookup((lookup) => lookup.byNumber('A-00000001')))?.sequence).toBeDefined();
+    const inMemory = new Set<Lookup>();
+    const [open, write] = [Lookup.open.bind(Lookup), Lookup.prototype.write];
+    vi.spyOn(Lookup, 'open').mockImplementation(async (file) => {
+      const lookup = await open(file);
+      if (file === ':memory:') inMemory.add(lookup);
+      return lookup;
+    });
+    vi.spyOn(Lookup.prototype, 'write').mockImplementation(function (this: Lookup, ...given) {
+      return inMemory.has(this) ? write.apply(this, given) : Promise.reject(new Error('the disk is full'));
+    });
+    const add = vi.spyOn(LedgerIndex.prototype, 'add');
+    try {
+      await rig.ledger.add(documentDraft('key-2'));
+      const [index] = add.mock.contexts;
+      const rows = Array.from({ length: 50_000 }, (_, at) => rowOf(at + 100));
+      index?.add(rows, headOf(1));
+      expect((await addAtLast('key-3')).repeated).toBe(false);
+      for (const key of ['key-1', 'key-2', 'key-3']) expect((await addAtLast(key)).repeated).toBe(true);
+      expect(inMemory.size).toBe(1);
+    } finally {
+      vi.restoreAllMocks();
+    }
+    expect((await askedLookup((lookup) => lookup.head()))?.batch).toBe(rig.holder.stored.length - 2);
+    const ledger = await rig.restart(); // there is room again
+    expect((await ledger.add(documentDraft('key-3'))).repeated).toBe(true);
+    await rig.custody.close();
+    expect((await askedLookup((lookup) => lookup.head()))?.batch).toBe(rig.holder.stored.length);
   });
 });
 
