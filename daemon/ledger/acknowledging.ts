@@ -1,6 +1,7 @@
 // Owns: taking a server's acknowledgement into the ledger: is it signed by the charter's server, for this token, for this very seal; what does it release.
 // Invariants: only what is committed as an entry changes the budget; an acknowledgement of batches that this token does not have, or of another
-// seal at one index, is proof of a rollback or a clone: `halted`, nothing is committed.
+// seal at one index, is proof of a rollback or a clone: `halted`, nothing is committed. The server's time in it stays in the ledger for good: one that
+// is far ahead of what the same server has proven is not taken.
 import type { Charter } from '#ipc-schema/charter.ts';
 import { publicKeyFromSpki } from '#ipc-schema/cose.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
@@ -10,9 +11,19 @@ import { headFault } from './contradiction.ts';
 import type { Ledger } from './ledger.ts';
 
 const bodyMaxBytes = 64 * 1024;
+/** How far an acknowledgement's time may be ahead of the server's proven time. */
+export const aheadMaxMs = 86_400_000;
 
-/** Answers what was acknowledged, or null when the ledger knew it already, or the server spells our newest seal otherwise. Throws invalid-request (not our server's), halted (rollback or clone). */
-export async function acknowledge(ledger: Ledger, charter: Charter, signed: Uint8Array): Promise<Acknowledgement | null> {
+/**
+ * Answers what was acknowledged, or null when the ledger knew it already, or the server spells our newest seal otherwise. Throws invalid-request (not our server's), halted (rollback or clone),
+ * clock-untrusted (its time is far ahead). `provenNowMs`: what time it is by an answer of the server to our nonce; null: not known.
+ */
+export async function acknowledge(
+  ledger: Ledger,
+  charter: Charter,
+  signed: Uint8Array,
+  provenNowMs: number | null = null,
+): Promise<Acknowledgement | null> {
   const ack = openAcknowledgement(signed, publicKeyFromSpki(Buffer.from(charter.server.ackKey, 'base64')));
   const fault = await headFault(ledger, ack);
   if (fault !== null) throw new UkeyError('halted', fault.reason);
@@ -20,6 +31,12 @@ export async function acknowledge(ledger: Ledger, charter: Charter, signed: Uint
   if (ack.upToBatch <= ackedBatch) return null;
   // Our batch in another spelling: an entry must name the seals of its own ledger, and once ours is sent the server signs for that.
   if (Buffer.compare((await ledger.summary(ack.upToBatch)).sealHash, ack.headSealHash) !== 0) return null;
+  if (provenNowMs !== null && ack.serverTimeMs - provenNowMs > aheadMaxMs) {
+    const [says, proven] = [ack.serverTimeMs, provenNowMs].map((ms) => new Date(ms).toISOString());
+    throw new UkeyError('clock-untrusted', `its acknowledgement says ${says}, and it has proven ${proven}`, {
+      action: 'Ask headquarters to have the clocks of the ticket server put right.',
+    });
+  }
   let releasedCount = 0;
   let releasedAmount = zero;
   for (let batch = ackedBatch + 1; batch <= ack.upToBatch; batch += 1) {

@@ -240,13 +240,14 @@ export class Uploader {
     let parked: readonly number[] | null = null;
     try {
       if (await this.#contradicts(ledger, charter, { kind: 'acknowledgement', signed })) return null;
-      const ack = await acknowledge(ledger, charter, signed);
+      const ack = await acknowledge(ledger, charter, signed, this.#time.nowMs);
       if (ack !== null) this.#time.isAtLeast(ack.serverTimeMs);
       parked = ack?.parked ?? null;
     } catch (error) {
-      const { code } = asUkeyError(error);
+      const { code, message } = asUkeyError(error);
       if (code === 'halted') throw error;
       this.#tell(error);
+      if (code === 'clock-untrusted') this.#account.refused(message); // the probe that follows proves the time anew
       // Not our server's signature, or not for us: whoever answered is no proof. Anything else is the ledger's own trouble.
       return { link: code === 'invalid-request' ? 'failed' : 'unharmed', retryAfterMs: null };
     }
@@ -315,7 +316,7 @@ export class Uploader {
     const answer = await this.#upstreamNow().upload(body);
     if (answer.kind !== 'acknowledged') return;
     if (!(await this.#contradicts(ledger, charter, { kind: 'acknowledgement', signed: answer.signed })))
-      await acknowledge(ledger, charter, answer.signed);
+      await acknowledge(ledger, charter, answer.signed, this.#time.nowMs);
   }
 
   /** Whether issuing was stopped for it. Throws invalid-request when it is not our server's. */

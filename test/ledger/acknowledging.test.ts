@@ -206,6 +206,30 @@ describe('an acknowledgement', () => {
   });
 });
 
+describe('the time in an acknowledgement', () => {
+  const dayMs = 86_400_000;
+
+  test('that is far ahead of what the server has proven is not taken; one that is right is, also where it is old', async () => {
+    rig = await LedgerRig.open();
+    await issue('a');
+    const provenMs = rig.clock.wallMs();
+    const ahead = rig.ack(2, { serverTimeMs: provenMs + 365 * dayMs });
+    await expect(acknowledge(rig.ledger, rig.charter, ahead, provenMs)).rejects.toMatchObject({ code: 'clock-untrusted' });
+    expect(rig.ledger.tip).toMatchObject({ ackedBatch: 0, serverTimeMs: 0 });
+    const old = rig.ack(2, { serverTimeMs: provenMs - 365 * dayMs });
+    await acknowledge(rig.ledger, rig.charter, old, provenMs);
+    expect(rig.ledger.tip.ackedBatch).toBe(2);
+  });
+
+  test('counts for what it is where no time is proven', async () => {
+    rig = await LedgerRig.open();
+    const serverTimeMs = rig.clock.wallMs() + 365 * dayMs;
+    await issue('a');
+    await take(rig.ack(2, { serverTimeMs }));
+    expect(rig.ledger.tip.serverTimeMs).toBe(serverTimeMs);
+  });
+});
+
 describe('hours', () => {
   const hourMs = 3_600_000;
 

@@ -6,7 +6,8 @@ import { partsOf } from '#holder/parts.ts';
 import { decodeCbor } from '#ipc-schema/cbor.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { BacklogStatus } from '#ipc-schema/status.ts';
-import { decodeUpload, paths } from '#ipc-schema/upstream.ts';
+import { acknowledgementPayload, decodeUpload, paths } from '#ipc-schema/upstream.ts';
+import { openAuthority } from '#server/authority.ts';
 import type { Device } from '#store/device.ts';
 import { loginWhenReady, openRig, type Rig, type RigOptions, sale } from '#test/support/rig.ts';
 import { ScriptedServer } from '#test/support/scripted-server.ts';
@@ -416,6 +417,29 @@ describe('what is not our server', () => {
 });
 
 describe('a server in trouble', () => {
+  test('that acknowledges with a time of next year marks no ledger: it is asked again, and told of where it stays so', async () => {
+    const server = await openScripted();
+    await drain();
+    const authority = await openAuthority(path.join(rig.directory, 'server'), Date.now());
+    const nextYearMs = Date.now() + 365 * 86_400_000;
+    server.onBatches = async () => {
+      const { ledger } = rig.running.custody;
+      if (ledger === null) throw new Error('no ledger');
+      const upToBatch = ledger.tip.nextBatch - 1;
+      const { sealHash: headSealHash } = await ledger.summary(upToBatch);
+      const ack = { tokenId: ledger.mount.tokenId, upToBatch, headSealHash, serverTimeMs: nextYearMs, parked: [] };
+      return { status: 200, body: authority.signAnswer(acknowledgementPayload(ack)) };
+    };
+    await issue(0, 1);
+    const report = () => rig.admin.call('service.status', {});
+    await expect.poll(async () => (await report()).action, { timeout: 10_000 }).toContain('headquarters');
+    await issue(1, 1);
+    server.onBatches = () => null;
+    await drain();
+    expect(rig.running.custody.ledger?.tip.serverTimeMs).toBeLessThan(nextYearMs);
+    expect(await report()).toMatchObject({ standing: 'issuing-online', action: '' });
+  });
+
   test('that answers 500 is asked ever more rarely, though every probe goes well and tills go on', async () => {
     const server = await openScripted();
     await drain();
