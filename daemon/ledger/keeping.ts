@@ -1,7 +1,7 @@
 // Owns: the decision up to which batch the FLASH may forget: what the server has acknowledged and the charter's keep-time has left behind. Pure.
 // How: batches are sealed in the order of time, so the newest that is old enough is found by halving; each step asks for the time of one batch.
 // Invariants: never past the acknowledged batch, never younger than the keep-time; "now" is the server's signed time, so that a clock of this
-// machine that jumps forgets nothing; it ends after at most log2(batches) + 2 questions.
+// machine that jumps forgets nothing, nor keeps for years what it sealed while it was ahead (reclaiming.ts); it ends after at most log2(batches) + 2 questions.
 
 export interface KeepingFacts {
   /** First batch that is kept. */
@@ -10,7 +10,7 @@ export interface KeepingFacts {
   readonly keepMs: number;
   /** Newest time that the server has signed; 0: none yet. */
   readonly serverTimeMs: number;
-  /** When batches were sealed, as far as it was asked. */
+  /** When batches were sealed, as far as it was asked: by this machine's clock then, or what the server has proven against it. */
   readonly sealedAtMs: ReadonlyMap<number, number>;
 }
 

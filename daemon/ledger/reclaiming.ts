@@ -11,14 +11,18 @@ import { decodeSign1 } from '#ipc-schema/cose.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { templateSchema } from '#ipc-schema/template.ts';
+import { decodeAcknowledgementBody, openAcknowledgementUnverified } from '#ipc-schema/upstream.ts';
 import { decideKeeping } from './keeping.ts';
 import type { Ledger } from './ledger.ts';
-import { type Reads, readBatch } from './stored.ts';
+import { type Reads, readBatch, readBatches } from './stored.ts';
 import type { Tip } from './tip.ts';
 
 const dayMs = 86_400_000;
 /** Between two looks for what may be released, unless the FLASH is full. */
 export const reclaimPauseMs = 60_000;
+/** Batches that are looked through for the acknowledgement of one, a chunk at a time: tills wait as long as the holder decrypts so much. */
+const acknowledgementsWithin = 256;
+const readChunkBytes = 64 * 1024;
 
 /** What the FLASH keeps of the past. */
 export interface Kept {
@@ -89,8 +93,26 @@ async function releasable(holder: Holder, ledger: Ledger, keepMs: number): Promi
     if (step.kind === 'keep') return null;
     if (step.kind === 'release') return step.upToBatch;
     const { sealBytes } = await readBatch(holder, step.batch);
-    sealedAtMs.set(step.batch, decodeSeal(sealBytes).seal.sealedAtMs);
+    const atMs = decodeSeal(sealBytes).seal.sealedAtMs;
+    // A seal that is later than all that the server has signed was made by a clock that was ahead: the server knows better.
+    sealedAtMs.set(step.batch, atMs <= serverTimeMs ? atMs : ((await acknowledgedAtMs(holder, ledger, step.batch)) ?? atMs));
   }
+}
+
+/**
+ * The server's time in the first acknowledgement that covers the batch: it was sealed before. Null: none stands near it, as in a long stretch
+ * without the line; such a stretch goes with what comes behind it.
+ */
+async function acknowledgedAtMs(holder: Holder, { tip }: Ledger, batchIndex: number): Promise<number | null> {
+  const lastBatch = Math.min(tip.nextBatch - 1, batchIndex + acknowledgementsWithin);
+  if (lastBatch <= batchIndex) return null;
+  for await (const { leaves, entries } of readBatches(holder, batchIndex + 1, lastBatch, readChunkBytes))
+    for (const [place, { body }] of entries.entries()) {
+      if (leaves[place]?.kind !== 'acknowledgement') continue;
+      const { upToBatch, serverTimeMs } = openAcknowledgementUnverified(decodeAcknowledgementBody(body).signed);
+      if (upToBatch >= batchIndex) return serverTimeMs;
+    }
+  return null;
 }
 
 /** The documents in force, signed, as they are to be carried. */

@@ -96,6 +96,27 @@ describe('a ledger', () => {
     expect((await again.add(documentDraft('1'))).leaf.number).toBe('A-00000001');
   });
 
+  test('releases what a clock two years ahead has sealed by the time of its acknowledgement, and nothing of it sooner', async () => {
+    let isProven = false;
+    const provenNowMs = () => (isProven ? rig.clock.wallMs() : null);
+    rig = await LedgerRig.open({ charter: { keepDays: 30 }, parts: { provenNowMs } });
+    await rig.ledger.add(documentDraft('1'));
+    rig.clock.jump(730 * dayMs);
+    await rig.ledger.add(documentDraft('2'));
+    rig.clock.jump(-730 * dayMs);
+    isProven = true;
+    const oldest: number[] = [];
+    for (let day = 1; day <= 60; day += 1) {
+      rig.clock.pass(dayMs);
+      await rig.ledger.add(documentDraft(`day-${day}`)); // batch 2 * day + 2
+      await acknowledge(rig.ledger, rig.charter, rig.ack(rig.ledger.tip.nextBatch - 1));
+      await rig.custody.reclaim();
+      oldest.push(rig.holder.oldestBatch);
+    }
+    // 30 days behind their seals: the charter and the first document; behind their acknowledgements: all that came after them.
+    expect(oldest).toEqual(oldest.map((_, at) => (at + 1 < 30 ? 1 : Math.max(3, 2 * (at + 1 - 30) + 3))));
+  });
+
   test('looks again only after a pause', async () => {
     await openAfter(0, 0);
     rig.holder.oldestBatch = 1;
