@@ -95,10 +95,11 @@ export function verifySignature(algorithm: Algorithm, publicKey: KeyObject, mess
           es256Holds(publicKey, message, signature)
         );
       case 'RS256':
-        return isStrongRsa(publicKey) && verify('sha256', message, publicKey, signature);
+        return isStrongRsa(publicKey) && isWhole(publicKey, signature) && verify('sha256', message, publicKey, signature);
       case 'PS256':
         return (
           isStrongRsa(publicKey) &&
+          isWhole(publicKey, signature) &&
           verify('sha256', message, { key: publicKey, padding: cryptoConstants.RSA_PKCS1_PSS_PADDING, saltLength: 32 }, signature)
         );
     }
@@ -109,6 +110,11 @@ export function verifySignature(algorithm: Algorithm, publicKey: KeyObject, mess
 
 function isStrongRsa(publicKey: KeyObject): boolean {
   return publicKey.asymmetricKeyType === 'rsa' && (publicKey.asymmetricKeyDetails?.modulusLength ?? 0) >= rsaMinBits;
+}
+
+/** RFC 8017 §8.1.2: as long as the modulus. Of PS256, OpenSSL would take one without its leading zeros too: a second spelling. */
+function isWhole(publicKey: KeyObject, signature: Uint8Array): boolean {
+  return signature.length === Math.ceil((publicKey.asymmetricKeyDetails?.modulusLength ?? 0) / 8);
 }
 
 /** Decodes and verifies under the one key that is expected. Throws invalid-request naming `what` otherwise. */

@@ -1,6 +1,6 @@
 // Owns: the two spellings of a seal, and of a batch by its seal: the same signed statement with the signature as (r, s) or as (r, n - s).
 // Whoever has one can write the other; which of the two the token made is proven by the hash in the seal behind it, which only its key can sign, or in
-// the succession behind it. ES256 alone has two: RS256 has one signature per statement, and of PS256 nobody makes another without the key.
+// the succession behind it. ES256 alone has two: RS256 has one signature per statement, and of PS256 nobody makes another without the key (cose.ts takes whole ones only).
 // Invariants: pure; checks no signature: of a seal that holds, the other spelling holds too.
 import { decodeBatch, sealHashOf } from './batch.ts';
 import { decodeSign1, encodeSign1 } from './cose.ts';

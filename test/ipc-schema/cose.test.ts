@@ -105,6 +105,18 @@ describe('COSE_Sign1', () => {
     },
   );
 
+  it.each(['RS256', 'PS256'] as const)('holds no signature of %s to be valid without its leading zero, or with one more', (algorithm) => {
+    for (let at = 0; ; at += 1) {
+      const message = Buffer.from(`message ${at}`);
+      const signature = freshSignature(privateKeys.rsa, algorithm, message);
+      if (signature[0] !== 0) continue;
+      expect(verifySignature(algorithm, publicKey('rsa'), message, signature)).toBe(true);
+      expect(verifySignature(algorithm, publicKey('rsa'), message, signature.subarray(1))).toBe(false);
+      expect(verifySignature(algorithm, publicKey('rsa'), message, Uint8Array.of(0, ...signature))).toBe(false);
+      return;
+    }
+  });
+
   it('never throws on odd signatures', () => {
     for (const algorithm of ['ES256', 'RS256', 'PS256'] as const) {
       for (const name of ['token', 'rsa'] as const satisfies readonly KeyName[]) {
