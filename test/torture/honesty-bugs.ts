@@ -359,4 +359,28 @@ export const seededBugs: readonly SeededBug[] = [
     test: 'holder/pin-pipe.test.ts',
     only: 'the channel carries zeros',
   },
+  {
+    name: 'seals keep the spelling that the token returns',
+    file: 'ipc-schema/cose.ts',
+    find: "algorithm === 'ES256' ? lowSpellingOf(signature) : signature",
+    replace: 'lowSpellingOf(signature) === signature ? signature : signature',
+    test: 'ipc-schema/spelling.test.ts',
+    only: 'whatever the signer returns',
+  },
+  {
+    name: 'the other spelling of a stored batch is a fork',
+    file: 'server/verdict.ts',
+    find: "return other !== null && isHash(other) ? 'other-spelling' : 'otherwise';",
+    replace: "return other !== null && isHash(other) ? 'otherwise' : 'otherwise';",
+    test: 'server/spelling.test.ts',
+    only: 'are a repeat',
+  },
+  {
+    name: 'our own batch in its other spelling is a clone',
+    file: 'daemon/ledger/contradiction.ts',
+    find: 'return isOtherHash(sealBytes, ack.headSealHash) ? null :',
+    replace: 'return isOtherHash(sealBytes, ack.tokenId) ? null :',
+    test: 'ledger/acknowledging.test.ts',
+    only: 'proves nothing and acknowledges nothing',
+  },
 ];
