@@ -87,7 +87,8 @@ type Tried<T> = { readonly kind: 'done'; readonly value: T } | Failed;
 class Connections implements Transactions {
   readonly #pool: pg.Pool;
   readonly #log: Log;
-  #isReached = true;
+  /** Null: not yet, which whoever opens it is told by the error. */
+  #isReached: boolean | null = null;
   #closing: Promise<void> | null = null;
 
   constructor(place: PostgresPlace, log: Log, waits: PostgresWaits) {
@@ -157,15 +158,15 @@ class Connections implements Transactions {
   }
 
   #noteLoss(thrown: unknown): void {
-    if (!this.#isReached || this.#closing !== null) return;
+    if (this.#isReached !== true || this.#closing !== null) return;
     this.#isReached = false;
     this.#log('error', 'database-lost', { state: sqlStateOf(thrown), why: faultText(thrown) });
   }
 
   #noteReach(): void {
-    if (this.#isReached) return;
+    const isBack = this.#isReached === false;
     this.#isReached = true;
-    this.#log('info', 'database-back');
+    if (isBack) this.#log('info', 'database-back');
   }
 }
 

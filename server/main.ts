@@ -6,7 +6,7 @@
 //   node server/main.ts move --dir DIR --database URL                        what the folder keeps in a file goes into PostgreSQL
 //   node server/main.ts settle-alarm --dir DIR --token ID --note TEXT         a person has dealt with the token's alarms
 // Exit codes: 0 done, 1 a fault, 2 wrong use, or a charter file or database URL that is not right. Listens on 127.0.0.1 unless told otherwise (http.ts says why).
-// Invariants: what the person who typed the command can mend is one sentence; a fault of the server is a JSON line for its log.
+// Invariants: what the person who typed the command can mend is a sentence and what to do; a fault of the server is a JSON line for its log.
 // An enrolment code goes to the file (0600) or to standard output, never into a log or an argument.
 import { existsSync, readFileSync } from 'node:fs';
 import { isIPv6 } from 'node:net';
@@ -15,6 +15,7 @@ import { asUkeyError, UkeyError } from '#ipc-schema/errors.ts';
 import { decodeJson } from '#ipc-schema/json.ts';
 import { createNew } from './key-file.ts';
 import { faultText, outliveStreams, stderrLog } from './log.ts';
+import { plainFault } from './plain-fault.ts';
 import { recover } from './recover-command.ts';
 import { openDirectory, startServer } from './serve.ts';
 import { makeTicket } from './ticket.ts';
@@ -241,6 +242,8 @@ function goWhereTyped(): void {
 function saidOf(error: UkeyError): string {
   if (error.action === usage) return `${error.message}\n${usage}`;
   if (error.action === fileAction) return error.message;
+  const plain = plainFault(error);
+  if (plain !== null) return `ticket-server: ${error.code}: ${plain.why}\n${plain.action}`;
   return JSON.stringify({ level: 'error', event: 'fault', code: error.code, why: faultText(error) });
 }
 

@@ -15,6 +15,7 @@ export const maxTries = 5;
 /** Before the 2nd, 3rd, ... try: a server that starts again takes some seconds. */
 const repeatWaitsMs = [20, 300, 1_500, 3_000] as const;
 const retryAfterMs = 1_000;
+const reachAction = 'Start PostgreSQL, or correct its URL (--database; it is kept in the folder as database-url).';
 
 const sqlStatePattern = /^[0-9A-Z]{5}$/;
 // PostgreSQL, appendix A.
@@ -57,5 +58,5 @@ export function errorFor(thrown: unknown, kind: FaultKind, isInDoubt: boolean): 
   if (thrown instanceof UkeyError) return thrown;
   if (kind === 'refused') return new UkeyError('internal', 'the database refused', { cause: thrown });
   const why = kind === 'lost' ? 'the database is out of reach' : 'the database has too much to do';
-  return new UkeyError('busy', why, { retryAfterMs, cause: thrown });
+  return new UkeyError('busy', why, { retryAfterMs, cause: thrown, ...(kind === 'lost' ? { action: reachAction } : {}) });
 }

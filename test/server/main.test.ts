@@ -1,6 +1,8 @@
 // The program: ready line, tickets beside a running server, SIGTERM, SIGKILL at random instants.
 import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -89,6 +91,38 @@ describe('the program', () => {
     const codes = await Promise.all(uses.map(async (words) => (await ended(run(...words))).code));
     expect(codes).toEqual(uses.map(() => 2));
   }, 30_000);
+
+  test('what an operator can mend is a sentence and what to do, not a stack', async () => {
+    const taken = createServer().listen(0, '127.0.0.1');
+    await once(taken, 'listening');
+    const { port } = taken.address() as AddressInfo;
+    const file = join(directory, 'file');
+    await writeFile(file, '');
+    const uses: readonly (readonly [readonly string[], string])[] = [
+      [['--dir', directory, '--listen', `127.0.0.1:${port}`], `127.0.0.1:${port}`],
+      [['--dir', directory, '--listen', '203.0.113.1:8443'], '203.0.113.1'],
+      [['--dir', file], file],
+      [['--dir', join(file, 'below')], join(file, 'below')],
+      [['--dir', join(directory, 'other'), '--database', 'postgres://x@127.0.0.1:1/nobody'], 'ECONNREFUSED'],
+    ];
+    for (const [words, named] of uses) {
+      const { code, out, err } = await ended(run(...words));
+      expect([code, out], err).toEqual([1, '']);
+      expect(err.trimEnd().split('\n'), err).toHaveLength(2);
+      expect(err, named).toContain(named);
+      expect(err.startsWith('ticket-server: '), err).toBe(true);
+    }
+    taken.close();
+    const running = run('--dir', directory);
+    await ready(running);
+    for (const words of [
+      ['--dir', directory],
+      ['move', '--dir', directory, '--database', 'postgres://x@127.0.0.1:1/nobody'],
+    ]) {
+      const { code, err } = await ended(run(...words));
+      expect([code, err.trimEnd().split('\n').length, err.startsWith('ticket-server: busy: ')], err).toEqual([1, 2, true]);
+    }
+  }, 60_000);
 
   test('prints help with status 0', async () => {
     for (const words of [['--help'], ['ticket', '--help'], ['-h']]) {
