@@ -1,6 +1,6 @@
 // Owns: `ukeyctl terminal enrol|list|remove`: which programs may speak through the till socket.
-// Invariants: a secret goes into a new file of its owner's alone, or, asked for with --show or --json, to stdout; it exists once. It replaces the
-// one that the terminal had: where it is lost all the same, that is said.
+// Invariants: a secret goes into a new file of its owner's alone, or, asked for with --show or --json, to stdout; it exists once. With --replace it
+// takes the place of the one that the terminal had: where it is lost all the same, that is said.
 import type { Command, CommandGroup, Given } from '#ctl/command.ts';
 import { wholeOptions, withAdmin } from '#ctl/connection.ts';
 import { endAs, endingOf, usage } from '#ctl/exit-codes.ts';
@@ -23,6 +23,7 @@ const enrol: Command = {
     ...wholeOptions,
     { flags: '--token <name>', description: 'the only token that it may use, where the service has several; it need not name one then' },
     { flags: '--role <role>', description: `${terminalRoles.join(', ')} (default: till)` },
+    { flags: '--replace', description: 'of one that is enrolled already: a new secret and role; whoever has the old secret is locked out' },
     { flags: '--secret-file <file>', description: 'write the secret to this new file, readable by its owner alone' },
     { flags: '--show', description: 'print the secret' },
   ],
@@ -43,7 +44,10 @@ const enrol: Command = {
     const isShown = given.flag('show') || secretFile === undefined;
     let kept = false;
     try {
-      const { secret, ...enrolled } = await enrolIt({ terminal, role, ...(token === undefined ? {} : { token }) }, given);
+      const { secret, ...enrolled } = await enrolIt(
+        { terminal, role, ...(token === undefined ? {} : { token }), ...(given.flag('replace') ? { replace: true } : {}) },
+        given,
+      );
       const fault = faultOf(() => file?.write(secret));
       kept = fault === null;
       if (fault !== null && !isShown) throw lost(terminal, fault);
@@ -77,7 +81,7 @@ async function enrolIt(params: Params<'terminal.enrol'>, given: Given): Promise<
   }
 }
 
-const enrolAgain = 'Enrol it again, and give it the secret that you get then.';
+const enrolAgain = 'Enrol it again with --replace, and give it the secret that you get then.';
 
 function faultOf(step: () => void): UkeyError | null {
   try {

@@ -261,6 +261,12 @@ describe.concurrent('terminal', () => {
     const shown = await ctl(['terminal', 'enrol', 'erp', '--role', 'erp', '--show', '--socket', service.socketPath]);
     expect(shown.stdout).toContain(secret);
     expect(service.paramsOf('terminal.enrol')).toEqual({ terminal: 'erp', role: 'erp' });
+  });
+
+  it('enrol replaces one that is enrolled when told to', async () => {
+    await using service = await FakeService.start({ script: enrols });
+    await ctl(['terminal', 'enrol', 'erp', '--replace', '--show', '--socket', service.socketPath]);
+    expect(service.paramsOf('terminal.enrol')).toEqual({ terminal: 'erp', role: 'till', replace: true });
     const json = await ctl(['terminal', 'enrol', 'erp', '--json', '--socket', service.socketPath]);
     expect(jsonOf(json)).toEqual({ terminal: 'erp', role: 'till', secret });
   });
