@@ -477,7 +477,7 @@ describe('rows', () => {
     const add = vi.spyOn(LedgerIndex.prototype, 'add');
     try {
       await rig.ledger.add(documentDraft('key-2'));
-      const [index] = add.mock.contexts;
+      const index = add.mock.contexts[0] as LedgerIndex | undefined;
       const rows = Array.from({ length: 50_000 }, (_, at) => rowOf(at + 100));
       index?.add(rows, headOf(1));
       expect((await addAtLast('key-3')).repeated).toBe(false);
