@@ -5,8 +5,10 @@ import path from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { Client } from '#ipc-schema/client.ts';
 import type { Result } from '#ipc-schema/methods.ts';
+import { otherBatch } from '#ipc-schema/spelling.ts';
 import { ctl } from '#test/support/ctl.ts';
 import { openRig, type Rig, rigPin, sale } from '#test/support/rig.ts';
+import { strangerUploads } from '#test/support/stranger.ts';
 
 const longMs = 60_000;
 const logStart = 4 * 1024 * 1024;
@@ -105,6 +107,29 @@ test('while the server is out of reach it stays halted, nothing is written, and 
   await rig.restart();
   till = rig.till;
   expect(await issue(5, 5)).toEqual(['A-00000005']);
+});
+
+test('what a stranger has brought to the server in another spelling comes back in the one that is followed here', {
+  timeout: longMs,
+}, async () => {
+  await issue(1, 2);
+  await upload();
+  const { newestBatch } = await rig.admin.call('ledger.read', {});
+  const tokenId = (await status()).token?.tokenId ?? '';
+  await rig.stopServer();
+  await issue(3, 6);
+  const { batches } = await rig.admin.call('ledger.read', { fromBatch: newestBatch });
+  await damage(newestBatch + 2);
+  await expect(login()).rejects.toMatchObject({ code: 'halted' });
+  await rig.startServer();
+  const [, one = Buffer.alloc(0), two = Buffer.alloc(0)] = batches.map(({ bytes }) => Buffer.from(bytes, 'base64'));
+  const strange = [...batches.slice(0, 1).map(({ bytes }) => Buffer.from(bytes, 'base64')), one, otherBatch(two) ?? two];
+  expect((await strangerUploads(rig.server, tokenId, strange)).status).toBe(200);
+  expect((await mend()).mended).toEqual([newestBatch + 2]);
+  till = await rig.connectTill();
+  expect(await issue(7, 7)).toEqual(['A-00000007']);
+  await upload();
+  expect(await status()).toMatchObject({ standing: expect.stringMatching(/^issuing/), alarm: null });
 });
 
 test('what the server never got is not cut: the standing says so, and what is left to do', { timeout: longMs }, async () => {

@@ -8,12 +8,12 @@ import { encodeEntry } from '#ipc-schema/entry.ts';
 import { decodeEvidence } from '#ipc-schema/evidence.ts';
 import type { Result } from '#ipc-schema/methods.ts';
 import { isLowSeal, otherBatch, otherSeal } from '#ipc-schema/spelling.ts';
-import { decodeUpload, encodeUpload, entryListSchema, mediaTypes, paths, tokenViewSchema } from '#ipc-schema/upstream.ts';
+import { decodeUpload, paths, tokenViewSchema } from '#ipc-schema/upstream.ts';
 import { chainStart, verifyBatch, verifyEvidence } from '#ipc-schema/verify.ts';
 import { appendHigh, signingHigh } from '#test/support/old-seals.ts';
 import { openRig, type Rig, rigPin, sale } from '#test/support/rig.ts';
-import { pack, sealTo } from '#test/support/sealed-upload.ts';
 import { HttpsClient, type Reply } from '#test/support/server-rig.ts';
+import { strangerUploads } from '#test/support/stranger.ts';
 import { openSoftToken } from '#token/soft-token.ts';
 
 let rig: Rig;
@@ -56,14 +56,8 @@ async function stranger<T>(act: (ask: HttpsClient, tokenId: string) => Promise<T
   }
 }
 
-const uploads = (batches: readonly Uint8Array[]): Promise<Reply> =>
-  stranger(async (client, tokenId) => {
-    const entries = await client.ask(`${paths.tokens}/${tokenId}/entries?from=1`);
-    const charter = entryListSchema.parse(JSON.parse(entries.body.toString('utf8'))).entries.find(({ kind }) => kind === 'charter');
-    const [, sealKey = ''] = /"sealKey":"([^"]+)"/.exec(Buffer.from(charter?.body ?? '', 'base64').toString('latin1')) ?? [];
-    const upload = pack(encodeUpload({ tokenId: Buffer.from(tokenId, 'hex'), batches }));
-    return await client.ask(paths.batches, { body: await sealTo(Buffer.from(sealKey, 'base64'), upload), type: mediaTypes.upload });
-  });
+const uploads = async (batches: readonly Uint8Array[]): Promise<Reply> =>
+  await strangerUploads(rig.server, (await status()).token?.tokenId ?? '', batches);
 
 async function held() {
   return await stranger(async (client, tokenId) => {
