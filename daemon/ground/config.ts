@@ -315,6 +315,8 @@ function configOf({ token, mirror, ...whole }: Raw, refuse: Refuse): Config {
 function checkToken(token: RawToken, field: string, isOneOfSeveral: boolean, refuse: Refuse): void {
   if (token.module === undefined && token.soft_token === undefined)
     throw refuse(`${field}.soft_token`, `needed where ${field}.module is left out`);
+  if (token.module !== undefined && token.soft_token !== undefined)
+    throw refuse(`${field}.soft_token`, `only where ${field}.module is left out`);
   for (const name of ['module_parameters', 'module_sha256'] as const)
     if (token.module === undefined && token[name] !== undefined) throw refuse(`${field}.${name}`, `only beside ${field}.module`);
   if (token.pin_file !== undefined && token.pin_credential !== undefined)

@@ -115,6 +115,7 @@ describe('what is refused', () => {
     ['a number out of its bounds', 'flash_mib = 3\n', 'token.flash_mib', ['from 16 to 1048576', ':4']],
     ['a list with something else in it', 'presence = ["a", 3]\n', 'token.presence[1]', ['8 paths', ':4']],
     ['no cron expression', '[upload]\nprobe = "60 * * * *"\n', 'upload.probe', ['cron', ':5']],
+    ['two kinds of token', 'module = "m.so"\n', 'token.soft_token', ['module']],
     ['two places of the PIN', 'pin_file = "p"\npin_credential = "p"\n', 'token.pin_credential', [':5']],
   ])('%s, with the key, where it stands and what may stand there', (_what, text, field, told) => {
     writeFileSync(file, token + text);
@@ -212,9 +213,9 @@ describe('the example file', () => {
     const whole = text.replace(/^#(?=[a-z0-9_.]+ = )/gm, '');
     const lines = whole.split('\n');
     expect(lines.filter((line) => /^[a-z0-9_.]+ = /.test(line)).length).toBe(settings.length);
-    writeFileSync(file, whole.replace(/^pin_credential.*$/m, ''));
+    writeFileSync(file, whole.replace(/^(?:pin_credential|soft_token) .*$/gm, ''));
     const given = loadConfig({ file, environment: {}, flags: {} });
-    const rows = inForce(given).filter(({ key }) => key !== 'token.pin_credential');
+    const rows = inForce(given).filter(({ key }) => key !== 'token.pin_credential' && key !== 'token.soft_token');
     for (const { key, value, origin } of rows) {
       expect(origin, key).not.toBeNull();
       const fallback = settings.find((one) => one.key === key)?.fallback;
