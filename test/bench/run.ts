@@ -68,6 +68,8 @@ function flashMibFor(entries: number, { leastFlashMib }: Sizes): number {
 export async function measure(options: RunOptions): Promise<Results> {
   const { folder, module, say } = options;
   const wanted = chosen(options.only);
+  // What is meant for the service of this machine is not meant for those that are measured; every process of a run is started from here.
+  for (const name of Object.keys(process.env)) if (name.startsWith('UKEYD_')) delete process.env[name];
   const machine = machineAt(folder);
   // Every process of a run starts from the same compiled code; B9 measures without it too.
   process.env['NODE_COMPILE_CACHE'] ??= path.join(folder, 'compile-cache');
