@@ -1,7 +1,8 @@
 // Owns: `ukeyctl replay FILE`: a whole file of real sales goes through a sandbox's socket, and everything must add up at the end.
 // Checked: every document has one outcome; refused are exactly those that are no sale; the sums equal the file's to the cent; what the
 // token holds and what the server holds are the same, batch by batch, and amount to what the tills were told.
-// Invariants: a sandbox that it made is stopped and removed, unless something does not add up: then it is kept and named.
+// Invariants: a sandbox that it made is stopped and removed, also where a signal ends it, unless something does not add up: then it is kept
+// and named.
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -16,6 +17,7 @@ import { type Sale, sell } from '#ctl/replay/selling.ts';
 import { drained, openTill } from '#ctl/replay/tills.ts';
 import { centsOfText, centsText, type RetailInvoice, readRetail } from '#ctl/retail.ts';
 import { counted, type Screen } from '#ctl/screen.ts';
+import { type StopSignal, stopSignal } from '#ctl/stop-signal.ts';
 import type { WorldVerdict } from '#ctl/world/verify-world.ts';
 import { World, type WorldFacts } from '#ctl/world/world.ts';
 import { decodeUtf8 } from '#ipc-schema/json.ts';
@@ -25,6 +27,8 @@ const defaultTills = 8;
 const tillsMax = 64;
 /** Requests that each till keeps open. */
 const perTill = 4;
+/** As of a process that SIGINT ended. */
+const interruptedStatus = 130;
 const gzipMagic = [0x1f, 0x8b] as const;
 
 export const replay: Command = {
@@ -47,8 +51,13 @@ export const replay: Command = {
     const invoices = await readFile(file);
     const tills = tillCount(given.text('tills'));
     const kept = given.text('dir');
+    const stop = stopSignal();
     const dir = kept ?? mkdtempSync(path.join(tmpdir(), 'ukeyd-replay-'));
-    const report = await replayIn({ dir, module: given.text('module'), tills, invoices, screen });
+    const report = await replayIn({ dir, module: given.text('module'), tills, invoices, screen, stop });
+    if (report === null) {
+      if (kept === undefined) rmSync(dir, { recursive: true, force: true });
+      process.exit(interruptedStatus); // tills that still wait for an answer would keep it alive
+    }
     if (kept === undefined) {
       if (report.addsUp) rmSync(dir, { recursive: true, force: true });
       else screen.note(`The sandbox is kept in ${dir}`);
@@ -63,6 +72,7 @@ interface ReplayParts {
   readonly tills: number;
   readonly invoices: readonly RetailInvoice[];
   readonly screen: Screen;
+  readonly stop: StopSignal;
 }
 
 interface ReplayReport {
@@ -75,29 +85,38 @@ interface ReplayReport {
   readonly answers: Durations | null;
 }
 
-async function replayIn({ dir, module, tills, invoices, screen }: ReplayParts): Promise<ReplayReport> {
+/** Null: a signal came before its end. Nothing of the sandbox runs afterwards. */
+async function replayIn(parts: ReplayParts): Promise<ReplayReport | null> {
+  const { dir, module, screen, stop } = parts;
   const world = await World.claim({ dir, module, note: (text) => screen.note(text) });
   try {
-    await world.start();
-    const facts = world.facts();
-    screen.note(`${counted(invoices.length, 'document')} through ${counted(tills, 'till')} into ${facts.module}`);
-    const { sales, seconds } = await sellAll(facts, tills, invoices, screen);
-    const { verifyWorld } = await import('#ctl/world/verify-world.ts');
-    const verdict = await verifyWorld(world.layout, world.memory, world.serverUrl);
-    const accounts = accountsOf(invoices, sales);
-    const faults = [...accounts.faults, ...verdict.differences, ...ledgerFaults(sales, verdict)];
-    return {
-      addsUp: faults.length === 0,
-      module: facts.module,
-      accounts,
-      verdict,
-      faults,
-      seconds,
-      answers: durationsOf(sales.map(({ tookMs }) => tookMs)),
-    };
+    return await Promise.race([replayThrough(world, parts), stop.given.then(() => null)]);
+  } catch (thrown) {
+    if (stop.isGiven()) return null; // what fails because it was stopped is no failure
+    throw thrown;
   } finally {
     await world.close();
   }
+}
+
+async function replayThrough(world: World, { tills, invoices, screen }: ReplayParts): Promise<ReplayReport> {
+  await world.start();
+  const facts = world.facts();
+  screen.note(`${counted(invoices.length, 'document')} through ${counted(tills, 'till')} into ${facts.module}`);
+  const { sales, seconds } = await sellAll(facts, tills, invoices, screen);
+  const { verifyWorld } = await import('#ctl/world/verify-world.ts');
+  const verdict = await verifyWorld(world.layout, world.memory, world.serverUrl);
+  const accounts = accountsOf(invoices, sales);
+  const faults = [...accounts.faults, ...verdict.differences, ...ledgerFaults(sales, verdict)];
+  return {
+    addsUp: faults.length === 0,
+    module: facts.module,
+    accounts,
+    verdict,
+    faults,
+    seconds,
+    answers: durationsOf(sales.map(({ tookMs }) => tookMs)),
+  };
 }
 
 async function sellAll(
