@@ -121,7 +121,14 @@ function timeOf(given: Given, name: 'since' | 'until'): Partial<Record<'since' |
   const instant = /^\d{4}-\d{2}-\d{2}$/.test(value) ? `${value}T00:00:00Z` : value;
   if (!/T.*(?:Z|[+-]\d{2}:\d{2})$/.test(instant) || Number.isNaN(Date.parse(instant)))
     throw usage(`--${name} is neither a date (then midnight UTC) nor an instant as 2026-03-01T08:00:00Z`, { field: `--${name}` });
+  if (!isOfCalendar(instant)) throw usage(`--${name} is no date: its month has no such day`, { field: `--${name}` });
   return { [name]: instant };
+}
+
+/** JavaScript takes the 31st of November for the 1st of December. */
+function isOfCalendar(instant: string): boolean {
+  const [date = ''] = instant.split('T');
+  return new Date(`${date}T00:00:00Z`).toISOString().startsWith(date);
 }
 
 function kindsOf(given: Given): readonly EntryKind[] | null {

@@ -11,6 +11,9 @@ import type { Screen } from '#ctl/screen.ts';
 import { secretBytes } from '#ipc-schema/handshake.ts';
 
 const secretMaxBytes = 255;
+/** Of the local API (methods.ts): any PIN, and a new one. */
+const pinMaxChars = 64;
+const newPinMinChars = 4;
 const othersMayRead = 0o044;
 
 export interface PinSource {
@@ -27,13 +30,13 @@ export interface PinSource {
 /** The PIN's bytes; the caller wipes them. Throws usage. */
 export async function readPin(source: PinSource, screen: Screen): Promise<Buffer> {
   const { file, what, option } = source;
-  if (file !== undefined && file !== stdinName) return firstLine(readSecretFile(file, option, screen), what, option);
+  if (file !== undefined && file !== stdinName) return firstLine(readSecretFile(file, option, screen), source);
   if (file === undefined && process.stdin.isTTY === true) {
     takeStdin(promptInput);
     return promptPin(source);
   }
   takeStdin(what);
-  return firstLine(await readStdin(option), what, option);
+  return firstLine(await readStdin(option), source);
 }
 
 /** The secret of a terminal, from the file that `terminal enrol` wrote: 64 hex digits. Throws usage. */
@@ -52,7 +55,7 @@ export function readTerminalSecret(file: string, screen: Screen): Uint8Array {
 
 async function promptPin(source: PinSource): Promise<Buffer> {
   const { what, option, twice } = source;
-  const first = checkPin(await readHidden(process.stdin, `${what}: `), what, option);
+  const first = checkPin(await readHidden(process.stdin, `${what}: `), source);
   if (twice !== true) return first;
   const second = await readHidden(process.stdin, `${what} again: `);
   const same = first.equals(second);
@@ -145,21 +148,28 @@ async function readStdin(option: string): Promise<Buffer> {
   return all;
 }
 
-function firstLine(bytes: Buffer, what: string, option: string): Buffer {
+function firstLine(bytes: Buffer, source: PinSource): Buffer {
   const end = bytes.indexOf(0x0a);
   const line = end < 0 ? bytes : bytes.subarray(0, end);
-  return checkPin(line.at(-1) === 0x0d ? line.subarray(0, -1) : line, what, option);
+  return checkPin(line.at(-1) === 0x0d ? line.subarray(0, -1) : line, source);
 }
 
 /** Refused here, before any device could count it as a try. */
-function checkPin(pin: Buffer, what: string, option: string): Buffer {
-  const fault = pinFault(pin);
+function checkPin(pin: Buffer, { what, option, twice }: PinSource): Buffer {
+  const fault = pinFault(pin) ?? lengthFault(pin, twice === true);
   if (fault === null) return pin;
   pin.fill(0);
   throw usage(`the ${what} ${fault}`, {
     field: option,
-    action: 'Type it at the prompt, or name a file with --pin-file.',
+    action: `Type it at the prompt, or name a file with ${option}.`,
   });
+}
+
+/** Says what is allowed, never what was given. */
+function lengthFault(pin: Buffer, isNew: boolean): string | null {
+  const chars = pin.toString('utf8').length;
+  if (isNew && (chars < newPinMinChars || chars > pinMaxChars)) return `must have ${newPinMinChars} to ${pinMaxChars} characters`;
+  return chars > pinMaxChars ? `has more than ${pinMaxChars} characters` : null;
 }
 
 function pinFault(pin: Buffer): string | null {

@@ -74,7 +74,20 @@ async function untilRead(service: Service, error: UkeyError, tell: (text: string
   }
 }
 
+type PinState = NonNullable<Result<'service.status'>['token']>['pinState'];
 const pinCodes: readonly string[] = ['pin-incorrect', 'pin-last-try', 'pin-locked'];
+
+/** Beside a refusal: that the PIN itself is well would read as if it had been right. */
+function leftText(pinState: PinState, triesLeft: number | null): string {
+  if (pinState !== 'ok') return pinText(pinState, triesLeft);
+  if (triesLeft === null) return 'the token does not say how many tries are left';
+  return triesLeft === 1 ? '1 try left' : `${triesLeft} tries left`;
+}
+
+function triesAction({ code, action }: UkeyError, pinState: PinState): string {
+  if (pinState === 'locked') return 'Give the token a new PIN by its SO-PIN (PUK): ukeyctl pin unblock.';
+  return code === 'pin-last-try' ? 'Be sure of the PIN, then repeat with --use-last-try.' : action;
+}
 
 /** A refused PIN, with what the service knows about the tries that are left. */
 export async function withTries(service: Service, error: UkeyError): Promise<UkeyError> {
@@ -83,10 +96,9 @@ export async function withTries(service: Service, error: UkeyError): Promise<Uke
     const { token } = await service.call('service.status', {});
     if (token === null) return error;
     const { triesLeft, pinState } = token;
-    const action = error.code === 'pin-last-try' ? 'Be sure of the PIN, then repeat with --use-last-try.' : error.action;
-    const said = new UkeyError(error.code, `${error.message}; ${pinText(pinState, triesLeft)}`, {
+    const said = new UkeyError(error.code, `${error.message}; ${leftText(pinState, triesLeft)}`, {
       field: error.field,
-      action,
+      action: triesAction(error, pinState),
       cause: error,
     });
     return endAs('refused', said, { triesLeft, pinState });

@@ -205,6 +205,18 @@ describe.concurrent('pin', () => {
     expect(run.stdout + run.stderr).not.toMatch(/fre5h-PIN|k0rrekt/);
   });
 
+  it('change sends no new PIN that is too short or too long', async () => {
+    await using service = await FakeService.start({ script: changing });
+    for (const fresh of ['123', 'x'.repeat(65)]) {
+      const file = join(directory, `new-pin-${fresh.length}`);
+      await writeFile(file, fresh, { mode: 0o600 });
+      const run = await ctl(['pin', 'change', '--json', '--socket', service.socketPath, '--pin-file', pinFile, '--new-pin-file', file]);
+      expect(run.status).toBe(2);
+      expect(errorOf(run)).toMatchObject({ code: 'invalid-request', field: '--new-pin-file' });
+    }
+    expect(service.paramsOf('session.changePin')).toBeUndefined();
+  });
+
   it('change shows what is left when the old PIN is wrong', async () => {
     await using service = await FakeService.start({ script: changing });
     const run = await ctl(['pin', 'change', '--json', '--socket', service.socketPath, '--new-pin-file', await newPinFile()], {
