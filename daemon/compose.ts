@@ -10,9 +10,10 @@ import { Terminals } from '#desk/terminals.ts';
 import { refuseOtherIssuer, type Wanted, whichToken } from '#desk/which-token.ts';
 import { systemClock } from '#ground/clock.ts';
 import { type Config, digestOf, type TokenConfig } from '#ground/config.ts';
-import { takeLock } from '#ground/lock.ts';
+import { type Lock, takeLock } from '#ground/lock.ts';
 import { aboutAll, type Log, whyOf } from '#ground/log.ts';
 import { machineFacts } from '#ground/machine.ts';
+import { stateFolderFault } from '#ground/state-fault.ts';
 import type { Caller } from '#ipc/caller.ts';
 import { type Handlers, type Service, serve } from '#ipc/serve.ts';
 import { type Methods, methods, type Result, type TokenMethod } from '#ipc-schema/methods.ts';
@@ -44,8 +45,7 @@ export async function compose(config: Config, log: Log, overrides: Overrides = {
   try {
     const folders = config.tokens.map(({ state }) => state);
     for (const folder of new Set([config.state, ...folders])) {
-      mkdirSync(folder, { recursive: true, mode: 0o700 });
-      const lock = takeLock(path.join(folder, 'ukeyd.lock'));
+      const lock = claimFolder(folder);
       closing.push(() => lock.release());
     }
     refuseLeftBehind(config.state, folders);
@@ -111,6 +111,16 @@ export async function compose(config: Config, log: Log, overrides: Overrides = {
   } catch (error) {
     await close();
     throw error;
+  }
+}
+
+/** Throws busy where another service has it, and invalid-request where it cannot be used. */
+function claimFolder(folder: string): Lock {
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    return takeLock(path.join(folder, 'ukeyd.lock'), 'Stop the other service, or give this one another state folder (state).');
+  } catch (thrown) {
+    throw stateFolderFault(thrown, folder);
   }
 }
 

@@ -347,7 +347,7 @@ export const methods = {
       replace: z.boolean().optional(),
     }),
     result: z.strictObject({ terminal: z.string(), role: z.enum(terminalRoles), token: z.string().optional(), secret: z.string() }),
-    errors: [],
+    errors: ['halted'],
   },
   'terminal.list': {
     summary: 'Enrolled terminals, without their secrets.',
@@ -363,7 +363,7 @@ export const methods = {
     roles: ['admin'],
     params: z.strictObject({ terminal: nameText }),
     result: z.strictObject({ terminal: z.string() }),
-    errors: ['not-found'],
+    errors: ['not-found', 'halted'],
   },
 } as const satisfies Record<string, Method>;
 

@@ -297,7 +297,8 @@ export class UnattendedLogin {
     try {
       if (record === null) rmSync(this.#recordFile, { force: true });
       else writeDurably(this.#recordFile, JSON.stringify(record));
-    } catch (cause) {
+    } catch (thrown) {
+      const cause = thrown instanceof UkeyError ? thrown.cause : thrown; // the words of the system itself
       const isFull = ['ENOSPC', 'EDQUOT'].includes((cause as NodeJS.ErrnoException).code ?? '');
       const action = isFull
         ? 'Make room on the disk that holds the state folder.'

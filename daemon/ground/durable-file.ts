@@ -2,8 +2,18 @@
 // Invariants: new file, synced, renamed over the old one, folder synced; mode 0600.
 import { closeSync, fsyncSync, openSync, renameSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { stateFault } from './state-fault.ts';
 
+/** Throws halted where the system says why it does not take the file: no room, no right. */
 export function writeDurably(file: string, content: string): void {
+  try {
+    replace(file, content);
+  } catch (thrown) {
+    throw stateFault(thrown, file);
+  }
+}
+
+function replace(file: string, content: string): void {
   const fresh = `${file}.new`;
   const descriptor = openSync(fresh, 'w', 0o600);
   try {

@@ -19,15 +19,16 @@ const flockWaitMs = 5_000;
 /** Exit status of `flock -n` when another holds the lock. */
 const flockTakenStatus = 1;
 const exclusiveOpen: Partial<Record<NodeJS.Platform, number>> = { darwin: 0x20, freebsd: 0x20, openbsd: 0x20, win32: 0x1000_0000 };
+const socketAction = 'Stop the other service, or give this one another socket path.';
 const openTakenCodes: readonly unknown[] = ['EAGAIN', 'EWOULDBLOCK', 'EBUSY'];
 
-/** Takes the lock at once or throws `busy` (another process holds it) or `internal` (it could not be tried). Creates the file. */
-export function takeLock(path: string): Lock {
+/** Takes the lock at once or throws `busy` (another process holds it; `action`: what to do then) or `internal` (it could not be tried). Creates the file. */
+export function takeLock(path: string, action = socketAction): Lock {
   const exclusive = exclusiveOpen[process.platform];
-  const fd = openFile(path, exclusive === undefined ? 0 : exclusive | constants.O_NONBLOCK);
+  const fd = openFile(path, exclusive === undefined ? 0 : exclusive | constants.O_NONBLOCK, action);
   if (exclusive === undefined) {
     try {
-      flock(fd, path);
+      flock(fd, path, action);
     } catch (thrown) {
       closeSync(fd);
       throw thrown;
@@ -42,17 +43,17 @@ export function takeLock(path: string): Lock {
   return { path, release, [Symbol.dispose]: release };
 }
 
-function openFile(path: string, lockFlags: number): number {
+function openFile(path: string, lockFlags: number, action: string): number {
   try {
     // O_NOFOLLOW: a link planted at this name must not have us create or lock another file. (Undefined, so 0, on Windows.)
     return openSync(path, constants.O_RDWR | constants.O_CREAT | (constants.O_NOFOLLOW ?? 0) | lockFlags, fileMode);
   } catch (cause) {
-    if (lockFlags !== 0 && openTakenCodes.includes((cause as NodeJS.ErrnoException).code)) throw taken(path);
+    if (lockFlags !== 0 && openTakenCodes.includes((cause as NodeJS.ErrnoException).code)) throw taken(path, action);
     throw new UkeyError('internal', `the lock file ${path} cannot be opened: ${String(cause)}`, { cause });
   }
 }
 
-function flock(fd: number, path: string): void {
+function flock(fd: number, path: string, action: string): void {
   const done = spawnSync('flock', ['-n', '-x', '3'], {
     stdio: ['ignore', 'ignore', 'pipe', fd],
     env: { PATH: process.env['PATH'] ?? '/usr/bin:/bin' },
@@ -61,12 +62,10 @@ function flock(fd: number, path: string): void {
   if (done.error !== undefined)
     throw new UkeyError('internal', `flock(1) of util-linux or busybox cannot be run: ${done.error.message}`, { cause: done.error });
   if (done.status === 0) return;
-  if (done.status === flockTakenStatus) throw taken(path);
+  if (done.status === flockTakenStatus) throw taken(path, action);
   throw new UkeyError('internal', `flock(1) ended with ${done.status ?? done.signal}: ${done.stderr.toString('utf8').trim()}`);
 }
 
-function taken(path: string): UkeyError {
-  return new UkeyError('busy', `another process holds ${path}`, {
-    action: 'Stop the other service, or give this one another socket path.',
-  });
+function taken(path: string, action: string): UkeyError {
+  return new UkeyError('busy', `another process holds ${path}`, { action });
 }
