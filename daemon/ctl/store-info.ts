@@ -6,11 +6,16 @@ import { adminOptions, withAdmin } from '#ctl/connection.ts';
 import { endAs, usage } from '#ctl/exit-codes.ts';
 import { counted, facts, type Screen } from '#ctl/screen.ts';
 import { forecastText } from '#ctl/status.ts';
-import { asUkeyError } from '#ipc-schema/errors.ts';
+import { refuseNoStore, storePathAction } from '#ctl/store-path.ts';
+import { systemText } from '#ground/state-fault.ts';
+import { asUkeyError, errorTable, UkeyError } from '#ipc-schema/errors.ts';
 import type { ServiceStatus } from '#ipc-schema/status.ts';
 import { openFileDevice } from '#store/device-file.ts';
+import { logStartBytes } from '#store/format.ts';
 import { readStoreHeader } from '#store/log.ts';
 import type { StoreHeader } from '#store/store.ts';
+
+const damagedAction = `${storePathAction} If it is one it is damaged: ukeyctl store check, or restore it from its mirror (ukeyctl store restore).`;
 
 export const info: Command = {
   kind: 'command',
@@ -62,7 +67,7 @@ async function tellHead(path: string, screen: Screen): Promise<void> {
   if (header === null)
     throw usage(`${path} holds no store: its first 4 MiB are blank`, {
       field: '--store',
-      action: 'Name a FLASH, a mirror or an image of one.',
+      action: storePathAction,
     });
   screen.answer(
     {
@@ -80,16 +85,24 @@ async function tellHead(path: string, screen: Screen): Promise<void> {
 }
 
 async function readHead(path: string): Promise<StoreHeader | null> {
+  refuseNoStore(path, '--store', 'ukeyctl');
   try {
     const device = await openFileDevice(path, { readOnly: true });
     try {
+      if (device.sizeBytes < logStartBytes) throw usage(`${path} is too small for a store`, { field: '--store', action: storePathAction });
       return await readStoreHeader(device);
     } finally {
       await device.close();
     }
   } catch (thrown) {
     const error = asUkeyError(thrown);
-    throw endAs(error.code === 'no-token' ? 'usage' : 'unverified', error);
+    const { cause } = error;
+    // Not even opened: no right to it, or it is gone meanwhile.
+    if (cause instanceof Error && 'syscall' in cause && cause.syscall === 'open')
+      throw usage(`${path} cannot be read: ${systemText(cause)}`, { field: '--store', action: storePathAction, cause: error });
+    if (error.code !== 'halted' || error.action !== errorTable.halted.action)
+      throw endAs(error.code === 'no-token' ? 'usage' : 'unverified', error);
+    throw endAs('unverified', new UkeyError('halted', error.message, { action: damagedAction, cause: error }));
   }
 }
 

@@ -7,12 +7,15 @@ import { endAs } from '#ctl/exit-codes.ts';
 import { readJson } from '#ctl/input.ts';
 import { readPin } from '#ctl/prompt.ts';
 import { facts } from '#ctl/screen.ts';
+import { refuseNoStore } from '#ctl/store-path.ts';
 import { asUkeyError } from '#ipc-schema/errors.ts';
 import type { Result } from '#ipc-schema/methods.ts';
 import { parseRecoveryTicket, type RecoveryTicket } from '#ipc-schema/recovery.ts';
 
 /** Writing a whole FLASH and its mirror. */
 const restoreWaitMs = 3_600_000;
+/** A request that is not right is refused sooner. */
+const refusalMs = 3_000;
 
 export const restore: Command = {
   kind: 'command',
@@ -37,6 +40,7 @@ export const restore: Command = {
   ],
   async run(given, screen) {
     const from = path.resolve(given.needText('from'));
+    refuseNoStore(from, '--from', 'service');
     const ticketFile = given.text('ticket');
     const ticket = ticketFile === undefined ? {} : { ticket: await readTicket(ticketFile) };
     const label = given.text('label');
@@ -48,11 +52,13 @@ export const restore: Command = {
     const soPin = isBlank ? await readPin({ file: given.text('soPinFile'), what: 'SO-PIN', option: '--so-pin-file' }, screen) : null;
     const blank = soPin === null || label === undefined ? {} : { soPin: soPin.toString('utf8'), label };
     const erase = given.flag('erase') ? { erase: true } : {};
-    screen.note('The FLASH is being written; a large one takes minutes.');
     const result = await withAdmin(given, async (service) => {
+      // What is refused is refused before this: the copy is read and checked first.
+      const writing = setTimeout(() => screen.note('The copy is read, then the FLASH is written; a large one takes minutes.'), refusalMs);
       try {
         return await service.call('store.restore', { from, pin: pin.toString('utf8'), ...blank, ...ticket, ...erase }, restoreWaitMs);
       } finally {
+        clearTimeout(writing);
         pin.fill(0);
         soPin?.fill(0);
       }

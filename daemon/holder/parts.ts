@@ -2,6 +2,7 @@
 // Invariants: nothing is created by looking: a token file and an image are made only by provisioning and formatting.
 // Must not: keep anything open; joined.ts does.
 import { type Clock, systemClock } from '#ground/clock.ts';
+import { systemText } from '#ground/state-fault.ts';
 import { UkeyError } from '#ipc-schema/errors.ts';
 import type { Device } from '#store/device.ts';
 import { createImage, openFileDevice } from '#store/device-file.ts';
@@ -13,6 +14,8 @@ import type { Seen } from './anchor.ts';
 import type { HolderConfig } from './configuration.ts';
 import type { HolderEvents } from './holder.ts';
 import { type MirrorParts, mirrorAt } from './mirroring.ts';
+
+const mib = 1024 * 1024;
 
 export interface HolderParts {
   /** Looks from scratch: no other token of these parts is open. Throws no-token while there is none. */
@@ -53,8 +56,8 @@ export function partsOf(config: HolderConfig): OpenedFromConfig {
   return {
     ...tokenParts(config),
     openDevice: (readOnly) => openFileDevice(flashPath, { readOnly }),
-    openSource: (path) => openFileDevice(path, { readOnly: true }),
-    ...(imageBytes === undefined ? {} : { createDevice: () => createImage(flashPath, imageBytes) }),
+    openSource,
+    ...(imageBytes === undefined ? {} : { createDevice: () => makeImage(flashPath, imageBytes) }),
     ...(mirror === undefined ? {} : { mirror: mirrorAt(mirror.mode, mirror.place) }),
     flashPath,
     presencePaths,
@@ -71,6 +74,33 @@ export async function openOrCreate(parts: HolderParts): Promise<Device> {
     if (parts.createDevice === undefined || !(thrown instanceof UkeyError) || thrown.code !== 'no-token') throw thrown;
     await parts.createDevice();
     return await parts.openDevice(false);
+  }
+}
+
+/** A copy that was named: whatever it is, it is no token that is to be plugged in. */
+async function openSource(path: string): Promise<Device> {
+  try {
+    return await openFileDevice(path, { readOnly: true });
+  } catch (thrown) {
+    if (!(thrown instanceof UkeyError) || thrown.cause === undefined) throw thrown;
+    throw new UkeyError('invalid-request', `from: ${path} cannot be read: ${systemText(thrown.cause)}`, {
+      field: 'from',
+      action: 'Name a FLASH or a mirror that the service can read.',
+      cause: thrown,
+    });
+  }
+}
+
+async function makeImage(path: string, imageBytes: number): Promise<void> {
+  try {
+    await createImage(path, imageBytes);
+  } catch (thrown) {
+    const cause = thrown instanceof UkeyError ? thrown.cause : null;
+    if (!['ENOSPC', 'EDQUOT'].includes((cause as NodeJS.ErrnoException | null)?.code ?? '')) throw thrown;
+    throw new UkeyError('halted', `there is no room for ${imageBytes / mib} MiB on the file system of ${path}; nothing was made`, {
+      action: 'Make room there, or make the image smaller (flash_mib) or put it elsewhere (flash).',
+      cause: thrown,
+    });
   }
 }
 

@@ -14,6 +14,26 @@ afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
 const slice = { done: 1, segments: 2, batches: 3, flashDamaged: [], mirrorDamaged: [], healed: false, mended: [], missing: [] };
 
+describe.concurrent('a path that can be no store', () => {
+  const file = join(directory, 'till.py');
+  writeFileSync(file, 'print("a till")\n');
+
+  it.each([file, directory, join(directory, 'nothing'), '/dev/null'])('is a fault of what was typed: %s', async (path) => {
+    const info = await ctl(['store', 'info', '--json', '--store', path]);
+    expect(info.status).toBe(2);
+    expect(errorOf(info)).toMatchObject({ code: 'invalid-request', field: '--store' });
+  });
+
+  it('is refused by a restore and by a sandbox too, before a service is asked', async () => {
+    const restore = await ctl(['store', 'restore', '--json', '--socket', '/nobody', '--from', join(directory, 'nothing')]);
+    expect(restore.status).toBe(2);
+    expect(errorOf(restore)).toMatchObject({ code: 'invalid-request', field: '--from' });
+    const sandbox = await ctl(['sandbox', '--json', '--dir', file]);
+    expect(sandbox.status).toBe(2);
+    expect(errorOf(sandbox)).toMatchObject({ code: 'invalid-request', field: '--dir' });
+  });
+});
+
 describe.concurrent('store check and scrub', () => {
   it('walk from segment to segment, and say that all is whole', async () => {
     await using service = await FakeService.start({

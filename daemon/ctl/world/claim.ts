@@ -1,9 +1,11 @@
 // Owns: whose a sandbox's folder is: one world at a time, and made of the same parts at every start.
 // Invariants: the lock is the kernel's, so that a world that was killed leaves its folder free; another module or store than the ledger was
 // begun with is refused, never mixed in.
+import { accessSync, constants, mkdirSync } from 'node:fs';
 import path from 'node:path';
 import { usage } from '#ctl/exit-codes.ts';
 import { type Lock, takeLock } from '#ground/lock.ts';
+import { systemText } from '#ground/state-fault.ts';
 import { asUkeyError } from '#ipc-schema/errors.ts';
 import { findModule } from './ground-plan.ts';
 import { type Layout, type Memory, refuseOther, storeOf } from './layout.ts';
@@ -17,6 +19,20 @@ export interface WorldParts {
   readonly module?: string | undefined;
   /** FLASH; left out: an image among the token's parts. */
   readonly store?: string | undefined;
+}
+
+/** Throws usage when the folder cannot be made. */
+export function makeOwnFolder(layout: Layout): void {
+  try {
+    mkdirSync(layout.dir, { recursive: true, mode: 0o700 });
+    accessSync(layout.dir, constants.R_OK | constants.W_OK | constants.X_OK);
+  } catch (cause) {
+    throw usage(`${layout.dir} cannot be used: ${systemText(cause)}`, {
+      field: '--dir',
+      action: 'Name a new folder, or an empty one of yours.',
+      cause,
+    });
+  }
 }
 
 /** Throws usage when a world runs there. */

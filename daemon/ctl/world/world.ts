@@ -3,7 +3,7 @@
 // provisioned is never provisioned again; the service logs in by itself from its PIN file; the world tries a PIN only where it provisioned just now.
 // The service is asked through its sockets alone, as a stranger would.
 // Must not: print, or read a command line.
-import { existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { endAs } from '#ctl/exit-codes.ts';
 import type { Lock } from '#ground/lock.ts';
 import { frontFlags, nodeEnvironment } from '#ground/runtime.ts';
@@ -11,7 +11,7 @@ import type { Client } from '#ipc-schema/client.ts';
 import { asUkeyError, type ErrorCode, UkeyError } from '#ipc-schema/errors.ts';
 import type { Params } from '#ipc-schema/methods.ts';
 import type { ServiceStatus } from '#ipc-schema/status.ts';
-import { firstMemory, knownMemory, lockFolder, type WorldParts } from './claim.ts';
+import { firstMemory, knownMemory, lockFolder, makeOwnFolder, type WorldParts } from './claim.ts';
 import { dialled } from './dialled.ts';
 import { processEnv, programFile, softTokenName, writeCharterOptions, writeServiceConfig, writeSofthsmConfig } from './ground-plan.ts';
 import {
@@ -107,7 +107,7 @@ export class World {
   /** Takes the folder, and nothing runs yet: `start` is next. Throws usage when one runs in this folder, busy when the line's port is taken. */
   static async claim(options: WorldOptions): Promise<World> {
     const layout = layoutOf(options.dir);
-    mkdirSync(layout.dir, { recursive: true, mode: 0o700 });
+    makeOwnFolder(layout);
     const before = readMemory(layout);
     if (before === null) refuseForeignFolder(layout, readdirSync(layout.dir));
     const lock = lockFolder(layout);
