@@ -359,7 +359,7 @@ export const methods = {
     errors: [],
   },
   'terminal.remove': {
-    summary: 'Forgets a terminal; its open connections lose their standing at the next request.',
+    summary: 'Forgets a terminal; its open connections are closed at their next request or event, and within a second.',
     roles: ['admin'],
     params: z.strictObject({ terminal: nameText }),
     result: z.strictObject({ terminal: z.string() }),
