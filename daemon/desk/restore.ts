@@ -26,17 +26,17 @@ export interface RestoreParts {
 
 export async function restore(parts: RestoreParts, params: Params<'store.restore'>): Promise<Result<'store.restore'>> {
   const { unattended } = parts;
-  unattended?.suspend();
+  const isOurs = unattended?.suspend() === true; // else a person has locked the token, who opens it again
   try {
     return await restored(parts, params);
   } finally {
-    unattended?.resume();
-    letIn(parts); // what was not restored may open as it is
+    if (isOurs) letIn(parts); // what was not restored may open as it is
   }
 }
 
 /** The stored PIN gets its turn where the token waits for one still. */
 function letIn({ holder, custody, unattended }: RestoreParts): void {
+  unattended?.resume();
   const state = holder.state();
   if (unattended !== null && state.kind === 'locked') void custody.loggingIn(unattended.attempt(state)); // never rejects
 }

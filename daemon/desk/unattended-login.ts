@@ -136,9 +136,12 @@ export class UnattendedLogin {
   }
 
   /** A person wants the token locked: nobody logs in unasked until it was away or a person has logged in. */
-  suspend(): void {
+  /** False: it was suspended already, and is not the caller's to let go. */
+  suspend(): boolean {
+    const isNews = !this.#suspended;
     this.#suspended = true;
     this.#rest();
+    return isNews;
   }
 
   resume(): void {

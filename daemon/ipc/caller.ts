@@ -65,9 +65,9 @@ export class Introduction {
     return this.#caller;
   }
 
-  /** Who shares a turn: the connections of one terminal, those of the admin door, those of nobody yet. */
-  get group(): string {
-    if (this.#caller === null) return 'strangers';
+  /** Who shares a turn: the connections of one terminal, those of the admin door. Null: nobody is known to share one yet. */
+  get group(): string | null {
+    if (this.#caller === null) return null;
     return this.#door === 'admin' || this.#caller.terminal === null ? 'admin' : `till ${this.#caller.terminal}`;
   }
 

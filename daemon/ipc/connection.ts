@@ -87,6 +87,11 @@ export class Connection implements WireSink {
     this.#openedMs = host.nowMs();
   }
 
+  /** Who shares a turn. A stranger has its own: a few small requests, and then it is somebody or gone. */
+  get group(): string {
+    return this.introduction.group ?? `stranger ${this.number}`;
+  }
+
   get isStranger(): boolean {
     return this.introduction.caller === null;
   }
@@ -201,7 +206,7 @@ export class Connection implements WireSink {
   }
 
   #during({ id }: Request, act: () => void): void {
-    during({ connection: this.number, id, place: this.#requests, group: this.introduction.group }, act);
+    during({ connection: this.number, id, place: this.#requests, group: this.group }, act);
   }
 
   #handleRequest(request: Request, frameBytes: number): void {

@@ -211,11 +211,11 @@ class Room implements ConnectionHost {
   }
 
   comes(connection: Connection): boolean {
-    return this.#rota.comes(connection.introduction.group, connection);
+    return this.#rota.comes(connection.group, connection);
   }
 
   awaitTurn(connection: Connection): void {
-    this.#rota.waits(connection.introduction.group, connection);
+    this.#rota.waits(connection.group, connection);
   }
 
   #publish(notice: EventNotice): void {

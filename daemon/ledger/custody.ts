@@ -181,7 +181,7 @@ export class Custody {
 
   /** Frees what the charter no longer asks to be kept: now and then, at once where the FLASH is full. Never rejects. */
   async reclaim(): Promise<void> {
-    if (this.ledger !== null && (await this.#reclaimer.run(this.ledger))) this.#changed();
+    if (this.#opened !== null && (await this.#reclaimer.run(this.#opened))) this.#changed();
   }
 
   standing(): StandingReport {

@@ -1,7 +1,8 @@
 // Owns: finding what is committed, written to the index or not yet. Rows wait in memory and are written behind the replies.
 // Invariants: a row is found from the moment it is added: in memory first, then in the lookup, so that nothing falls between; rows are written in
 // batch order, each with the head that it leads to; a failed write loses nothing: the rows stay and are tried again; no more than unwrittenMaxRows
-// wait: past that the ledger takes nothing new (`full`), and where the lookup still takes nothing it is told as one to be replaced. A new key asks the lookup only until the filter has learned all that were used before.
+// wait: past that the ledger takes nothing new (`full`), and where the lookup still takes nothing it is told as one to be replaced,
+// unless it alone knows keys of documents that the log has released: a second invoice would be worse than none. A new key asks the lookup only until the filter has learned all that were used before.
 // A lookup that is damaged is told (`onBroken`), and told again at each question, because whoever heard it first may not have been able to act yet: it is
 // a cache and is made anew.
 import { type Log, whyOf } from '#ground/log.ts';
@@ -23,6 +24,10 @@ export interface LedgerIndexParts {
   readonly lookup: Lookup;
   /** Entries that the lookup has. */
   readonly entries: number;
+  /** Newest batch that it has. */
+  readonly batch: number;
+  /** Whether the log has released what the lookup alone still knows. */
+  hasReleased(): boolean;
   readonly log: Log;
   /** `isSpoilt`: its file is of no use. Else the file takes nothing more, and what it has is right. */
   onBroken(isSpoilt: boolean): void;
@@ -33,6 +38,7 @@ export class LedgerIndex {
   readonly #byKey = new Map<string, IndexRow>();
   #waiting: { readonly rows: readonly IndexRow[]; readonly head: IndexHead }[] = [];
   #rowCount = 0;
+  #writtenBatch: number;
   #timer: NodeJS.Timeout | null = null;
   #writing: Promise<void> | null = null;
   readonly #keys: KeyFilter;
@@ -45,7 +51,13 @@ export class LedgerIndex {
   constructor(parts: LedgerIndexParts) {
     this.#parts = parts;
     this.#keys = new KeyFilter(2 * parts.entries);
+    this.#writtenBatch = parts.batch;
     void this.#learnKeys();
+  }
+
+  /** Newest batch that is found after a restart, too, whether or not the log has it. */
+  get keptBatch(): number {
+    return this.#parts.lookup.isKept ? this.#writtenBatch : 0;
   }
 
   get full(): boolean {
@@ -103,6 +115,13 @@ export class LedgerIndex {
     const written = await this.#ask((lookup) => lookup.adminBefore(sequence, limit));
     const all = [...new Map([...written, ...waiting].map((row) => [row.sequence, row])).values()];
     return all.sort((a, b) => b.sequence - a.sequence).slice(0, limit);
+  }
+
+  /** Writes what waits now, as far as the lookup takes it. */
+  async flush(): Promise<void> {
+    await this.#writing; // what has come since is not in it
+    this.#begin();
+    await this.#writing;
   }
 
   /** Writes what waits, and closes the lookup. */
@@ -189,13 +208,14 @@ export class LedgerIndex {
     } catch (error) {
       // What waiting does not mend would end with a ledger that takes nothing any more (`full`).
       if (isDamage(error)) return this.#break(error);
-      if (this.full) return this.#giveUp(error);
+      if (this.full && !this.#parts.hasReleased()) return this.#giveUp(error);
       this.#parts.log.warn('the index cannot be written; rows wait in memory', { why: whyOf(error), rows: this.#rowCount });
       this.#arm(retryMs);
       return;
     }
     this.#waiting = this.#waiting.slice(taken.length);
     this.#rowCount -= rows.length;
+    this.#writtenBatch = last.head.batch;
     for (const row of rows) if (row.keyHash !== null && this.#byKey.get(row.keyHash) === row) this.#byKey.delete(row.keyHash);
     if (this.#waiting.length > 0) this.#arm(lingerMs);
   }

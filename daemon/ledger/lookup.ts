@@ -94,8 +94,12 @@ export class Lookup {
   readonly #database: sqlite3.Database;
   #queue: Promise<unknown> = Promise.resolve();
 
-  private constructor(database: sqlite3.Database) {
+  /** Outlives the process. */
+  readonly isKept: boolean;
+
+  private constructor(database: sqlite3.Database, isKept: boolean) {
     this.#database = database;
+    this.isKept = isKept;
   }
 
   static remove(path: string): void {
@@ -111,7 +115,7 @@ export class Lookup {
     // sqlite3 kills the process by an error that nobody takes; every statement has its own callback, this is for the rest.
     database.on('error', () => undefined);
     database.configure('busyTimeout', busyWaitMs);
-    const lookup = new Lookup(database);
+    const lookup = new Lookup(database, path !== ':memory:');
     try {
       const version = await lookup.#checkVersion();
       // A new file holds nothing that could be lost: what a crash leaves of it is found damaged, or empty, and is made anew.
@@ -131,7 +135,7 @@ export class Lookup {
     });
     database.on('error', () => undefined); // as above
     database.configure('busyTimeout', busyWaitMs);
-    const lookup = new Lookup(database);
+    const lookup = new Lookup(database, true);
     try {
       await lookup.#checkVersion();
       return lookup;

@@ -36,7 +36,8 @@ export async function openAndJudge(parts: OpeningParts, mount: Mount): Promise<{
     parts.onProgress(Math.floor((100 * done) / total)),
   );
   const onBroken = (isSpoilt: boolean): void => parts.onIndexBroken(opened, isSpoilt);
-  const index = new LedgerIndex({ lookup, entries: open.tip.nextSequence - 1, log, onBroken });
+  const has = { entries: open.tip.nextSequence - 1, batch: mount.nextBatch - 1 };
+  const index = new LedgerIndex({ lookup, ...has, log, hasReleased: () => ledger.kept.oldestBatch > 1, onBroken });
   const ledger = new Ledger({ holder, index, clock, log, open, limitFacts, onCommitted, onFailed: () => parts.onFailed(opened) });
   const opened: Opened = { ledger, index };
   let found: Stop | null;

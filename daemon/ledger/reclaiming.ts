@@ -14,6 +14,7 @@ import { templateSchema } from '#ipc-schema/template.ts';
 import { decodeAcknowledgementBody, openAcknowledgementUnverified } from '#ipc-schema/upstream.ts';
 import { decideKeeping } from './keeping.ts';
 import type { Ledger } from './ledger.ts';
+import type { Opened } from './opened.ts';
 import { type Reads, readBatch, readBatches } from './stored.ts';
 import type { Tip } from './tip.ts';
 
@@ -49,13 +50,13 @@ export class Reclaimer {
   }
 
   /** Whether something was freed. Never rejects. */
-  async run(ledger: Ledger): Promise<boolean> {
+  async run({ ledger, index }: Opened): Promise<boolean> {
     const { clock, holder, log } = this.#parts;
     if (this.#isRunning || (!ledger.full && clock.monotonicMs() < this.#notBeforeMs)) return false;
     this.#isRunning = true;
     this.#notBeforeMs = clock.monotonicMs() + reclaimPauseMs;
     try {
-      return (await reclaim(holder, ledger, log)) > 0;
+      return (await reclaim(holder, { ledger, index }, log)) > 0;
     } catch (error) {
       // The ledger that it was for may have closed meanwhile; the next look begins anew.
       log.warn('nothing was released', { why: whyOf(error) });
@@ -67,11 +68,15 @@ export class Reclaimer {
 }
 
 /** Answers how many segments were freed. Throws the holder's errors. */
-async function reclaim(holder: Holder, ledger: Ledger, log: Log): Promise<number> {
+async function reclaim(holder: Holder, { ledger, index }: Opened, log: Log): Promise<number> {
   const { charter, tip } = ledger;
   if (charter === null || tip.ackedBatch < ledger.kept.oldestBatch) return 0;
-  const upToBatch = await releasable(holder, ledger, charter.keepDays * dayMs);
-  if (upToBatch === null) return 0;
+  const aged = await releasable(holder, ledger, charter.keepDays * dayMs);
+  if (aged === null) return 0;
+  // Behind a release the index alone knows the keys: what is not in its file would be sold a second time after a restart.
+  if (aged > index.keptBatch) await index.flush();
+  const upToBatch = Math.min(aged, index.keptBatch);
+  if (upToBatch < ledger.kept.oldestBatch) return 0;
   const carried = await carriedWith(holder, tip, ledger.kept);
   if (!isSame(carried, ledger.kept.carried)) {
     await holder.carry(carried);

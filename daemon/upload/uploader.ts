@@ -285,6 +285,8 @@ export class Uploader {
       this.#batchesMax = Math.floor(batchCount / 2);
       return null;
     }
+    // Where it has no room, a smaller one finds some sooner.
+    if (status === 503) this.#batchesMax = Math.max(1, Math.floor(batchCount / 2));
     const want = status === 409 ? refusal?.wantBatch : undefined;
     let why = refusal?.message ?? `status ${status}`;
     if (refusal?.code === 'fork' || (want !== undefined && want > ledger.tip.nextBatch)) await this.#askForProof(ledger, charter);

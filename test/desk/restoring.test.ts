@@ -125,6 +125,18 @@ async function tokenView(rig: Rig, tokenId: string): Promise<Record<string, unkn
 }
 
 describe('a FLASH that was lost', { timeout: 60_000 }, () => {
+  test('and was locked by a person stays locked where restoring it is refused, though a PIN is stored', async () => {
+    const { rig } = await shop({ pinFile: true });
+    await rig.admin.call('session.logout', {});
+    await expect(restore(rig, { from: '/nowhere/mirror.img' })).rejects.toMatchObject({ code: 'invalid-request' });
+    const standings: string[] = [];
+    for (let at = 0; at < 20; at += 1) {
+      standings.push((await rig.admin.call('service.status', {})).standing);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    expect(new Set(standings)).toEqual(new Set(['locked']));
+  });
+
   test('and is an older one now, is written over with a newer copy, also where a stored PIN is tried unasked', async () => {
     const { rig, sold } = await shop({ pinFile: true });
     const flash = inside(rig, 'token', 'flash.img');

@@ -60,7 +60,7 @@ function connection(limits: Partial<Limits> = {}) {
     const frame = (id: number): string => `${' '.repeat(padBytes)}${encodeRequest(id, method, {})}`;
     one.onBytes(Buffer.from(Array.from({ length: count }, (_, id) => frame(id)).join('')));
   };
-  return { one, state, ask };
+  return { one, state, ask, wire, host };
 }
 
 /** Frames go out at the end of the turn. */
@@ -189,6 +189,13 @@ describe('a connection', () => {
     state.nowMs += defaultLimits.frameWaitMs + 1;
     one.sweep(state.nowMs);
     expect(state.finished).toBe(true);
+  });
+
+  it('of nobody yet shares its turns with no other', () => {
+    const introduction = new Introduction({ door: 'till', findTerminal: () => null, randomBytes: (length) => new Uint8Array(length) });
+    const { wire, host } = connection();
+    const groups = [1, 2].map((number) => new Connection(number, wire, introduction, host).group);
+    expect(groups[0]).not.toBe(groups[1]);
   });
 
   it('waits for its turn where others have used up the time, and is read no further', () => {

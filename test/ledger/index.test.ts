@@ -402,6 +402,8 @@ describe('a filling', () => {
 
 const fiscalLeaf = { number: 'A-1', currency: 'GBP', total: '1.00', taxTotal: '0.00' };
 
+const nothingYet = { entries: 0, batch: 0, hasReleased: () => false };
+
 describe('rows', () => {
   test('wait in memory while they cannot be written, are found there, and are tried again', async () => {
     rig = await LedgerRig.open();
@@ -410,7 +412,7 @@ describe('rows', () => {
     const write = lookup.write.bind(lookup);
     lookup.write = (...given) => (mayWrite ? write(...given) : Promise.reject(new Error('the disk is full')));
     const broken: string[] = [];
-    const index = new LedgerIndex({ lookup, entries: 0, log: silentLog, onBroken: () => broken.push('told') });
+    const index = new LedgerIndex({ ...nothingYet, lookup, log: silentLog, onBroken: () => broken.push('told') });
     index.add([rowOf(1), rowOf(2, { corrects: 1, kind: 2 })], headOf(1));
     await setTimeout(80);
     index.add([rowOf(3)], headOf(2));
@@ -432,7 +434,7 @@ describe('rows', () => {
   test('that come while others are written are written next', async () => {
     rig = await LedgerRig.open();
     const lookup = await Lookup.open(':memory:');
-    const index = new LedgerIndex({ lookup, entries: 0, log: silentLog, onBroken: () => undefined });
+    const index = new LedgerIndex({ ...nothingYet, lookup, log: silentLog, onBroken: () => undefined });
     for (let batch = 1; batch <= 400; batch += 1) {
       index.add([rowOf(batch)], headOf(batch));
       await index.byNumber('nobody'); // the writes stand in the same line
@@ -448,7 +450,7 @@ describe('rows', () => {
     const lookup = await Lookup.open(':memory:');
     lookup.write = () => Promise.reject(new Error('the disk is full'));
     const broken: boolean[] = [];
-    const index = new LedgerIndex({ lookup, entries: 0, log: silentLog, onBroken: (isSpoilt) => broken.push(isSpoilt) });
+    const index = new LedgerIndex({ ...nothingYet, lookup, log: silentLog, onBroken: (isSpoilt) => broken.push(isSpoilt) });
     const rows = Array.from({ length: 49_999 }, (_, at) => rowOf(at + 1));
     index.add(rows, headOf(1));
     expect(index.full).toBe(false);

@@ -1,10 +1,11 @@
 // Shows: a ledger whose beginning is released: it mounts, goes on, and never issues a released document again.
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { decodeCarried, encodeCarried } from '#holder/carried.ts';
 import { encodeAdminEvent } from '#ipc-schema/admin.ts';
 import { encodeCbor } from '#ipc-schema/cbor.ts';
 import { asUkeyError } from '#ipc-schema/errors.ts';
 import { acknowledge } from '#ledger/acknowledging.ts';
+import { LedgerIndex } from '#ledger/ledger-index.ts';
 import { Lookup } from '#ledger/lookup.ts';
 import { documentDraft, LedgerRig } from '#test/support/ledger-rig.ts';
 
@@ -156,5 +157,41 @@ describe('a released document', () => {
     rig.holder.keepCheckpoint(checkpoint, nextBatch);
     await rig.restart();
     expect(await codeOf(rig.ledger.add(documentDraft('1')))).toBe('not-found');
+  });
+
+  test('stays in the log until its key stands in the file of the index', async () => {
+    rig = await LedgerRig.open({ charter: { keepDays: 30 } });
+    const write = vi.spyOn(Lookup.prototype, 'write').mockRejectedValue(new Error('the disk is full'));
+    await rig.ledger.add(documentDraft('1'));
+    rig.clock.pass(31 * dayMs);
+    await acknowledge(rig.ledger, rig.charter, rig.ack(rig.ledger.tip.nextBatch - 1));
+    await rig.ledger.add(documentDraft('2'));
+    await rig.custody.reclaim();
+    expect(rig.ledger.kept.oldestBatch).toBe(1);
+    write.mockRestore(); // there is room again
+    rig.clock.pass(dayMs);
+    await rig.custody.reclaim();
+    expect(rig.ledger.kept.oldestBatch).toBeGreaterThan(1);
+    expect(await codeOf(rig.ledger.add(documentDraft('1')))).toBe('not-found');
+  });
+
+  test('keeps an index that takes nothing more from being made anew: its key would be new to it', { timeout: 20_000 }, async () => {
+    await openAfter(31);
+    await rig.custody.reclaim();
+    expect(rig.ledger.kept.oldestBatch).toBeGreaterThan(1);
+    const add = vi.spyOn(LedgerIndex.prototype, 'add');
+    const write = vi.spyOn(Lookup.prototype, 'write').mockRejectedValue(new Error('the disk is full'));
+    await rig.ledger.add(documentDraft('4'));
+    const row = { batch: 9, place: 0, kind: 1, number: null, terminal: null, keyHash: null, digest: null, corrects: null };
+    const [index] = add.mock.contexts as LedgerIndex[];
+    const head = { tokenId: '', batch: 9, sealHash: '' };
+    index?.add(
+      Array.from({ length: 50_000 }, (_, at) => ({ ...row, sequence: at + 100 })),
+      head,
+    );
+    await expect.poll(() => write.mock.calls.length, { timeout: 5_000 }).toBeGreaterThan(1);
+    expect(await codeOf(rig.ledger.add(documentDraft('5')))).toBe('busy');
+    expect(await codeOf(rig.ledger.add(documentDraft('1')))).toBe('not-found');
+    vi.restoreAllMocks();
   });
 });
