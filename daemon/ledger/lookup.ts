@@ -160,6 +160,11 @@ export class Lookup {
     return row?.batch ?? 0;
   }
 
+  /** Rows of batches before this one, behind sequence `behind`, in order. */
+  rowsBefore(batch: number, behind: number, limit: number): Promise<IndexRow[]> {
+    return this.#all(`SELECT ${columns} FROM entry WHERE sequence > ? AND batch < ? ORDER BY sequence LIMIT ?`, [behind, batch, limit]);
+  }
+
   /** What the index reaches, or null when it is empty. */
   async head(): Promise<IndexHead | null> {
     const [row] = await this.#all<IndexHead>('SELECT token_id AS tokenId, batch, seal_hash AS sealHash FROM head', []);

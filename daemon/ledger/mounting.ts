@@ -21,6 +21,7 @@ import { decodeTip, emptyTip, type Tip, withBatchEnd, withEntry } from './tip.ts
 const chunkBytes = 1024 * 1024;
 const progressLogMs = 10_000;
 const inMemory = ':memory:';
+const rowsPerCopy = 10_000;
 
 export async function readLedger(holder: Reads, mount: Mount): Promise<OpenLedger> {
   try {
@@ -106,7 +107,29 @@ export async function openIndex(
     if (lost !== null) return { lookup: await Lookup.open(inMemory), lost };
   }
   log.error('the index cannot be kept on disk and is kept in memory', { why: whyOf(failure) });
-  return await fill(inMemory);
+  const found = await fill(inMemory);
+  if (mount.oldestBatch > 1)
+    await copyReleased(path, found.lookup, mount).catch((error: unknown) =>
+      log.error('the keys of documents that the FLASH no longer keeps are not known', { why: whyOf(error) }),
+    );
+  return found;
+}
+
+/** What the log has released stands in the file alone: without it a released key would be new. */
+async function copyReleased(file: string, to: Lookup, { oldestBatch }: Mount): Promise<void> {
+  const head = await to.head();
+  const kept = await Lookup.openToRead(file);
+  try {
+    if (head === null || (await kept.head())?.tokenId !== head.tokenId) return;
+    for (let last = 0; ; ) {
+      const rows = await kept.rowsBefore(oldestBatch, last, rowsPerCopy);
+      if (rows.length === 0) return;
+      await to.write(rows, head);
+      last = rows.at(-1)?.sequence ?? last;
+    }
+  } finally {
+    await kept.close();
+  }
 }
 
 /** Throws what is the log's or the token's fault. */

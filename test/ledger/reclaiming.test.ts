@@ -194,4 +194,25 @@ describe('a released document', () => {
     expect(await codeOf(rig.ledger.add(documentDraft('1')))).toBe('not-found');
     vi.restoreAllMocks();
   });
+
+  test('stays known where the disk takes no index any more when the ledger is opened', async () => {
+    await openAfter(31);
+    await rig.custody.reclaim();
+    const checkpoint = rig.ledger.mountNow().checkpoint as Uint8Array;
+    const { nextBatch } = rig.ledger.tip;
+    await rig.custody.close();
+    rig.holder.keepCheckpoint(checkpoint, nextBatch);
+    const open = Lookup.open.bind(Lookup);
+    const full = Object.assign(new Error('the disk is full'), { code: 'SQLITE_FULL' });
+    vi.spyOn(Lookup, 'open').mockImplementation((file) => (file === ':memory:' ? open(file) : Promise.reject(full)));
+    try {
+      await rig.restart();
+    } finally {
+      vi.restoreAllMocks();
+    }
+    expect(await codeOf(rig.ledger.add(documentDraft('1')))).toBe('not-found');
+    expect(await codeOf(rig.ledger.add(documentDraft('3')))).toBe('answered');
+    await rig.custody.reclaim(); // nothing is released while the index would not outlive the process
+    expect((await rig.ledger.add(documentDraft('3'))).repeated).toBe(true);
+  });
 });
